@@ -1,0 +1,59 @@
+"""Losses, thresholds and attention IoU of every picture over its timesteps, in TensorBoard."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils.tensorboard import SummaryWriter
+
+from callbacks.pictures import LOSSES
+from callbacks.tensorboard import image_writer
+from locinv_pl.inversion import Task
+from locinv_pl.metrics import attention_iou
+from locinv_pl.module import LocInvModule
+from locinv_pl.types import StepRecord
+
+
+class AttentionIoUCurves(Callback):
+    """Logs a scalar per loss, threshold and noun at every timestep; the x axis is the step i."""
+
+    def __init__(self) -> None:
+        self._writers: list[SummaryWriter] = []
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log one timestep of every picture of the batch."""
+        assert isinstance(pl_module, LocInvModule)
+        task: Task = outputs["task"]
+        i, record = outputs["i"], outputs["record"]
+        if i == 0:
+            self._writers = [image_writer(pl_module.run, s.id) for s in task.samples]
+        for b, writer in enumerate(self._writers):
+            for tag, value in self._scalars(task, record, i, b).items():
+                writer.add_scalar(tag, value, i)
+        if outputs["finished"]:
+            for writer in self._writers:
+                writer.close()
+
+    def _scalars(self, task: Task, record: StepRecord, i: int, b: int) -> dict[str, float]:
+        scalars = {
+            "null_text/loss": record.null_loss[b].item(),
+            "null_text/gradient_steps": record.null_steps[b].item(),
+            "tokens/gradient_steps": record.token_steps[b].item(),
+        }
+        for n, name in enumerate(LOSSES):
+            if not record.losses[b, n].isnan():
+                scalars[f"{name}/loss"] = record.losses[b, n].item()
+                scalars[f"{name}/threshold"] = record.thresholds[n].item()
+        nouns = task.samples[b].nouns
+        if nouns:
+            masks = torch.stack([n.mask for n in nouns])
+            ious = attention_iou(record.maps[b, : len(nouns)].cpu(), masks)
+            before = attention_iou(task.initial_maps[i, b, : len(nouns)].cpu(), masks)
+            for k, noun in enumerate(nouns):
+                tag = f"{k + 1}_{noun.word.replace(' ', '_')}"
+                scalars[f"iou/{tag}"], scalars[f"iou_ddim/{tag}"] = ious[k].item(), before[k].item()
+        return scalars

@@ -1,0 +1,67 @@
+"""Every finished picture as a sheet, in TensorBoard, and on the run's contact sheet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
+
+from callbacks.pictures import outline, overlay, sheet, shown_steps, stack_strips, strip, to_array, to_png
+from callbacks.tensorboard import image_writer
+from locinv_pl.module import LocInvModule, Result
+from locinv_pl.types import write_atomically
+
+
+class AttentionMapSheets(Callback):
+    """Draws ``sheets/<id>.png``, ``reconstructions/<id>.png`` and ``contact_sheet.png``.
+
+    Args:
+        map_columns: timesteps shown on a sheet.
+        tensorboard_steps: timesteps whose maps go to TensorBoard; 0 for none.
+        contact_images: pictures on the contact sheet at most.
+    """
+
+    def __init__(self, map_columns: int = 6, tensorboard_steps: int = 10, contact_images: int = 100):
+        self.map_columns = map_columns
+        self.tensorboard_steps = tensorboard_steps
+        self.contact_images = contact_images
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Draw the pictures that this timestep finished."""
+        assert isinstance(pl_module, LocInvModule)
+        for result in outputs["finished"]:
+            drawings = {
+                "sheets": sheet(result, self.map_columns),
+                "reconstructions": Image.fromarray(to_array(result.reconstruction)),
+                "strips": strip(result),
+            }
+            for kind, drawing in drawings.items():
+                write_atomically(pl_module.run.image_path(kind, result.sample.id), to_png(drawing))
+            if self.tensorboard_steps:
+                self._log(pl_module, result)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Once every process has ended, the first one makes the contact sheet."""
+        assert isinstance(pl_module, LocInvModule)
+        run = pl_module.run
+        paths = [run.image_path("strips", score["id"]) for score in run.scores()[: self.contact_images]]
+        strips = [Image.open(path) for path in paths if path.exists()]
+        if stage == "fit" and trainer.is_global_zero and strips:
+            write_atomically(run.root / "contact_sheet.png", to_png(stack_strips(strips)))
+
+    def _log(self, pl_module: LocInvModule, result: Result) -> None:
+        sample, inversion = result.sample, result.inversion
+        with image_writer(pl_module.run, sample.id) as writer:
+            priors = outline(sample.image, [n.prior for n in sample.nouns])
+            writer.add_image("picture/1_original_and_priors", priors, dataformats="HWC")
+            writer.add_image("picture/2_reconstruction", result.reconstruction)
+            for k, noun in enumerate(sample.nouns):
+                tag = f"{k + 1}_{noun.word.replace(' ', '_')}"
+                writer.add_image(f"prior/{tag}", overlay(sample.image, inversion.priors[k]), dataformats="HWC")
+                for i in shown_steps(inversion.num_steps, self.tensorboard_steps):
+                    for name, maps in (("ddim", inversion.initial_maps), ("maps", inversion.maps)):
+                        drawn = overlay(sample.image, maps[i, k])
+                        writer.add_image(f"{name}/{tag}", drawn, i, dataformats="HWC")

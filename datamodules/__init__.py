@@ -1,0 +1,1 @@
+"""Datasets: where the pictures, prompts, priors and edits come from."""

@@ -1,0 +1,224 @@
+"""The embedded demo set: drawn scenes written as a COCO-format folder."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pycocotools import mask as mask_utils
+
+from datamodules.base import EditDataModule
+from datamodules.coco import CocoSamples
+from datamodules.drawing import COLORS, COUNT_WEIGHTS, NOUNS, Scene, SceneObject, draw_scene
+from locinv_pl.errors import InputError
+from locinv_pl.types import EditSample
+
+CATEGORY_IDS = {noun: index for index, noun in enumerate(NOUNS, start=1)}
+INSTANCES = "annotations/instances.json"
+MIN_SIZE = 16
+
+
+@dataclass(frozen=True)
+class SceneSettings:
+    """What a set of scenes depends on; the arguments of :func:`write_scenes`."""
+
+    num_images: int
+    seed: int
+    size: int
+    min_objects: int
+    max_objects: int
+
+    def __post_init__(self) -> None:
+        most = max(COUNT_WEIGHTS)
+        if self.num_images < 1:
+            raise InputError(f"num_images={self.num_images}: no scene to draw; give 1 or more")
+        if self.size < MIN_SIZE:
+            raise InputError(f"size={self.size}: too small to draw on; give {MIN_SIZE} or more")
+        if not 1 <= self.min_objects <= self.max_objects <= most:
+            raise InputError(
+                f"min_objects={self.min_objects}, max_objects={self.max_objects}: "
+                f"give 1 <= min_objects <= max_objects <= {most}"
+            )
+
+
+def write_scenes(
+    root: Path,
+    num_images: int,
+    seed: int = 0,
+    size: int = 128,
+    min_objects: int = 1,
+    max_objects: int = 3,
+) -> None:
+    """Write ``images/``, ``annotations/{instances,captions,edits}.json`` under ``root``.
+
+    Scene i depends on (seed, i) alone, so fewer images are a prefix of more. The folder appears
+    complete or not at all; where it is there already, from an earlier run or another process, it stays.
+
+    Args:
+        root: the folder to make.
+        num_images: how many scenes.
+        seed: another seed, other scenes.
+        size: side of the pictures in pixels.
+        min_objects, max_objects: how many objects a scene has, 1 to 3.
+
+    Raises:
+        InputError: a setting out of its range, or ``root`` holds something else.
+    """
+    settings = SceneSettings(num_images, seed, size, min_objects, max_objects)
+    root = Path(root)
+    if not _is_free(root):
+        return _expect(root, settings)
+    temporary = root.with_name(f".{root.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        _write(temporary, settings)
+        temporary.rename(root)
+    except OSError:
+        if _is_free(root):
+            raise
+        _expect(root, settings)  # another process was first
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def make_scene(index: int, settings: SceneSettings) -> Scene:
+    """Scene ``index`` of a set."""
+    rng = random.Random(f"{settings.seed}/{index}")
+    counts = range(settings.min_objects, settings.max_objects + 1)
+    count = rng.choices(counts, [COUNT_WEIGHTS[n] for n in counts])[0]
+    return draw_scene(rng, settings.size, count)
+
+
+def make_edits(scene: Scene, rng: random.Random) -> dict[str, str]:
+    """Target prompts by kind: one noun swapped, and one colour where the caption names colours."""
+    thing = rng.choice(scene.objects)
+    absent = [noun for noun in NOUNS if noun not in {other.noun for other in scene.objects}]
+    edits = {"word_swap": _caption_with(scene, thing, replace(thing, noun=rng.choice(absent)))}
+    colored = [thing for thing in scene.objects if thing.color_in_caption]
+    if colored:
+        thing = rng.choice(colored)
+        color = rng.choice([color for color in COLORS if color != thing.color])
+        edits["attribute"] = _caption_with(scene, thing, replace(thing, color=color))
+    return edits
+
+
+def _caption_with(scene: Scene, old: SceneObject, new: SceneObject) -> str:
+    objects = tuple(new if thing is old else thing for thing in scene.objects)
+    return replace(scene, objects=objects).caption
+
+
+def _write(root: Path, settings: SceneSettings) -> None:
+    (root / "images").mkdir(parents=True)
+    (root / "annotations").mkdir()
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    captions: list[dict[str, Any]] = []
+    edits: list[dict[str, Any]] = []
+    for index in range(settings.num_images):
+        scene = make_scene(index, settings)
+        file_name = f"{index:06d}.png"
+        scene.image.save(root / "images" / file_name)
+        width, height = scene.image.size
+        images.append({"id": index, "file_name": file_name, "height": height, "width": width})
+        for thing in scene.objects:
+            annotations.append({"id": len(annotations) + 1, "image_id": index, **_annotation(thing)})
+        captions.append({"id": index, "image_id": index, "caption": scene.caption})
+        changes = make_edits(scene, random.Random(f"{settings.seed}/{index}/edits"))
+        edits += [
+            {"image_id": index, "kind": kind, "prompt": prompt} for kind, prompt in changes.items()
+        ]
+
+    info = {"description": "Drawn scenes of locinv_pl", "settings": asdict(settings)}
+    categories = [{"id": number, "name": noun} for noun, number in CATEGORY_IDS.items()]
+    instances = {"info": info, "images": images, "categories": categories, "annotations": annotations}
+    texts = {"info": info, "images": images, "annotations": captions}
+    contents = {
+        INSTANCES: instances,
+        "annotations/captions.json": texts,
+        "annotations/edits.json": edits,
+    }
+    for name, content in contents.items():
+        (root / name).write_text(json.dumps(content), encoding="utf-8")
+
+
+def _annotation(thing: SceneObject) -> dict[str, Any]:
+    rle = mask_utils.encode(np.asfortranarray(thing.mask, dtype=np.uint8))
+    return {
+        "category_id": CATEGORY_IDS[thing.noun],
+        "segmentation": {"size": list(thing.mask.shape), "counts": rle["counts"].decode("ascii")},
+        "area": int(mask_utils.area(rle)),
+        "bbox": mask_utils.toBbox(rle).tolist(),
+        "iscrowd": 0,
+        "attributes": {"color": thing.color},
+    }
+
+
+def _is_free(root: Path) -> bool:
+    return not root.exists() or (root.is_dir() and not any(root.iterdir()))
+
+
+def _expect(root: Path, settings: SceneSettings) -> None:
+    """Accept the folder that is there only if the same settings made it."""
+    try:
+        found = json.loads((root / INSTANCES).read_text(encoding="utf-8"))["info"]["settings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(
+            f"{root}: exists but holds no drawn scenes; move it away or name another folder"
+        ) from None
+    wanted = asdict(settings)
+    if found != wanted:
+        differing = ", ".join(
+            f"{key}={found.get(key)}" for key in wanted if found.get(key) != wanted[key]
+        )
+        raise InputError(f"{root}: holds other scenes ({differing}); delete it or name another folder")
+
+
+class ScenesDataModule(EditDataModule):
+    """Scenes drawn from a seed, with exact masks: the embedded model's own world.
+
+    Args:
+        num_images: how many.
+        seed: another seed, other scenes.
+        prior: "segment" for the masks, "box" for their bounding boxes.
+        batch_size: pictures that are inverted together.
+        size: side of the pictures in pixels; the backbone's by default.
+        min_objects, max_objects: how many objects a scene has, 1 to 3.
+        root: where the COCO-format folder is written; named after the settings by default.
+    """
+
+    name = "scenes"
+
+    def __init__(
+        self,
+        num_images: int = 24,
+        seed: int = 0,
+        prior: Literal["segment", "box"] = "segment",
+        batch_size: int = 4,
+        size: int | None = None,
+        min_objects: int = 1,
+        max_objects: int = 3,
+        root: str | None = None,
+    ):
+        super().__init__(prior, batch_size, size)
+        self.num_images, self.seed, self.root = num_images, seed, root
+        self.min_objects, self.max_objects = min_objects, max_objects
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a scene depends on; more scenes only add to fewer."""
+        objects = {"min_objects": self.min_objects, "max_objects": self.max_objects}
+        return {**super().settings, "seed": self.seed, **objects}
+
+    def load(self, size: int) -> tuple[Sequence[EditSample], Sequence[str]]:
+        """Draw the scenes, where they aren't there yet, and read them like any COCO-format folder."""
+        counts = f"{self.min_objects}to{self.max_objects}"
+        root = Path(self.root or f"data/scenes-{self.num_images}x{size}-{counts}-seed{self.seed}")
+        write_scenes(root, self.num_images, self.seed, size, self.min_objects, self.max_objects)
+        samples = CocoSamples(root, self.prior, size)  # type: ignore[arg-type]
+        return samples, samples.ids

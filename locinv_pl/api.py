@@ -1,0 +1,140 @@
+"""The package from a notebook: one call from a picture to its inversion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from locinv_pl.backbone import Backbone
+from locinv_pl.errors import InputError
+from locinv_pl.inversion import collect, invert_step, prepare
+from locinv_pl.methods import Method, load_method
+from locinv_pl.priors import box_mask
+from locinv_pl.prompts import find_word
+from locinv_pl.types import Adjective, EditSample, Inversion, Noun, StepRecord
+
+Prior = Tensor | np.ndarray | Sequence[float]
+Picture = Tensor | np.ndarray | Image.Image | str | Path
+
+
+def invert(
+    backbone: Backbone,
+    image: Picture,
+    prompt: str,
+    priors: Mapping[str, Prior | list[Prior]] | None = None,
+    *,
+    nouns: Sequence[str] | None = None,
+    adjectives: Sequence[tuple[str, str]] = (),
+    method: Method | str = "locinv",
+    num_steps: int = 50,
+    resolution: int = 16,
+    on_step: Callable[[int, StepRecord], None] | None = None,
+) -> Inversion:
+    """Invert one picture.
+
+    Args:
+        backbone: from :func:`~locinv_pl.backbone.load_backbone`.
+        image: (3, H, W) tensor in [0, 1], PIL image, (H, W, 3) uint8 array, or a file. Its sides must
+            be multiples of the backbone's latent grid.
+        prompt: the source prompt P.
+        priors: for every noun its mask (H, W), or its box (x, y, w, h) in pixels. A list of n priors
+            where the noun stands n times in the prompt.
+        nouns: the nouns to localize; the keys of ``priors`` by default.
+        adjectives: pairs (adjective, noun) to bind.
+        method: a preset's name, a method's YAML file, or a :class:`~locinv_pl.methods.Method`.
+        num_steps: T.
+        resolution: R, side of the attention grid.
+        on_step: called with (i, record) after every timestep.
+
+    Raises:
+        InputError: a noun is not in the prompt or has no prior, a prior is empty, of another size or
+            outside the picture, the prompt is too long.
+    """
+    method = load_method(method) if isinstance(method, str) else method
+    sample = make_sample(image, prompt, priors or {}, nouns, adjectives)
+    task = prepare(backbone, [sample], method, num_steps, resolution)
+    records: list[StepRecord] = []
+    for i in range(num_steps):
+        records.append(invert_step(backbone, task, i, records[-1] if records else task.start()))
+        if on_step is not None:
+            on_step(i, records[-1])
+    return collect(task, records)[0]
+
+
+def make_sample(
+    image: Picture,
+    prompt: str,
+    priors: Mapping[str, Prior | list[Prior]],
+    nouns: Sequence[str] | None = None,
+    adjectives: Sequence[tuple[str, str]] = (),
+    id: str = "image",
+) -> EditSample:
+    """An :class:`~locinv_pl.types.EditSample` from loose parts; arguments as in :func:`invert`."""
+    picture = _picture(image)
+    found: list[Noun] = []
+    for word in priors if nouns is None else nouns:
+        if word not in priors:
+            raise InputError(f"image {id!r}: noun {word!r} has no prior; add it to priors")
+        spans, given = find_word(prompt, word), priors[word]
+        planes = [_plane(p, picture, word) for p in (given if _is_list(given) else [given] * len(spans))]
+        if len(planes) != len(spans):
+            raise InputError(
+                f"image {id!r}: noun {word!r} stands {len(spans)} times in the prompt and has {len(planes)} priors; "
+                f"give one for each, or one for all"
+            )
+        found += [
+            Noun(prompt[slice(*span)], span, plane, plane >= 0.5)
+            for span, plane in zip(spans, planes, strict=True)
+        ]
+    found.sort(key=lambda noun: noun.span)
+    bound = [_bind(prompt, adjective, noun, found) for adjective, noun in adjectives]
+    return EditSample(id, picture, prompt, tuple(found), tuple(bound))
+
+
+def _bind(prompt: str, adjective: str, noun: str, nouns: list[Noun]) -> Adjective:
+    """The occurrence of the adjective that stands closest to an occurrence of its noun."""
+    index = [k for k, n in enumerate(nouns) if n.word.lower() == noun.lower()]
+    if not index:
+        raise InputError(f"adjective {adjective!r}: its noun {noun!r} has no prior; add it to priors")
+    spans = find_word(prompt, adjective)
+    _, span, k = min((abs(s[0] - nouns[k].span[0]), s, k) for s in spans for k in index)
+    return Adjective(prompt[slice(*span)], span, k)
+
+
+def _is_list(prior: Prior | list[Prior]) -> bool:
+    return isinstance(prior, list) and not all(isinstance(x, (int, float)) for x in prior)
+
+
+def _picture(image: Picture) -> Tensor:
+    if isinstance(image, (str, Path)):
+        try:
+            image = Image.open(image).convert("RGB")
+        except OSError as error:
+            raise InputError(f"{image}: can't be read as a picture ({error}); give another file") from None
+    if isinstance(image, Image.Image):
+        image = np.array(image.convert("RGB"))
+    if isinstance(image, np.ndarray):
+        image = torch.from_numpy(image).movedim(-1, 0)
+    picture = image.float() / 255 if not image.is_floating_point() else image.float()
+    if picture.ndim != 3 or len(picture) != 3 or not picture.numel():
+        raise InputError(f"image: shape {tuple(picture.shape)} is not (3, H, W) of at least one pixel")
+    return picture
+
+
+def _plane(prior: Prior, picture: Tensor, word: str) -> Tensor:
+    size = (picture.shape[-2], picture.shape[-1])
+    plane = torch.as_tensor(np.asarray(prior) if not isinstance(prior, Tensor) else prior).float()
+    if plane.shape != (4,):
+        return plane
+    x, y, w, h = plane.tolist()
+    if w <= 0 or h <= 0 or x < 0 or y < 0 or x + w > size[1] or y + h > size[0]:
+        raise InputError(
+            f"noun {word!r}: box {(x, y, w, h)} lies outside the {size[1]}x{size[0]} picture or is empty; "
+            f"give x, y, width, height in pixels"
+        )
+    return box_mask((x, y, w, h), size)

@@ -1,0 +1,272 @@
+"""The frozen networks of a latent text-to-image model; the rest of the package sees no diffusers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from locinv_pl.attention import AttentionHook, CrossAttentionMaps, Grid, MapsComplete, control_attention
+from locinv_pl.errors import InputError
+from locinv_pl.schedule import Schedule
+
+EMBEDDED = Path(__file__).parent / "assets" / "embedded"
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What cross-attention looks at: ``keys`` and ``values``, each (B, L, D).
+
+    They are one tensor in Stable Diffusion; LocInv may let dynamic tokens move the keys alone.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+    @classmethod
+    def of(cls, states: Tensor) -> Context:
+        """The same states for keys and values."""
+        return cls(states, states)
+
+    def pick(self, images: Any) -> Context:
+        """The context of some images of the batch."""
+        return Context(self.keys[images], self.values[images])
+
+
+class Backbone:
+    """VAE, text encoder, UNet and noise schedule of Stable Diffusion's layout, weights frozen.
+
+    Args:
+        name: what it was loaded from; goes into result files.
+        vae, text_encoder, tokenizer, unet, scheduler: as diffusers and transformers load them;
+            ``scheduler`` is a DDIMScheduler.
+    """
+
+    def __init__(self, name: str, vae: Any, text_encoder: Any, tokenizer: Any, unet: Any, scheduler: Any):
+        self.name = name
+        self.vae, self.text_encoder, self.unet = vae, text_encoder, unet
+        self.tokenizer, self.scheduler = tokenizer, scheduler
+        for net in self._networks:
+            net.requires_grad_(False).eval()
+        self._map_layers: dict[Grid, int] = {}
+
+    @property
+    def _networks(self) -> tuple[nn.Module, ...]:
+        return self.vae, self.text_encoder, self.unet
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.unet.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self.unet.dtype
+
+    @property
+    def downsampling(self) -> int:
+        """Picture pixels per latent pixel, along one side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square pictures that the model was trained on, in pixels."""
+        return self.unet.config.sample_size * self.downsampling
+
+    def to(self, device: torch.device | str) -> Backbone:
+        """Move the networks; returns self."""
+        for net in self._networks:
+            net.to(device)
+        return self
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """z_0 of pictures (B, 3, H, W) in [0, 1]: the mean of the posterior, scaled; (B, C, h, w)."""
+        x = (images * 2 - 1).to(self.device, self.dtype)
+        return (self.vae.encode(x).latent_dist.mean * self.vae.config.scaling_factor).float()
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1] of latents (B, C, h, w)."""
+        z = (latents / self.vae.config.scaling_factor).to(self.device, self.dtype)
+        return (self.vae.decode(z).sample.float() / 2 + 0.5).clamp(0, 1)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """The text encoder's input embeddings of token ids (B, L): (B, L, D), fp32."""
+        return self.text_encoder.get_input_embeddings()(ids.to(self.device)).float()
+
+    def encode_text(self, ids: Tensor, embeddings: Tensor | None = None) -> Tensor:
+        """The text encoder's output (B, L, D) for token ids (B, L).
+
+        Args:
+            ids: token ids.
+            embeddings: input embeddings (B, L, D) to use in place of the table's own.
+        """
+        with _input_embeddings(self.text_encoder, embeddings):
+            return self.text_encoder(ids.to(self.device)).last_hidden_state.float()
+
+    def encode_null(self) -> Tensor:
+        """∅, the output for the empty prompt: (1, L, D)."""
+        tokens = self.tokenizer("", padding="max_length", max_length=self.tokenizer.model_max_length)
+        return self.encode_text(torch.tensor([tokens.input_ids]))
+
+    def predict_noise(
+        self, z: Tensor, t: Tensor, abar_t: Tensor, context: Context, hook: AttentionHook | None = None
+    ) -> Tensor:
+        """ε(z_t, t, context), shape of z, fp32; v- and x_0-prediction are turned into ε.
+
+        Args:
+            z: latents (B, C, h, w).
+            t: timestep, scalar.
+            abar_t: ᾱ_t, scalar.
+            context: keys and values, (B, L, D) each.
+            hook: reads or changes the attention on the way.
+        """
+        with control_attention(self.unet, hook):
+            out = self.unet(
+                z.to(self.dtype),
+                t,
+                encoder_hidden_states=context.keys.to(self.dtype),
+                cross_attention_kwargs={"values": context.values.to(self.dtype)},
+            ).sample.float()
+        kind = self.scheduler.config.prediction_type
+        if kind == "v_prediction":
+            return abar_t.sqrt() * out + (1 - abar_t).sqrt() * z
+        if kind == "sample":
+            return (z - abar_t.sqrt() * out) / (1 - abar_t).sqrt()
+        return out
+
+    def attention_maps(self, z: Tensor, t: Tensor, abar_t: Tensor, context: Context, grid: Grid) -> Tensor:
+        """A_t alone, (B, r, c, L): the UNet stops after the last r x c cross-attention."""
+        if grid not in self._map_layers:
+            maps = CrossAttentionMaps(grid)
+            with torch.no_grad():
+                self.predict_noise(z[:1], t, abar_t, context.pick(slice(1)), maps)
+            self._map_layers[grid] = maps.layers
+        maps = CrossAttentionMaps(grid, stop_after=self._map_layers[grid])
+        with suppress(MapsComplete):
+            self.predict_noise(z, t, abar_t, context, maps)
+        return maps.A
+
+    def map_grid(self, latent: Sequence[int], resolution: int) -> Grid:
+        """The (r, c) attention grid of a latent (..., h, w) whose shorter side has ``resolution`` cells.
+
+        Raises:
+            InputError: the UNet has no cross-attention there.
+        """
+        h, w = latent[-2:]
+        factor = min(h, w) // resolution
+        levels = [
+            2**n for n, kind in enumerate(self.unet.config.down_block_types) if "CrossAttn" in kind
+        ]
+        if factor not in levels or min(h, w) % resolution:
+            sizes = ", ".join(str(min(h, w) // n) for n in levels)
+            raise InputError(
+                f"model.resolution={resolution}: backbone {self.name!r} has no cross-attention of that size "
+                f"for latents of {h}x{w}; use one of {sizes}"
+            )
+        return h // factor, w // factor
+
+    def schedule(self, num_steps: int) -> Schedule:
+        """T = ``num_steps`` DDIM timesteps by the model's own spacing and noise levels."""
+        trained = self.scheduler.config.num_train_timesteps
+        if not 1 <= num_steps <= trained:
+            raise InputError(f"model.num_steps={num_steps}: must lie between 1 and {trained}")
+        self.scheduler.set_timesteps(num_steps)
+        timesteps = self.scheduler.timesteps.to(self.device)
+        alphas = self.scheduler.alphas_cumprod[self.scheduler.timesteps.cpu()]
+        last = torch.as_tensor(self.scheduler.final_alpha_cumprod).reshape(1)
+        return Schedule(timesteps, torch.cat([alphas, last]).float().to(self.device))
+
+
+@contextmanager
+def _input_embeddings(text_encoder: Any, embeddings: Tensor | None) -> Iterator[None]:
+    """Let the encoder's embedding layer answer ``embeddings``; its table is never written to."""
+    if embeddings is None:
+        yield
+        return
+    layer = text_encoder.get_input_embeddings()
+    answer = embeddings.to(layer.weight.dtype)
+    handle = layer.register_forward_hook(lambda module, args, output: answer)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def load_backbone(
+    name_or_path: str = "embedded",
+    dtype: torch.dtype | str = torch.float32,
+    device: torch.device | str = "cpu",
+    variant: str | None = None,
+) -> Backbone:
+    """Load a Stable Diffusion 1.x/2.x model in diffusers' layout.
+
+    Args:
+        name_or_path: "embedded" (the small model inside this package), a local folder, or a hub id.
+        dtype: of the weights; a torch dtype or its name.
+        device: where to put them.
+        variant: weight variant of the files, such as "fp16".
+
+    Raises:
+        InputError: the folder is missing, incomplete or damaged, or the hub has no such model.
+    """
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    where = str(EMBEDDED) if name_or_path == "embedded" else str(Path(name_or_path).expanduser())
+    if not Path(where).is_dir():
+        if Path(where).exists() or Path(where).is_absolute() or where.startswith(".") or where.count("/") > 1:
+            raise InputError(f"backbone={name_or_path}: no such folder; give a diffusers folder or a hub id")
+        where = name_or_path
+    else:
+        _check_folder(Path(where), name_or_path)
+    weights = {"torch_dtype": dtype, "variant": variant}
+    try:
+        networks = {
+            "vae": AutoencoderKL.from_pretrained(where, subfolder="vae", **weights),
+            "text_encoder": CLIPTextModel.from_pretrained(
+                where, subfolder="text_encoder", dtype=dtype, variant=variant
+            ),
+            "tokenizer": CLIPTokenizer.from_pretrained(where, subfolder="tokenizer"),
+            "unet": UNet2DConditionModel.from_pretrained(where, subfolder="unet", **weights),
+            "scheduler": DDIMScheduler.from_pretrained(where, subfolder="scheduler", clip_sample=False),
+        }
+    except Exception as error:  # the libraries raise a dozen kinds for one damaged download
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"backbone={name_or_path}: can't be loaded ({reason}); download it again, whole, or check the name"
+        ) from error
+    return Backbone(name_or_path, **networks).to(device)
+
+
+def _check_folder(folder: Path, name: str) -> None:
+    """A folder must hold every component, with its configuration and weights."""
+    needed = {
+        "vae": ("config.json",),
+        "text_encoder": ("config.json",),
+        "unet": ("config.json",),
+        "tokenizer": ("tokenizer_config.json",),
+        "scheduler": ("scheduler_config.json",),
+    }
+    for part, files in needed.items():
+        for file in files:
+            path = folder / part / file
+            try:
+                json.loads(path.read_text())
+            except (OSError, ValueError):
+                raise InputError(
+                    f"backbone={name}: {part}/{file} is missing or damaged; "
+                    f"download the model again, whole, in diffusers' layout"
+                ) from None
+        weights = list((folder / part).glob("*.safetensors")) + list((folder / part).glob("*.bin"))
+        if files == ("config.json",) and not weights:
+            raise InputError(f"backbone={name}: {part}/ has no weights; download the model again, whole")

@@ -1,0 +1,142 @@
+"""The command line: a short grammar in front of LightningCLI.
+
+    python train.py [fit|validate] data=scenes method=nti trainer.devices=2 output=DIR
+
+``key=value`` is ``--key=value``. Where configs/<group>/ exists, ``group=name`` takes the file
+configs/<group>/name.yaml; groups are put before dotted overrides, so that overrides win.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from locinv_pl.errors import InputError
+from locinv_pl.methods import CONFIGS
+from locinv_pl.module import LocInvModule
+from locinv_pl.store import read_json
+from locinv_pl.summary import table
+
+SUBCOMMANDS = ("fit", "validate")
+ALIASES = {
+    "method": "model.method",
+    "backbone": "model.backbone",
+    "prior": "data.prior",
+    "callbacks": "trainer.callbacks",
+    "experiment": "config",
+    "output": "trainer.default_root_dir",
+}
+GROUPS = {"data", "model", "method", "trainer", "callbacks", "experiment"}
+WITHOUT_VALUE = {"-h", "--help", "--print_config"}
+
+
+def translate(words: list[str]) -> list[str]:
+    """Rewrite the command line's words for LightningCLI; translating twice changes nothing.
+
+    Args:
+        words: without the program's name.
+
+    Raises:
+        InputError: a group has no such file.
+    """
+    words = list(words)
+    if words in (["--help"], ["-h"]):
+        return words
+    subcommand = words.pop(0) if words and words[0] in SUBCOMMANDS else "fit"
+    configs: list[str] = []
+    groups: list[str] = []
+    rest: list[str] = []
+    while words:
+        word = words.pop(0)
+        is_flag = word.startswith("-")
+        if is_flag and "=" not in word:
+            takes_value = word not in WITHOUT_VALUE and words and not words[0].startswith("-")
+            pair = [word, words.pop(0)] if takes_value else [word]
+            (configs if word in ("--config", "-c") else rest).extend(pair)
+            continue
+        key, equals, value = word.lstrip("-").partition("=")
+        if not equals:
+            raise InputError(f"{word}: not understood; write key=value, or one of {', '.join(SUBCOMMANDS)} first")
+        group = next((g for g in GROUPS if key in (g, ALIASES.get(g))), None)
+        first, _, below = key.partition(".")
+        if not is_flag and first in ALIASES:
+            key = ALIASES[first] + ("." + below if below else "")
+        if group is not None:
+            value = _group_file(group, value)
+        target = configs if key == "config" else groups if group else rest
+        target.append(f"--{key}={value}")
+    return [subcommand, *configs, *groups, *rest]
+
+
+def _group_file(group: str, value: str) -> str:
+    named = CONFIGS / group / f"{value}.yaml"
+    if named.is_file():
+        return str(named)
+    if Path(value).is_file() or value[:1] in "{[":
+        return value
+    names = ", ".join(sorted(p.stem for p in (CONFIGS / group).glob("*.yaml")))
+    raise InputError(f"{group}={value}: no such config; use one of {names}, or a YAML file")
+
+
+class _Parser(LightningArgumentParser):
+    """Errors are one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise InputError(_one_line(message))
+
+
+class LocInvCLI(LightningCLI):
+    """LightningCLI with a run folder named after the data, the method and the prior."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """What a run can do."""
+        hidden = {"model", "dataloaders", "datamodule"}
+        return {
+            "fit": hidden | {"train_dataloaders", "val_dataloaders"},
+            "validate": hidden,
+        }
+
+    def before_instantiate_classes(self) -> None:
+        """Name the run's folder where ``output`` doesn't."""
+        config = self.config[self.subcommand]
+        if config.trainer.default_root_dir is None:
+            data = config.data.class_path.rsplit(".", 1)[-1].removesuffix("DataModule").lower()
+            prior = config.data.init_args.get("prior", "none")
+            config.trainer.default_root_dir = f"outputs/{data}-{config.model.method.name}-{prior}"
+
+
+def main(words: list[str] | None = None) -> None:
+    """Run the command line; bad input ends the program with one line and exit code 1."""
+    words = sys.argv[1:] if words is None else words
+    try:
+        if words[:1] == ["table"]:
+            print(table([read_json(Path(run) / "summary.json") for run in words[1:]]))
+            return
+        sys.argv[1:] = translate(words)  # processes that Lightning starts read it again
+        _run()
+    except (InputError, MisconfigurationException) as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: {_one_line(str(error))}")
+
+
+def _run() -> None:
+    defaults: dict[str, Any] = {"default_config_files": [str(CONFIGS / "default.yaml")]}
+    LocInvCLI(
+        LocInvModule,
+        LightningDataModule,
+        subclass_mode_data=True,
+        parser_class=_Parser,
+        seed_everything_default=0,
+        save_config_kwargs={"overwrite": True},
+        parser_kwargs={name: defaults for name in SUBCOMMANDS},
+        auto_configure_optimizers=False,
+    )
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

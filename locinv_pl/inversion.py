@@ -1,0 +1,338 @@
+"""LocInv's algorithm: DDIM inversion, then one timestep after the other.
+
+Every function takes its state and gives it back. A :class:`Task` is what stays the same for a
+batch of pictures; a :class:`~locinv_pl.types.StepRecord` is what a timestep adds, and the last one
+is all that the next timestep needs. Symbols: z_t latent, V_t dynamic tokens, ∅_t null text, A_t
+attention maps, S priors, w guidance scale; step i = 0 is the noisiest.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from locinv_pl.attention import CrossAttentionMaps, Grid, maps_of
+from locinv_pl.backbone import Backbone, Context
+from locinv_pl.errors import InputError
+from locinv_pl.losses import adjective_binding_loss, loss_threshold, overlap_loss, similarity_loss
+from locinv_pl.methods import LossTerm, Method, NullTextPolicy, TokenPolicy
+from locinv_pl.priors import prior_on_grid
+from locinv_pl.prompts import PromptBatch, prompt_batch
+from locinv_pl.schedule import Schedule, ddim_step
+from locinv_pl.types import EditSample, Inversion, StepRecord, stack
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A batch of pictures to invert: everything that no timestep changes.
+
+    ``prompts`` holds the batch's token tensors; ``embeddings`` (B, L, D) the words' own input
+    embeddings; ``plain`` (B, L, D) the text encoder's output for the unchanged prompt; ``empty``
+    (1, L, D) that for ""; ``priors`` (B, K, r, c) is S; ``trajectory`` (T+1, B, C, h, w) z̄_0..z̄_T;
+    ``initial_maps`` (T, B, K, r, c) the A_t^k along it, noisiest first.
+    """
+
+    samples: tuple[EditSample, ...]
+    method: Method
+    schedule: Schedule
+    grid: Grid
+    prompts: PromptBatch
+    embeddings: Tensor
+    plain: Tensor
+    empty: Tensor
+    priors: Tensor
+    trajectory: Tensor
+    initial_maps: Tensor
+    settings: Mapping[str, Any]
+    seconds: float
+
+    def start(self) -> StepRecord:
+        """The state before step 0: z_T, the words' own embeddings, ∅ of the empty prompt."""
+        B = len(self.samples)
+        zeros = torch.zeros(B, device=self.plain.device)
+        return StepRecord(
+            latent=self.trajectory[-1],
+            tokens=self.embeddings,
+            null=self.empty.expand(B, -1, -1),
+            maps=self.initial_maps[0],
+            losses=zeros[:, None].expand(B, 3),
+            thresholds=zeros.new_zeros(3),
+            null_loss=zeros,
+            token_steps=zeros.int(),
+            null_steps=zeros.int(),
+        )
+
+
+def settings_of(backbone: Backbone, method: Method, num_steps: int, resolution: int) -> dict[str, Any]:
+    """What makes two inversions of a picture comparable; goes into every result file."""
+    return {
+        "backbone": backbone.name,
+        "method": method.to_dict(),
+        "num_steps": num_steps,
+        "resolution": resolution,
+    }
+
+
+def prepare(
+    backbone: Backbone, samples: Sequence[EditSample], method: Method, num_steps: int, resolution: int
+) -> Task:
+    """Encode a batch's pictures and prompts and invert them by DDIM under the plain prompt."""
+    began = time.perf_counter()
+    device = backbone.device
+    binding = method.tokens.policy == "locinv" and method.tokens.adjective.weight > 0
+    prompts = prompt_batch(backbone.tokenizer, samples, binding).to(device)
+    embeddings = backbone.embed(prompts.ids)
+    with torch.no_grad():
+        plain, empty = backbone.encode_text(prompts.ids), backbone.encode_null()
+    z_0 = backbone.encode(torch.stack([s.image for s in samples]))
+    grid = backbone.map_grid(z_0.shape, resolution)
+    schedule = backbone.schedule(num_steps)
+    trajectory, A = ddim_invert(backbone, z_0, Context.of(plain), schedule, grid)
+    priors = torch.zeros(*prompts.has_noun.shape, *grid)
+    for b, sample in enumerate(samples):
+        for k, noun in enumerate(sample.nouns):
+            priors[b, k] = prior_on_grid(noun.prior.float(), grid)
+    return Task(
+        samples=tuple(samples),
+        method=method,
+        schedule=schedule,
+        grid=grid,
+        prompts=prompts,
+        embeddings=embeddings,
+        plain=plain,
+        empty=empty,
+        priors=priors.to(device),
+        trajectory=trajectory,
+        initial_maps=torch.stack([maps_of(A_t, prompts.nouns) for A_t in A]),
+        settings=settings_of(backbone, method, num_steps, resolution),
+        seconds=time.perf_counter() - began,
+    )
+
+
+@torch.no_grad()
+def ddim_invert(
+    backbone: Backbone, z_0: Tensor, context: Context, schedule: Schedule, grid: Grid
+) -> tuple[Tensor, Tensor]:
+    """DDIM inversion with guidance 1: from the clean latent to noise.
+
+    Args:
+        z_0: (B, C, h, w).
+        context: of the source prompt.
+        schedule: T steps.
+        grid: attention grid to read.
+
+    Returns:
+        the trajectory z̄_0..z̄_T (T+1, B, C, h, w) and the plain maps A_t (T, B, r, c, L), noisiest first.
+    """
+    trajectory, A = [z_0], []
+    for i in reversed(range(len(schedule))):
+        maps = CrossAttentionMaps(grid)
+        eps = backbone.predict_noise(trajectory[-1], schedule.timesteps[i], schedule.alphas[i], context, maps)
+        trajectory.append(ddim_step(trajectory[-1], eps, schedule.alphas[i + 1], schedule.alphas[i]))
+        A.append(maps.A)
+    return torch.stack(trajectory), torch.stack(A[::-1])
+
+
+def token_context(backbone: Backbone, task: Task, V: Tensor, images: Tensor | slice = slice(None)) -> Context:
+    """The context of some of the task's images under dynamic tokens V (b, L, D) given for them."""
+    if task.method.tokens.policy == "fixed":
+        return Context.of(task.plain[images])
+    dynamic = task.prompts.dynamic[images, :, None]
+    keys = backbone.encode_text(task.prompts.ids[images], V.where(dynamic, task.embeddings[images]))
+    return Context(keys, task.plain[images] if task.method.tokens.values == "prompt" else keys)
+
+
+def token_losses(A: Tensor, task: Task, images: Tensor | slice = slice(None)) -> Tensor:
+    """L_sim, L_ovl and L_adj of each image, (b, 3), from its maps A (b, r, c, L)."""
+    p, S = task.prompts, task.priors[images]
+    A_noun = maps_of(A, p.nouns[images])
+    has_noun, has_pair = p.has_noun[images], p.has_pair[images]
+    A_adj, A_described = maps_of(A, p.adjectives[images]), maps_of(A, p.described[images])
+    return torch.stack(
+        [
+            similarity_loss(A_noun, S, has_noun),
+            overlap_loss(A_noun, S, has_noun),
+            adjective_binding_loss(A_adj, A_described, has_pair),
+        ],
+        dim=-1,
+    )
+
+
+def optimize_tokens(
+    backbone: Backbone, task: Task, z_t: Tensor, i: int, V: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Phase 1 of a timestep: move V_t until the maps fit the priors.
+
+        L = λ_sim L_sim + λ_ovl L_ovl + λ_adj L_adj,  V ← AdamW(∇_V L)
+
+    An image stops as soon as all its active losses are below TH_i, and leaves the batch.
+
+    Args:
+        z_t: (B, C, h, w).
+        i: step.
+        V: V_{t+1}, (B, L, D), to start from.
+
+    Returns:
+        V_t (B, L, D), gradient steps taken (B,).
+    """
+    policy = task.method.tokens
+    t, abar_t = task.schedule.timesteps[i], task.schedule.alphas[i]
+    weights = torch.tensor([term.weight for term in policy.losses], device=z_t.device)
+    thresholds = step_thresholds(policy, i).to(z_t.device)
+    applies = _applying(task) & (weights > 0)
+
+    rows = [v.clone().requires_grad_() for v in V]
+    optimizer = torch.optim.AdamW(rows, lr=policy.lr, weight_decay=policy.weight_decay)
+    steps = torch.zeros(len(rows), dtype=torch.int32, device=z_t.device)
+    running = torch.nonzero(applies.any(-1)).flatten()
+    for _ in range(policy.max_steps):
+        if not len(running):
+            break
+        with torch.enable_grad():
+            context = token_context(backbone, task, torch.stack([rows[b] for b in running]), running)
+            A = backbone.attention_maps(z_t[running], t, abar_t, context, task.grid)
+            loss = token_losses(A, task, running)
+            going = ((loss >= thresholds) & applies[running]).any(-1)
+            running = running[going]
+            if not len(running):
+                break
+            optimizer.zero_grad()
+            (loss[going] * weights * applies[running]).sum().backward()
+        optimizer.step()
+        steps[running] += 1
+    return torch.stack([row.detach() for row in rows]), steps
+
+
+def step_thresholds(policy: TokenPolicy, i: int) -> Tensor:
+    """TH_i of the three losses, (3,)."""
+    return torch.tensor([loss_threshold(i, term.alpha, term.beta) for term in policy.losses])
+
+
+def _applying(task: Task) -> Tensor:
+    """Which of the three losses each image has something to apply to, (B, 3)."""
+    noun, pair = task.prompts.has_noun.any(-1), task.prompts.has_pair.any(-1)
+    return torch.stack([noun, noun, pair], dim=-1)
+
+
+def optimize_null_text(
+    backbone: Backbone, task: Task, z_t: Tensor, i: int, eps_cond: Tensor, null: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Phase 2: fit ∅_t so that the guided step from z_t lands on z̄_{t-1}.
+
+        min_∅ mean( (z_{t-1}(z_t, ∅, V_t, w) - z̄_{t-1})² )
+
+    Source: Mokady et al., Null-text Inversion, arXiv 2211.09794, eq. 3. The conditional prediction
+    does not depend on ∅ and comes from outside.
+
+    Args:
+        z_t: (B, C, h, w).
+        i: step.
+        eps_cond: ε(z_t, t, V_t), (B, C, h, w).
+        null: ∅ to start from, (B, L, D).
+
+    Returns:
+        ∅_t (B, L, D), z_{t-1} (B, C, h, w), the loss (B,), gradient steps taken (B,).
+    """
+    policy, w = task.method.null_text, task.method.guidance_scale
+    t, (abar_t, abar_s) = task.schedule.timesteps[i], task.schedule.alphas[i : i + 2]
+    target = task.trajectory[len(task.schedule) - 1 - i]
+    tolerance = 1e-5 + i * 2e-5 if policy.early_stop else 0.0
+
+    rows = [n.clone().requires_grad_() for n in null]
+    optimizer = torch.optim.Adam(rows, lr=policy.lr * max(1 - i / 100, 0.01))
+    z_s, loss_of = torch.empty_like(z_t), z_t.new_zeros(len(z_t))
+    steps = torch.zeros(len(rows), dtype=torch.int32, device=z_t.device)
+    running = torch.arange(len(rows), device=z_t.device)
+    max_steps = policy.max_steps if policy.policy == "optimize" else 0
+    for step in range(max_steps + 1):
+        fits = step < max_steps
+        with torch.set_grad_enabled(fits):
+            context = Context.of(torch.stack([rows[b] for b in running]))
+            eps_null = backbone.predict_noise(z_t[running], t, abar_t, context)
+            eps = eps_null + w * (eps_cond[running] - eps_null)
+            z = ddim_step(z_t[running], eps, abar_t, abar_s)
+            loss = (z - target[running]).square().mean((1, 2, 3))
+            z_s[running], loss_of[running] = z.detach(), loss.detach()
+            going = loss >= tolerance
+            running = running[going]
+            if not len(running) or not fits:
+                break
+            optimizer.zero_grad()
+            loss[going].sum().backward()
+        optimizer.step()
+        steps[running] += 1
+    return torch.stack([row.detach() for row in rows]), z_s, loss_of, steps
+
+
+def invert_step(backbone: Backbone, task: Task, i: int, before: StepRecord) -> StepRecord:
+    """One timestep: tokens, then null text, then the guided DDIM step.
+
+    Args:
+        task: the batch.
+        i: step, 0 the noisiest.
+        before: the record of step i-1, or ``task.start()``.
+    """
+    began = time.perf_counter()
+    method, z_t = task.method, before.latent.to(backbone.device)
+    t, abar_t = task.schedule.timesteps[i], task.schedule.alphas[i]
+    V, token_steps = before.tokens.to(backbone.device), torch.zeros(len(z_t), dtype=torch.int32)
+    if method.tokens.policy == "locinv":
+        V, token_steps = optimize_tokens(backbone, task, z_t, i, V)
+    with torch.no_grad():
+        maps = CrossAttentionMaps(task.grid)
+        eps_cond = backbone.predict_noise(z_t, t, abar_t, token_context(backbone, task, V), maps)
+        losses = token_losses(maps.A, task).where(_applying(task), torch.nan)
+    carried = before.null if method.null_text.carry_over else task.empty.expand(len(z_t), -1, -1)
+    null, z_s, null_loss, null_steps = optimize_null_text(
+        backbone, task, z_t, i, eps_cond, carried.to(backbone.device)
+    )
+    return StepRecord(
+        latent=z_s,
+        tokens=V,
+        null=null,
+        maps=maps_of(maps.A, task.prompts.nouns),
+        losses=losses,
+        thresholds=step_thresholds(method.tokens, i),
+        null_loss=null_loss,
+        token_steps=token_steps,
+        null_steps=null_steps,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def collect(task: Task, records: Sequence[StepRecord]) -> list[Inversion]:
+    """The finished inversions of a batch, one for each picture, from its T records."""
+    inversions = []
+    for b, sample in enumerate(task.samples):
+        K = len(sample.nouns)
+        nouns = task.prompts.nouns[b, :K]
+        dynamic = torch.nonzero(task.prompts.dynamic[b]).flatten().tolist()
+        inversions.append(
+            Inversion(
+                id=sample.id,
+                prompt=sample.prompt,
+                nouns=tuple(n.word for n in sample.nouns),
+                noun_positions=tuple(tuple(torch.nonzero(row).flatten().tolist()) for row in nouns),
+                dynamic=tuple(dynamic),
+                settings=task.settings,
+                trajectory=task.trajectory[:, b].cpu(),
+                tokens=stack([r.tokens[b, dynamic] for r in records]),
+                null=stack([r.null[b] for r in records]),
+                maps=stack([r.maps[b, :K] for r in records]),
+                initial_maps=task.initial_maps[:, b, :K].cpu(),
+                priors=task.priors[b, :K].cpu(),
+                latent=records[-1].latent[b].cpu(),
+                losses=stack([r.losses[b] for r in records]),
+                thresholds=stack([r.thresholds for r in records]),
+                null_loss=stack([r.null_loss[b] for r in records]),
+                token_steps=stack([r.token_steps[b] for r in records]),
+                null_steps=stack([r.null_steps[b] for r in records]),
+                seconds=(task.seconds + sum(r.seconds for r in records)) / len(task.samples),
+            )
+        )
+    return inversions

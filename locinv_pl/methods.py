@@ -1,0 +1,145 @@
+"""A method is two policies of one engine: what the tokens do, and what the null text does.
+
+The presets stand in configs/method/*.yaml; :func:`load_method` reads them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import yaml
+
+from locinv_pl.errors import InputError
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """One loss: its weight λ (0 turns it off) and its threshold TH_i = β exp(-i / α)."""
+
+    weight: float
+    alpha: float
+    beta: float
+
+    def __post_init__(self) -> None:
+        _require(self.weight >= 0, "weight", self.weight, "0 or more")
+        _require(self.alpha > 0, "alpha", self.alpha, "more than 0")
+        _require(self.beta >= 0, "beta", self.beta, "0 or more")
+
+
+@dataclass(frozen=True)
+class TokenPolicy:
+    """What happens to the nouns' embeddings V_t at every timestep.
+
+    Args:
+        policy: ``fixed`` keeps the words' own embeddings; ``locinv`` optimises them by the losses.
+        values: what cross-attention's values are made of. ``dynamic``: the context with V_t, as in
+            the paper; ``prompt``: the plain prompt, so that V_t moves the keys, and with them the
+            maps, and nothing else.
+        max_steps: K1, gradient steps a timestep at most.
+        lr, weight_decay: of AdamW.
+        similarity, overlap, adjective: the three losses; adjectives count where the data names them.
+    """
+
+    policy: Literal["fixed", "locinv"] = "locinv"
+    values: Literal["prompt", "dynamic"] = "prompt"
+    max_steps: int = 15
+    lr: float = 1e-2
+    weight_decay: float = 1e-2
+    similarity: LossTerm = field(default_factory=lambda: LossTerm(1.0, 50.0, 0.7))
+    overlap: LossTerm = field(default_factory=lambda: LossTerm(1.0, 25.0, 0.7))
+    adjective: LossTerm = field(default_factory=lambda: LossTerm(2.0, 50.0, 0.1))
+
+    def __post_init__(self) -> None:
+        _require(self.policy in ("fixed", "locinv"), "policy", self.policy, "fixed or locinv")
+        _require(self.values in ("prompt", "dynamic"), "values", self.values, "prompt or dynamic")
+        _require(self.max_steps >= 0, "max_steps", self.max_steps, "0 or more")
+        _require(self.lr > 0, "lr", self.lr, "more than 0")
+
+    @property
+    def losses(self) -> tuple[LossTerm, LossTerm, LossTerm]:
+        """The three in the order of the paper: similarity, overlap, adjective binding."""
+        return self.similarity, self.overlap, self.adjective
+
+
+@dataclass(frozen=True)
+class NullTextPolicy:
+    """What happens to the null-text embedding ∅_t at every timestep.
+
+    Args:
+        policy: ``none`` keeps the embedding of ""; ``optimize`` fits it so that the guided step
+            lands on the DDIM trajectory (null-text inversion).
+        max_steps: J, gradient steps a timestep at most.
+        lr: of Adam at the first step; it falls as lr (1 - i/100).
+        carry_over: start from ∅ of the timestep before; otherwise from the embedding of "".
+        early_stop: stop once the loss is below 1e-5 + i · 2e-5.
+    """
+
+    policy: Literal["none", "optimize"] = "optimize"
+    max_steps: int = 10
+    lr: float = 1e-2
+    carry_over: bool = True
+    early_stop: bool = True
+
+    def __post_init__(self) -> None:
+        _require(self.policy in ("none", "optimize"), "policy", self.policy, "none or optimize")
+        _require(self.max_steps >= 0, "max_steps", self.max_steps, "0 or more")
+        _require(self.lr > 0, "lr", self.lr, "more than 0")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A named pair of policies and the guidance scale w of the reconstruction."""
+
+    name: str = "locinv"
+    guidance_scale: float = 7.5
+    tokens: TokenPolicy = field(default_factory=TokenPolicy)
+    null_text: NullTextPolicy = field(default_factory=NullTextPolicy)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as in the YAML files."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], where: str = "method") -> Method:
+        """The inverse of :meth:`to_dict`; ``where`` names the source in errors.
+
+        Raises:
+            InputError: a key that a method hasn't, or a value out of range.
+        """
+        return _build(cls, values, where)
+
+
+def load_method(name_or_path: str | Path) -> Method:
+    """A preset by name ("locinv", "locinv_paper", "nti", "ddim") or a method's YAML file.
+
+    Raises:
+        InputError: there is no such preset or file, or it has a key or value that a method hasn't.
+    """
+    path = CONFIGS / "method" / f"{name_or_path}.yaml"
+    if not path.is_file():
+        path = Path(name_or_path)
+    if not path.is_file():
+        names = ", ".join(sorted(p.stem for p in (CONFIGS / "method").glob("*.yaml")))
+        raise InputError(f"method={name_or_path}: no such preset; use one of {names}, or a YAML file")
+    return Method.from_dict(yaml.safe_load(path.read_text()) or {}, str(path))
+
+
+def _build(kind: type, values: dict[str, Any], where: str) -> Any:
+    types = get_type_hints(kind)
+    unknown = set(values) - {f.name for f in fields(kind)}
+    if unknown:
+        raise InputError(f"{where}: unknown key {sorted(unknown)[0]!r}; {kind.__name__} has {', '.join(types)}")
+    nested = {
+        k: _build(types[k], v, where) if is_dataclass(types[k]) and isinstance(v, dict) else v
+        for k, v in values.items()
+    }
+    return kind(**nested)
+
+
+def _require(holds: bool, key: str, value: Any, wanted: str) -> None:
+    if not holds:
+        raise InputError(f"method: {key}={value} must be {wanted}")

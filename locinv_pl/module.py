@@ -1,0 +1,170 @@
+"""Inversion as a LightningModule: a training step is one timestep of one batch of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from locinv_pl.backbone import Backbone, load_backbone
+from locinv_pl.editing import reconstruct
+from locinv_pl.inversion import Task, collect, invert_step, prepare, settings_of
+from locinv_pl.methods import Method
+from locinv_pl.metrics import attention_iou, psnr
+from locinv_pl.store import RunFolder, write_json
+from locinv_pl.strategy import Timestep
+from locinv_pl.summary import summarize, table
+from locinv_pl.types import EditSample, Inversion, StepRecord
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A finished picture: what callbacks draw. ``reconstruction`` and ``vae`` are (3, H, W) in [0, 1]."""
+
+    sample: EditSample
+    inversion: Inversion
+    reconstruction: Tensor
+    vae: Tensor
+    scores: dict[str, Any]
+
+
+class LocInvModule(LightningModule):
+    """Inverts pictures in ``fit``; reconstructs and scores them in ``validate``.
+
+    Args:
+        backbone: "embedded", a folder in diffusers' layout, or a hub id.
+        method: the token policy and the null-text policy.
+        num_steps: T, DDIM steps.
+        resolution: R, side of the attention grid that is read.
+        dtype: of the frozen weights.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "embedded",
+        method: Method = Method(),  # noqa: B008 (frozen)
+        num_steps: int = 50,
+        resolution: int = 16,
+        dtype: str = "float32",
+    ):
+        super().__init__()
+        self.automatic_optimization = False
+        self.backbone_name, self.dtype_name = backbone, dtype
+        self.method, self.num_steps, self.resolution = method, num_steps, resolution
+        self.clock = torch.zeros(())
+        self._task: Task | None = None
+        self._records: list[StepRecord] = []
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The frozen networks, loaded at first use; not a submodule, so nothing trains or saves them."""
+        return load_backbone(self.backbone_name, self.dtype_name)
+
+    @property
+    def run(self) -> RunFolder:
+        """This run's folder, the Trainer's ``default_root_dir``."""
+        return RunFolder(self.trainer.default_root_dir)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What makes the results of this run; goes into settings.json."""
+        data = getattr(self.trainer, "datamodule", None)
+        engine = settings_of(self.backbone, self.method, self.num_steps, self.resolution)
+        return {
+            **engine,
+            "dtype": self.dtype_name,
+            "precision": str(self.trainer.precision),
+            "data": data.settings if data is not None else {},
+        }
+
+    def setup(self, stage: str) -> None:
+        """Move the networks to this process's device and claim the run's folder."""
+        self.backbone.to(self.trainer.strategy.root_device)
+        self.run.claim(self.settings)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """A clock: its steps make ``trainer.global_step`` count timesteps. Tokens have their own AdamW."""
+        return torch.optim.SGD([self.clock], lr=0.0)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Samples stay where they are; the engine moves what it needs."""
+        return batch
+
+    def training_step(self, batch: Timestep, batch_idx: int) -> dict[str, Any]:
+        """One timestep; records kept by an earlier run are taken from there."""
+        ids = [s.id for s in batch.samples]
+        if batch.i == 0:
+            self._task = prepare(self.backbone, batch.samples, self.method, self.num_steps, self.resolution)
+            self._records = self.run.load_records(ids)
+        task, records = self._task, self._records
+        assert task is not None
+        if batch.i == len(records):
+            before = records[-1] if records else task.start()
+            records.append(invert_step(self.backbone, task, batch.i, before))
+            self.run.save_record(ids, batch.i, records[-1])
+        self.optimizers().step()
+        last = batch.i == self.num_steps - 1
+        return {
+            "task": task,
+            "i": batch.i,
+            "record": records[batch.i],
+            "finished": self._finish(task, records) if last else [],
+        }
+
+    def on_train_batch_end(self, outputs: Any, batch: Timestep, batch_idx: int) -> None:
+        """After the callbacks have drawn them, mark pictures as finished."""
+        if outputs["finished"]:
+            self.run.finish({r.sample.id: r.scores for r in outputs["finished"]})
+
+    def validation_step(self, batch: Timestep, batch_idx: int) -> None:
+        """Reconstruct from the files alone, and score."""
+        inversions = [Inversion.load(self.run.inversion_path(s.id)) for s in batch.samples]
+        for result in self._results(batch.samples, inversions, reconstruct(self.backbone, inversions)):
+            self.run.save_scores("validation", result.sample.id, result.scores)
+
+    def teardown(self, stage: str) -> None:
+        """Once every process has ended, the first one sums up: summary.json or validation.json."""
+        if not self.trainer.is_global_zero:
+            return
+        kind, file = ("inversions", "summary.json") if stage == "fit" else ("validation", "validation.json")
+        summary = summarize(self.run.scores(kind), self.settings)
+        write_json(self.run.root / file, summary)
+        print(f"\n{table([summary])}\n\nResults: {self.run.root}")
+
+    def _finish(self, task: Task, records: list[StepRecord]) -> list[Result]:
+        inversions = collect(task, records)
+        latents = torch.stack([inversion.latent for inversion in inversions])
+        results = self._results(task.samples, inversions, self.backbone.decode(latents).cpu())
+        for result in results:
+            result.inversion.save(self.run.inversion_path(result.sample.id))
+        return results
+
+    def _results(
+        self, samples: Sequence[EditSample], inversions: Sequence[Inversion], reconstructions: Tensor
+    ) -> list[Result]:
+        pictures = torch.stack([s.image for s in samples])
+        vae = self.backbone.decode(self.backbone.encode(pictures)).cpu()
+        return [
+            Result(sample, inversion, back, ceiling, self._scores(sample, inversion, back, ceiling))
+            for sample, inversion, back, ceiling in zip(samples, inversions, reconstructions, vae, strict=True)
+        ]
+
+    def _scores(self, sample: EditSample, inversion: Inversion, back: Tensor, vae: Tensor) -> dict[str, Any]:
+        masks = torch.stack([n.mask for n in sample.nouns]) if sample.nouns else torch.zeros(0, 1, 1)
+        return {
+            "id": sample.id,
+            "prompt": sample.prompt,
+            "nouns": [n.word for n in sample.nouns],
+            "iou_initial": attention_iou(inversion.initial_maps.mean(0), masks).tolist(),
+            "iou": attention_iou(inversion.maps.mean(0), masks).tolist(),
+            "psnr": psnr(back, sample.image).item(),
+            "psnr_vae": psnr(vae, sample.image).item(),
+            "token_steps": int(inversion.token_steps.sum()),
+            "null_steps": int(inversion.null_steps.sum()),
+            "seconds": inversion.seconds,
+        }

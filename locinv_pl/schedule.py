@@ -1,0 +1,40 @@
+"""The DDIM schedule and its one step, used in both directions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """T timesteps, noisiest first, and the noise level at each and after the last.
+
+    Args:
+        timesteps: t_0 > t_1 > ... > t_{T-1}, shape (T,); what the UNet is told.
+        alphas: ᾱ at those timesteps, then ᾱ of the clean latent, shape (T+1,). Step i goes from
+            ``alphas[i]`` to ``alphas[i + 1]``.
+    """
+
+    timesteps: Tensor
+    alphas: Tensor
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+
+def ddim_step(z_t: Tensor, eps: Tensor, abar_t: Tensor, abar_s: Tensor) -> Tensor:
+    """Deterministic DDIM step from noise level ᾱ_t to ᾱ_s; denoising if s < t, inversion if s > t.
+
+        z_s = √ᾱ_s · (z_t - √(1-ᾱ_t) ε) / √ᾱ_t + √(1-ᾱ_s) ε
+
+    Source: Song et al., Denoising Diffusion Implicit Models, arXiv 2010.02502, eq. 12 with σ = 0.
+
+    Args:
+        z_t: latent, any shape.
+        eps: predicted noise ε, shape of z_t.
+        abar_t, abar_s: cumulative products ᾱ, scalars.
+    """
+    z_0 = (z_t - (1 - abar_t).sqrt() * eps) / abar_t.sqrt()
+    return abar_s.sqrt() * z_0 + (1 - abar_s).sqrt() * eps

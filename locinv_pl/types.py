@@ -1,0 +1,250 @@
+"""What goes into an inversion, what one timestep leaves behind, and what comes out.
+
+Shapes use the symbols of the paper: B images in a batch, T DDIM steps, L token positions, D text
+width, K nouns, N dynamic tokens of one image, (r, c) the attention grid, (C, h, w) a latent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize
+from torch import Tensor
+
+from locinv_pl.errors import InputError
+
+FORMAT = 1
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Noun:
+    """A noun of the prompt with its localization prior.
+
+    Args:
+        word: the noun as the prompt spells it.
+        span: its characters in the prompt, ``prompt[start:stop]``.
+        prior: S^k on the picture, shape (H, W), in [0, 1]: a segmentation map or a filled box.
+        mask: the object's ground-truth mask, shape (H, W), bool; what attention IoU is measured
+            against. The prior thresholded at one half where there is no other.
+    """
+
+    word: str
+    span: Span
+    prior: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Adjective:
+    """An adjective of the prompt; ``noun`` is the index of the noun that it describes."""
+
+    word: str
+    span: Span
+    noun: int
+
+
+@dataclass(frozen=True)
+class Edit:
+    """An edit that the data names: the target prompt P* and what kind of change it is."""
+
+    prompt: str
+    kind: str
+
+
+@dataclass(frozen=True, eq=False)
+class EditSample:
+    """A picture, its prompt and a prior for every noun: what one inversion starts from.
+
+    Args:
+        id: names the picture in files and reports.
+        image: shape (3, H, W), in [0, 1].
+        prompt: the source prompt P.
+        nouns: the nouns with a prior, in the prompt's order.
+        adjectives: adjectives to bind to their nouns.
+        edits: edits to make of the inversion.
+    """
+
+    id: str
+    image: Tensor
+    prompt: str
+    nouns: tuple[Noun, ...] = ()
+    adjectives: tuple[Adjective, ...] = ()
+    edits: tuple[Edit, ...] = ()
+
+    def __post_init__(self) -> None:
+        size = tuple(self.image.shape[-2:])
+        for noun in self.nouns:
+            what = f"image {self.id!r}, noun {noun.word!r}"
+            for name, plane in (("prior", noun.prior), ("mask", noun.mask)):
+                if tuple(plane.shape) != size:
+                    raise InputError(
+                        f"{what}: its {name} is {_size(plane.shape)} but the picture is {_size(size)}; "
+                        f"make both the same size"
+                    )
+            if not noun.prior.any():
+                raise InputError(f"{what}: its prior is empty; give a mask or box that covers the object")
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "x".join(str(n) for n in reversed(shape))
+
+
+@dataclass(frozen=True, eq=False)
+class StepRecord:
+    """What timestep i of a batch leaves behind; the last one is the state to go on from.
+
+    ``latent`` (B, C, h, w) is z_{t-1}; ``tokens`` (B, L, D) holds V_t in the rows of the dynamic
+    tokens; ``null`` (B, L, D) is ∅_t; ``maps`` (B, K, r, c) are the A_t^k; ``losses`` (B, 3) the
+    last L_sim, L_ovl, L_adj (NaN where a loss does not apply); ``thresholds`` (3,) their TH_i;
+    ``null_loss`` (B,); ``token_steps`` and ``null_steps`` (B,) count gradient steps.
+    """
+
+    latent: Tensor
+    tokens: Tensor
+    null: Tensor
+    maps: Tensor
+    losses: Tensor
+    thresholds: Tensor
+    null_loss: Tensor
+    token_steps: Tensor
+    null_steps: Tensor
+    seconds: float = 0.0
+
+    def save(self, path: Path) -> None:
+        """Write the record to ``path``, atomically."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "seconds"}
+        write_tensors(path, tensors, {"seconds": self.seconds})
+
+    @classmethod
+    def load(cls, path: Path) -> StepRecord:
+        """Read what :meth:`save` wrote."""
+        tensors, header = read_tensors(path)
+        return cls(**tensors, seconds=header["seconds"])
+
+
+@dataclass(frozen=True, eq=False)
+class Inversion:
+    """One picture inverted: everything needed to reconstruct it and to edit it.
+
+    Args:
+        id, prompt: of the sample.
+        nouns: the nouns' words, K of them.
+        noun_positions: for every noun its token positions.
+        dynamic: positions of the dynamic tokens, N of them.
+        settings: backbone, method, number of steps and resolution that made this inversion.
+        trajectory: z̄_0..z̄_T of the DDIM inversion, shape (T+1, C, h, w).
+        tokens: V_t in the order of the steps (noisiest first), shape (T, N, D).
+        null: ∅_t, shape (T, L, D).
+        maps: A_t^k, shape (T, K, r, c).
+        initial_maps: the same of the DDIM inversion, before any optimisation, shape (T, K, r, c).
+        priors: S^k on the attention grid, shape (K, r, c).
+        latent: the reconstruction's z_0, shape (C, h, w).
+        losses: L_sim, L_ovl, L_adj per step, shape (T, 3).
+        thresholds: TH_i of the three, shape (T, 3).
+        null_loss: of the null-text optimisation, shape (T,).
+        token_steps, null_steps: gradient steps taken, shape (T,).
+    """
+
+    id: str
+    prompt: str
+    nouns: tuple[str, ...]
+    noun_positions: tuple[tuple[int, ...], ...]
+    dynamic: tuple[int, ...]
+    settings: Mapping[str, Any]
+    trajectory: Tensor
+    tokens: Tensor
+    null: Tensor
+    maps: Tensor
+    initial_maps: Tensor
+    priors: Tensor
+    latent: Tensor
+    losses: Tensor
+    thresholds: Tensor
+    null_loss: Tensor
+    token_steps: Tensor
+    null_steps: Tensor
+    seconds: float = field(default=0.0, metadata={"stored": False})
+
+    @property
+    def noise(self) -> Tensor:
+        """z_T, where reconstruction and edits start, shape (C, h, w)."""
+        return self.trajectory[-1]
+
+    @property
+    def num_steps(self) -> int:
+        """T."""
+        return len(self.tokens)
+
+    def save(self, path: str | Path) -> None:
+        """Write to a safetensors file with a JSON header, atomically."""
+        stored = [f for f in fields(self) if f.metadata.get("stored", True)]
+        values = {f.name: getattr(self, f.name) for f in stored}
+        tensors = {k: v for k, v in values.items() if isinstance(v, Tensor)}
+        write_tensors(Path(path), tensors, {k: v for k, v in values.items() if k not in tensors})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Inversion:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            InputError: the file is missing, truncated or of another kind.
+        """
+        tensors, header = read_tensors(Path(path))
+        try:
+            header["nouns"] = tuple(header["nouns"])
+            header["noun_positions"] = tuple(tuple(p) for p in header["noun_positions"])
+            header["dynamic"] = tuple(header["dynamic"])
+            return cls(**header, **tensors)
+        except (KeyError, TypeError):
+            raise InputError(
+                f"{path}: not an inversion of this version of locinv_pl; delete it and run again"
+            ) from None
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name and rename it: readers see all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON header to one safetensors file, atomically."""
+    meta = {"locinv": json.dumps({"format": FORMAT, **header}, sort_keys=True)}
+    on_cpu = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    write_atomically(path, serialize(on_cpu, metadata=meta))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what :func:`write_tensors` wrote."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})["locinv"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run the inversion first") from None
+    except (SafetensorError, OSError, KeyError, ValueError):
+        raise InputError(
+            f"{path}: truncated, or not a file of locinv_pl; delete it and run again"
+        ) from None
+    if header.pop("format") != FORMAT:
+        raise InputError(f"{path}: written by another version of locinv_pl; delete it and run again")
+    return tensors, header
+
+
+def stack(tensors: list[Tensor]) -> Tensor:
+    """Stack along a new first dimension, on the CPU, in fp32 where floating."""
+    out = torch.stack([t.detach().cpu() for t in tensors])
+    return out.float() if out.is_floating_point() else out
