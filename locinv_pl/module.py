@@ -91,10 +91,6 @@ class LocInvModule(LightningModule):
         """A clock: its steps make ``trainer.global_step`` count timesteps. Tokens have their own AdamW."""
         return torch.optim.SGD([self.clock], lr=0.0)
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Samples stay where they are; the engine moves what it needs."""
-        return batch
-
     def training_step(self, batch: Timestep, batch_idx: int) -> dict[str, Any]:
         """One timestep; records kept by an earlier run are taken from there."""
         ids = [s.id for s in batch.samples]

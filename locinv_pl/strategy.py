@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -100,12 +99,15 @@ StrategyRegistry.register(
 )
 
 
-@dataclass(frozen=True, eq=False)
 class Timestep:
-    """One item of work for the module: a batch of pictures and the step i to take with it."""
+    """One item of work for the module: a batch of pictures and the step i to take with it.
 
-    samples: tuple[EditSample, ...]
-    i: int
+    A plain class, which Lightning hands over as it is: dataclasses and tuples it would take apart to
+    move their tensors, and the engine moves what it needs.
+    """
+
+    def __init__(self, samples: tuple[EditSample, ...], i: int):
+        self.samples, self.i = samples, i
 
 
 class TimestepLoader:

@@ -1,0 +1,34 @@
+# make demo: set up, invert six scenes with LocInv and with null-text inversion, show where to look.
+# make test: set up, run the test suite.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO := data=scenes data.num_images=6 data.batch_size=6
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/installed
+	$(BIN)/python train.py $(DEMO) output=outputs/demo/locinv
+	$(BIN)/python train.py $(DEMO) method=nti output=outputs/demo/nti
+	@echo
+	@$(BIN)/python train.py table outputs/demo/locinv outputs/demo/nti
+	@echo
+	@echo "Look at   outputs/demo/locinv/contact_sheet.png   all pictures: maps before and after"
+	@echo "          outputs/demo/locinv/sheets/             a page for each picture"
+	@echo "          $(BIN)/tensorboard --logdir outputs/demo"
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) outputs data

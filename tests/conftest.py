@@ -1,0 +1,135 @@
+"""A tiny random model of Stable Diffusion's layout, and a picture with two objects on it."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from locinv_pl.api import make_sample
+from locinv_pl.backbone import Backbone, load_backbone
+from locinv_pl.types import EditSample
+
+# Words of the vocabulary are one token; any other word splits into letters.
+WORDS = ["a", "cat", "dog", "red", "and", "on", "grass"]
+LENGTH = 20
+
+
+def make_tokenizer() -> CLIPTokenizer:
+    """CLIP's byte-pair tokenizer with few merges."""
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)] + [".", ",", "!", "-"]
+    pieces = letters + [letter + "</w>" for letter in letters]
+    merges: list[tuple[str, str]] = []
+    for word in WORDS:
+        parts = [*word[:-1], word[-1] + "</w>"]
+        while len(parts) > 1:
+            pair = (parts[0], parts[1])
+            parts[:2] = ["".join(pair)]
+            if pair not in merges:
+                merges.append(pair)
+                pieces.append(parts[0])
+    vocab = {piece: n for n, piece in enumerate(dict.fromkeys(pieces))}
+    vocab |= {"<|startoftext|>": len(vocab), "<|endoftext|>": len(vocab) + 1}
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=LENGTH)
+
+
+def write_tiny_model(folder: Path, prediction_type: str = "epsilon", seed: int = 0) -> Path:
+    """Write a random model of three levels in diffusers' layout: 32x32 pictures, 16x16 latents, maps at 8x8."""
+    torch.manual_seed(seed)
+    tokenizer = make_tokenizer()
+    tokenizer.save_pretrained(folder / "tokenizer")
+    AutoencoderKL(
+        block_out_channels=[8, 16],
+        down_block_types=["DownEncoderBlock2D"] * 2,
+        up_block_types=["UpDecoderBlock2D"] * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+        scaling_factor=0.5,
+    ).save_pretrained(folder / "vae")
+    CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=LENGTH,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            initializer_factor=4.0,
+        )
+    ).save_pretrained(folder / "text_encoder")
+    UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=[16, 32, 32],
+        layers_per_block=1,
+        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        cross_attention_dim=32,
+        attention_head_dim=2,
+        norm_num_groups=4,
+    ).save_pretrained(folder / "unet")
+    DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type=prediction_type,
+    ).save_pretrained(folder / "scheduler")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model's folder; copy it before changing it."""
+    return write_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def own_folder(tiny_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model's folder, to damage."""
+    return Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder: Path) -> Backbone:
+    """The tiny model."""
+    return load_backbone(str(tiny_folder))
+
+
+@pytest.fixture(scope="session")
+def embedded() -> Backbone:
+    """The model inside the package."""
+    return load_backbone("embedded")
+
+
+def make_picture(size: int = 32, seed: int = 0) -> torch.Tensor:
+    """A smooth picture (3, size, size) in [0, 1]."""
+    noise = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(noise, (size, size), mode="bicubic")[0].clamp(0, 1)
+
+
+@pytest.fixture
+def sample() -> EditSample:
+    """"a red cat and a dog": the cat in the upper left quarter, the dog in the lower right."""
+    return make_two_objects("two", seed=0)
+
+
+def make_two_objects(id: str, seed: int) -> EditSample:
+    """A sample with a cat in the upper left quarter and a dog in the lower right one."""
+    cat, dog = torch.zeros(32, 32), torch.zeros(32, 32)
+    cat[4:14, 2:16], dog[18:30, 20:30] = 1, 1
+    return make_sample(
+        make_picture(seed=seed), "a red cat and a dog", {"cat": cat, "dog": dog}, adjectives=[("red", "cat")], id=id
+    )
