@@ -141,4 +141,4 @@ def maps_of(A: Tensor, weights: Tensor) -> Tensor:
     Returns:
         shape (B, K, r, c).
     """
-    return (A.flatten(1, 2) @ weights.transpose(-1, -2)).transpose(-1, -2).unflatten(-1, A.shape[1:3])
+    return (A[:, None] * weights[:, :, None, None]).sum(-1)  # no matrix product: autocast would round it

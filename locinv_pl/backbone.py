@@ -221,31 +221,61 @@ def load_backbone(
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not (isinstance(kind, torch.dtype) and kind.is_floating_point):
+        raise InputError(f"model.dtype={dtype}: no such weights; use float32, bfloat16 or float16")
     where = str(EMBEDDED) if name_or_path == "embedded" else str(Path(name_or_path).expanduser())
-    if not Path(where).is_dir():
-        if Path(where).exists() or Path(where).is_absolute() or where.startswith(".") or where.count("/") > 1:
-            raise InputError(f"backbone={name_or_path}: no such folder; give a diffusers folder or a hub id")
-        where = name_or_path
-    else:
+    is_folder = Path(where).is_dir()
+    if is_folder:
         _check_folder(Path(where), name_or_path)
-    weights = {"torch_dtype": dtype, "variant": variant}
-    try:
+    elif Path(where).exists() or Path(where).is_absolute() or where.startswith(".") or where.count("/") > 1:
+        raise InputError(f"backbone={name_or_path}: no such folder; give a diffusers folder or a hub id")
+
+    def load(local_files_only: bool) -> Backbone:
+        files = {"variant": variant, "local_files_only": local_files_only}
         networks = {
-            "vae": AutoencoderKL.from_pretrained(where, subfolder="vae", **weights),
-            "text_encoder": CLIPTextModel.from_pretrained(
-                where, subfolder="text_encoder", dtype=dtype, variant=variant
+            "vae": AutoencoderKL.from_pretrained(where, subfolder="vae", torch_dtype=kind, **files),
+            "text_encoder": CLIPTextModel.from_pretrained(where, subfolder="text_encoder", dtype=kind, **files),
+            "tokenizer": CLIPTokenizer.from_pretrained(
+                where, subfolder="tokenizer", local_files_only=local_files_only
             ),
-            "tokenizer": CLIPTokenizer.from_pretrained(where, subfolder="tokenizer"),
-            "unet": UNet2DConditionModel.from_pretrained(where, subfolder="unet", **weights),
-            "scheduler": DDIMScheduler.from_pretrained(where, subfolder="scheduler", clip_sample=False),
+            "unet": UNet2DConditionModel.from_pretrained(where, subfolder="unet", torch_dtype=kind, **files),
+            "scheduler": DDIMScheduler.from_pretrained(
+                where, subfolder="scheduler", local_files_only=local_files_only, clip_sample=False
+            ),
         }
+        return Backbone(name_or_path, **networks).to(device)
+
+    try:
+        with suppress(*([] if is_folder else [Exception])):
+            return load(local_files_only=True)  # a model in the hub's cache needs no network
+        _ask_hub(name_or_path)
+        return load(local_files_only=False)
+    except InputError:
+        raise
     except Exception as error:  # the libraries raise a dozen kinds for one damaged download
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"backbone={name_or_path}: can't be loaded ({reason}); download it again, whole, or check the name"
         ) from error
-    return Backbone(name_or_path, **networks).to(device)
+
+
+def _ask_hub(name: str) -> None:
+    """Whether the hub has such a model, asked once and without the loaders' minute of retries."""
+    from huggingface_hub import model_info
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    try:
+        model_info(name, timeout=10)
+    except (GatedRepoError, RepositoryNotFoundError, ValueError):
+        raise InputError(
+            f"backbone={name}: no such folder, and the hub has no such model, or not without a login; check the name"
+        ) from None
+    except Exception:  # every way that a network fails
+        raise InputError(
+            f"backbone={name}: no such folder, not in the hub's cache, and the hub can't be reached; "
+            f"give a diffusers folder, or try again with a network"
+        ) from None
 
 
 def _check_folder(folder: Path, name: str) -> None:

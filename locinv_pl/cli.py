@@ -8,13 +8,16 @@ configs/<group>/name.yaml; groups are put before dotted overrides, so that overr
 
 from __future__ import annotations
 
+import logging
+import re
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from locinv_pl.errors import InputError
 from locinv_pl.methods import CONFIGS
@@ -90,6 +93,17 @@ class _Parser(LightningArgumentParser):
         raise InputError(_one_line(message))
 
 
+class _ConfigFile(SaveConfigCallback):
+    """Writes config.yaml once the module has claimed the run's folder; a refused run leaves it alone."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Too early."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """After every setup."""
+        super().setup(trainer, pl_module, "fit")
+
+
 class LocInvCLI(LightningCLI):
     """LightningCLI with a run folder named after the data, the method and the prior."""
 
@@ -110,6 +124,13 @@ class LocInvCLI(LightningCLI):
             prior = config.data.init_args.get("prior", "none")
             config.trainer.default_root_dir = f"outputs/{data}-{config.model.method.name}-{prior}"
 
+    def instantiate_classes(self) -> None:
+        """Build module, data and Trainer; a value that one of them doesn't take is bad input."""
+        try:
+            super().instantiate_classes()
+        except (MisconfigurationException, TypeError, ValueError) as error:
+            raise InputError(str(error)) from error
+
 
 def main(words: list[str] | None = None) -> None:
     """Run the command line; bad input ends the program with one line and exit code 1."""
@@ -119,7 +140,9 @@ def main(words: list[str] | None = None) -> None:
             print(table([read_json(Path(run) / "summary.json") for run in words[1:]]))
             return
         sys.argv[1:] = translate(words)  # processes that Lightning starts read it again
-        _run()
+        with warnings.catch_warnings():
+            _quiet()
+            _run()
     except (InputError, MisconfigurationException) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {_one_line(str(error))}")
 
@@ -130,6 +153,7 @@ def _run() -> None:
         LocInvModule,
         LightningDataModule,
         subclass_mode_data=True,
+        save_config_callback=_ConfigFile,
         parser_class=_Parser,
         seed_everything_default=0,
         save_config_kwargs={"overwrite": True},
@@ -138,5 +162,23 @@ def _run() -> None:
     )
 
 
+def _quiet() -> None:
+    """Silence what the libraries tell about themselves."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    for name in ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.seed"):
+        logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
+    warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+
+
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    """A message on one line; of jsonargparse's account of a Union only the complaints are kept."""
+    union = r"Does not validate against any of the Union subtypes\s+Subtypes:.*?Errors:(.*?)Given value type:.*"
+    text = re.sub(union, r"\1", text, flags=re.DOTALL)
+    text = re.sub(r"\n\s*- Expected a <class 'NoneType'>", "", text)
+    return " ".join(text.split()).removeprefix("- ").replace(": - ", ": ")

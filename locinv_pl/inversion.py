@@ -139,11 +139,10 @@ def ddim_invert(
 
 
 def token_context(backbone: Backbone, task: Task, V: Tensor, images: Tensor | slice = slice(None)) -> Context:
-    """The context of some of the task's images under dynamic tokens V (b, L, D) given for them."""
+    """The context of some of the task's images under input embeddings V (b, L, D) given for them."""
     if task.method.tokens.policy == "fixed":
         return Context.of(task.plain[images])
-    dynamic = task.prompts.dynamic[images, :, None]
-    keys = backbone.encode_text(task.prompts.ids[images], V.where(dynamic, task.embeddings[images]))
+    keys = backbone.encode_text(task.prompts.ids[images], V)
     return Context(keys, task.plain[images] if task.method.tokens.values == "prompt" else keys)
 
 
@@ -186,7 +185,8 @@ def optimize_tokens(
     thresholds = step_thresholds(policy, i).to(z_t.device)
     applies = _applying(task) & (weights > 0)
 
-    rows = [v.clone().requires_grad_() for v in V]
+    dynamic = task.prompts.dynamic
+    rows = [v[where].requires_grad_() for v, where in zip(V, dynamic, strict=True)]  # (N, D) for each image
     optimizer = torch.optim.AdamW(rows, lr=policy.lr, weight_decay=policy.weight_decay)
     steps = torch.zeros(len(rows), dtype=torch.int32, device=z_t.device)
     running = torch.nonzero(applies.any(-1)).flatten()
@@ -194,7 +194,8 @@ def optimize_tokens(
         if not len(running):
             break
         with torch.enable_grad():
-            context = token_context(backbone, task, torch.stack([rows[b] for b in running]), running)
+            moved = _insert(V[running], dynamic[running], [rows[b] for b in running])
+            context = token_context(backbone, task, moved, running)
             A = backbone.attention_maps(z_t[running], t, abar_t, context, task.grid)
             loss = token_losses(A, task, running)
             going = ((loss >= thresholds) & applies[running]).any(-1)
@@ -205,7 +206,12 @@ def optimize_tokens(
             (loss[going] * weights * applies[running]).sum().backward()
         optimizer.step()
         steps[running] += 1
-    return torch.stack([row.detach() for row in rows]), steps
+    return _insert(V, dynamic, rows).detach(), steps
+
+
+def _insert(V: Tensor, dynamic: Tensor, rows: Sequence[Tensor]) -> Tensor:
+    """V (b, L, D) with each image's dynamic tokens (N, D) in their places, ``dynamic`` (b, L)."""
+    return V.masked_scatter(dynamic[..., None].expand_as(V), torch.cat(list(rows)))
 
 
 def step_thresholds(policy: TokenPolicy, i: int) -> Tensor:

@@ -84,6 +84,7 @@ class LocInvModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Move the networks to this process's device and claim the run's folder."""
+        self.backbone.schedule(self.num_steps)  # refuses a wrong T before the folder is touched
         self.backbone.to(self.trainer.strategy.root_device)
         self.run.claim(self.settings)
 

@@ -92,18 +92,18 @@ class PromptBatch:
 
 
 def prompt_batch(tokenizer: Any, samples: Sequence[EditSample], bind_adjectives: bool) -> PromptBatch:
-    """Tokenize a batch's prompts; with ``bind_adjectives`` adjectives are dynamic tokens too."""
+    """Tokenize a batch's prompts; with ``bind_adjectives`` the adjectives' tokens are dynamic too."""
     tokens = [tokenize(tokenizer, s.prompt, s.id) for s in samples]
     length = len(tokens[0].ids)
     nouns = [[t.positions(n.span) for n in s.nouns] for t, s in zip(tokens, samples, strict=True)]
     pairs = [
-        [(t.positions(a.span), of[a.noun]) for a in s.adjectives if bind_adjectives]
+        [(t.positions(a.span), of[a.noun]) for a in s.adjectives]
         for t, s, of in zip(tokens, samples, nouns, strict=True)
     ]
     noun_rows, has_noun = _weights(nouns, length)
     adjective_rows, has_pair = _weights([[a for a, _ in p] for p in pairs], length)
     described_rows, _ = _weights([[n for _, n in p] for p in pairs], length)
-    dynamic = (noun_rows.sum(1) + adjective_rows.sum(1)) > 0
+    dynamic = (noun_rows.sum(1) + (adjective_rows.sum(1) if bind_adjectives else 0)) > 0
     ids = torch.stack([t.ids for t in tokens])
     return PromptBatch(ids, noun_rows, has_noun, adjective_rows, described_rows, has_pair, dynamic)
 

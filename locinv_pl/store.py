@@ -43,7 +43,7 @@ class RunFolder:
             InputError: the folder holds results of another one.
         """
         path = self.root / "settings.json"
-        if not path.exists():
+        if not path.exists() or not self._has_results():
             write_json(path, settings)
         there, here = _flat(read_json(path)), _flat(settings)
         for key in sorted(there.keys() | here.keys()):
@@ -56,7 +56,7 @@ class RunFolder:
     def is_finished(self, id: str) -> bool:
         """Whether picture ``id`` is done; its files are opened, so that damage shows here."""
         path = self.inversion_path(id)
-        if not path.with_suffix(".json").exists():
+        if not (path.exists() and path.with_suffix(".json").exists()):
             return False
         read_json(path.with_suffix(".json"))
         Inversion.load(path)
@@ -92,6 +92,9 @@ class RunFolder:
         """The scores of all pictures of a kind, by id."""
         found = [read_json(p) for p in (self.root / kind).glob("*.json")]
         return sorted(found, key=lambda score: score["id"])
+
+    def _has_results(self) -> bool:
+        return any(path for kind in ("inversions", "running") for path in (self.root / kind).glob("*"))
 
     def _running(self, ids: Sequence[str]) -> Path:
         return self.root / "running" / hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]

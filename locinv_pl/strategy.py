@@ -30,6 +30,7 @@ class ImageParallelStrategy(DDPStrategy):
         super().__init__(**kwargs)
         self.store: Store | None = None
         self._queues = 0
+        self._has_failed = False
 
     def setup_distributed(self) -> None:
         """Connect to the store; a single process keeps its own."""
@@ -65,12 +66,13 @@ class ImageParallelStrategy(DDPStrategy):
 
     def on_exception(self, exception: BaseException) -> None:
         """Let the others know that this process failed."""
+        self._has_failed = True
         if self.store is not None:
             self.store.add("failed", 1)
         super().on_exception(exception)
 
     def teardown(self) -> None:
-        """Wait until every process has come to its end, then say if one of them failed."""
+        """Wait until every process has come to its end, then say if another one failed."""
         store, self.store = self.store, None
         failed = 0
         if store is not None and self.world_size > 1:
@@ -82,7 +84,7 @@ class ImageParallelStrategy(DDPStrategy):
             else:
                 store.add("left", 1)
         super().teardown()
-        if failed:
+        if failed and not self._has_failed:  # a failed process raises what made it fail
             raise InputError(
                 "a process failed, its message stands above; results so far are kept, run the same command to go on"
             )

@@ -101,8 +101,8 @@ def _size(shape: tuple[int, ...]) -> str:
 class StepRecord:
     """What timestep i of a batch leaves behind; the last one is the state to go on from.
 
-    ``latent`` (B, C, h, w) is z_{t-1}; ``tokens`` (B, L, D) holds V_t in the rows of the dynamic
-    tokens; ``null`` (B, L, D) is ∅_t; ``maps`` (B, K, r, c) are the A_t^k; ``losses`` (B, 3) the
+    ``latent`` (B, C, h, w) is z_{t-1}; ``tokens`` (B, L, D) are the prompt's input embeddings
+    with V_t in the rows of the dynamic tokens; ``null`` (B, L, D) is ∅_t; ``maps`` (B, K, r, c) are the A_t^k; ``losses`` (B, 3) the
     last L_sim, L_ovl, L_adj (NaN where a loss does not apply); ``thresholds`` (3,) their TH_i;
     ``null_loss`` (B,); ``token_steps`` and ``null_steps`` (B,) count gradient steps.
     """
@@ -127,7 +127,10 @@ class StepRecord:
     def load(cls, path: Path) -> StepRecord:
         """Read what :meth:`save` wrote."""
         tensors, header = read_tensors(path)
-        return cls(**tensors, seconds=header["seconds"])
+        try:
+            return cls(**tensors, seconds=header["seconds"])
+        except (KeyError, TypeError):
+            raise InputError(f"{path}: not a timestep's record; delete it and run again") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,14 +235,15 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})["locinv"])
+            written_as = header.pop("format")
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run the inversion first") from None
-    except (SafetensorError, OSError, KeyError, ValueError):
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError):
         raise InputError(
             f"{path}: truncated, or not a file of locinv_pl; delete it and run again"
         ) from None
-    if header.pop("format") != FORMAT:
+    if written_as != FORMAT:
         raise InputError(f"{path}: written by another version of locinv_pl; delete it and run again")
     return tensors, header
 

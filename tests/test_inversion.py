@@ -1,0 +1,307 @@
+"""The engine against a straight-line implementation, and against what must hold."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import make_picture, make_two_objects
+
+from locinv_pl import InputError, Method, invert, load_method, reconstruct
+from locinv_pl.inversion import collect, invert_step, prepare
+from locinv_pl.methods import LossTerm, NullTextPolicy, TokenPolicy
+
+T, R = 4, 8
+
+
+def method(policy="locinv", null="optimize", **changes) -> Method:
+    tokens = {k: v for k, v in changes.items() if k in TokenPolicy.__dataclass_fields__}
+    nulls = {k.removeprefix("null_"): v for k, v in changes.items() if k.startswith("null_")}
+    return Method("test", 2.0, TokenPolicy(policy, **tokens), NullTextPolicy(null, **nulls))
+
+
+def run(backbone, samples, how, steps=T, stop=None):
+    task = prepare(backbone, samples, how, T, R)
+    records = [task.start()]
+    for i in range(steps if stop is None else stop):
+        records.append(invert_step(backbone, task, i, records[-1]))
+    return task, records[1:]
+
+
+# -- an independent implementation, one image, one line after the other -------------------------
+
+
+class StraightLine:
+    """LocInv on one picture, written out with diffusers' and transformers' own calls."""
+
+    def __init__(self, bb, sample, how):
+        self.bb, self.sample, self.how = bb, sample, how
+        self.tok = bb.tokenizer(sample.prompt, padding="max_length", max_length=20, return_tensors="pt").input_ids
+        words = bb.tokenizer.convert_ids_to_tokens(self.tok[0].tolist())
+        self.at = {w: words.index(w + "</w>") for w in ("red", "cat", "dog")}
+        self.table = bb.text_encoder.get_input_embeddings().weight.detach()
+        self.plain = bb.text_encoder(self.tok).last_hidden_state.detach()
+        null = bb.tokenizer("", padding="max_length", max_length=20, return_tensors="pt").input_ids
+        self.empty = bb.text_encoder(null).last_hidden_state.detach()
+        bb.scheduler.set_timesteps(T)
+        self.ts = bb.scheduler.timesteps.tolist()
+        abar = bb.scheduler.alphas_cumprod
+        self.abar = [abar[t].item() for t in self.ts] + [abar[0].item()]
+        self.S = [F.adaptive_avg_pool2d(n.prior[None], R)[0] for n in sample.nouns]
+
+    def encode(self, V):
+        """The text encoder by its parts, from input embeddings."""
+        model = getattr(self.bb.text_encoder, "text_model", self.bb.text_encoder)
+        x = V + model.embeddings.position_embedding.weight[None]
+        L = x.shape[1]
+        mask = torch.full((L, L), -math.inf).triu(1)
+        for layer in model.encoder.layers:
+            a, h = layer.self_attn, layer.layer_norm1(x)
+            split = (1, L, a.num_heads, -1)
+            q, k, v = (p(h).view(split).transpose(1, 2) for p in (a.q_proj, a.k_proj, a.v_proj))
+            w = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]) + mask).softmax(-1)
+            x = x + a.out_proj((w @ v).transpose(1, 2).reshape(1, L, -1))
+            x = x + layer.mlp(layer.layer_norm2(x))
+        return model.final_layer_norm(x)
+
+    def unet(self, z, t, context):
+        """Noise and maps: queries caught on the way, keys from the context."""
+        caught = []
+        layers = [m for n, m in self.bb.unet.named_modules() if n.endswith("attn2")]
+        hooks = [m.register_forward_pre_hook(lambda m, args: caught.append((m, args[0]))) for m in layers]
+        eps = self.bb.unet(z, t, encoder_hidden_states=context).sample
+        for hook in hooks:
+            hook.remove()
+        maps = []
+        for m, hidden in caught:
+            if hidden.shape[1] == R * R:
+                q, k = (p(x).unflatten(-1, (m.heads, -1)).transpose(1, 2) for p, x in ((m.to_q, hidden), (m.to_k, context)))
+                maps.append((q @ k.transpose(-1, -2) * m.scale).softmax(-1)[0].mean(0))
+        return eps, torch.stack(maps).mean(0).T.unflatten(-1, (R, R))
+
+    def losses(self, A):
+        nouns = [A[self.at["cat"]], A[self.at["dog"]]]
+        cos = lambda a, b: (a * b).sum() / (a.norm() * b.norm())  # noqa: E731
+        sim = sum(1 - cos(a, s) for a, s in zip(nouns, self.S, strict=True)) / 2
+        ovl = sum(1 - (a * s).sum() / a.sum() for a, s in zip(nouns, self.S, strict=True)) / 2
+        return torch.stack([sim, ovl, 1 - cos(A[self.at["red"]], nouns[0])])
+
+    def step(self, z, t_from, t_to, eps):
+        return math.sqrt(t_to) * (z - math.sqrt(1 - t_from) * eps) / math.sqrt(t_from) + math.sqrt(1 - t_to) * eps
+
+    def run(self, steps):
+        with torch.no_grad():
+            z = self.bb.vae.encode(self.sample.image[None] * 2 - 1).latent_dist.mean * self.bb.vae.config.scaling_factor
+            path = [z]
+            for i in reversed(range(T)):
+                path.append(self.step(path[-1], self.abar[i + 1], self.abar[i], self.unet(path[-1], self.ts[i], self.plain)[0]))
+        z, dynamic = path[-1], list(self.at.values())
+        V, null = self.table[self.tok[0, dynamic]].clone(), self.empty.clone()
+        p, n, w = self.how.tokens, self.how.null_text, self.how.guidance_scale
+        out = []
+        for i in range(steps):
+            V = V.detach().requires_grad_()
+            adam = torch.optim.AdamW([V], lr=p.lr, weight_decay=p.weight_decay)
+            taken = 0
+            for _ in range(p.max_steps if p.policy == "locinv" else 0):
+                loss = self.losses(self.unet(z, self.ts[i], self.context(V, dynamic))[1])
+                below = [L.item() < t.beta * math.exp(-i / t.alpha) for L, t in zip(loss, p.losses, strict=True) if t.weight]
+                if all(below):
+                    break
+                adam.zero_grad()
+                sum(t.weight * L for L, t in zip(loss, p.losses, strict=True)).backward()
+                adam.step()
+                taken += 1
+            with torch.no_grad():
+                eps_cond, A = self.unet(z, self.ts[i], self.context(V, dynamic))
+            null = (null if n.carry_over else self.empty).detach().clone().requires_grad_()
+            adam = torch.optim.Adam([null], lr=n.lr * (1 - i / 100))
+            for j in range(n.max_steps + 1):
+                eps_null = self.unet(z, self.ts[i], null)[0]
+                z_next = self.step(z, self.abar[i], self.abar[i + 1], eps_null + w * (eps_cond - eps_null))
+                fit = F.mse_loss(z_next, path[T - 1 - i])
+                if (n.early_stop and fit.item() < 1e-5 + i * 2e-5) or j == n.max_steps:
+                    break
+                adam.zero_grad()
+                fit.backward()
+                adam.step()
+            z = z_next.detach()
+            out.append({"losses": self.losses(A).detach(), "null_loss": fit.item(), "steps": taken, "z": z, "V": V.detach()})
+        return out
+
+    def context(self, V, dynamic):
+        E = self.table[self.tok]
+        E = E.index_copy(1, torch.tensor(dynamic), V[None])
+        return self.encode(E)
+
+
+@pytest.mark.parametrize("policy", ["locinv", "fixed"])
+@pytest.mark.parametrize("carry_over", [True, False])
+def test_three_timesteps_equal_the_straight_line(tiny, policy, carry_over):
+    how = method(policy, values="dynamic", max_steps=4, lr=1e-2, null_max_steps=3, null_carry_over=carry_over)
+    samples = [make_two_objects("one", 0), make_two_objects("two", 5)]
+    _, records = run(tiny, samples, how, stop=3)
+    for b, sample in enumerate(samples):
+        for i, expected in enumerate(StraightLine(tiny, sample, how).run(3)):
+            torch.testing.assert_close(records[i].losses[b], expected["losses"], rtol=1e-4, atol=1e-5)
+            assert records[i].null_loss[b].item() == pytest.approx(expected["null_loss"], rel=1e-3)
+            assert records[i].token_steps[b] == expected["steps"]
+            torch.testing.assert_close(records[i].latent[b : b + 1], expected["z"], rtol=1e-3, atol=1e-4)
+
+
+# -- what must hold ------------------------------------------------------------------------------
+
+
+def test_tokens_bring_the_losses_down(tiny, sample):
+    _, before = run(tiny, [sample], method("fixed", "none"))
+    _, after = run(tiny, [sample], method(max_steps=10, lr=3e-2, null="none"))
+    assert after[-1].losses[0, 0] < before[-1].losses[0, 0] - 0.01
+    assert after[-1].losses[0, 1] < before[-1].losses[0, 1] - 0.01
+
+
+def test_binding_brings_the_adjective_s_map_to_its_noun_s(tiny, sample):
+    bound, free = (LossTerm(w, 50, 0.0) for w in (2.0, 0.0))
+    _, with_it = run(tiny, [sample], method(max_steps=8, lr=3e-2, adjective=bound, null="none"))
+    _, without = run(tiny, [sample], method(max_steps=8, lr=3e-2, adjective=free, null="none"))
+    assert with_it[-1].losses[0, 2] < without[-1].losses[0, 2]
+
+
+def test_null_text_brings_the_step_closer_to_the_trajectory(tiny, sample):
+    _, plain = run(tiny, [sample], method("fixed", "none"), stop=1)
+    _, fitted = run(tiny, [sample], method("fixed", null_max_steps=5), stop=1)
+    assert fitted[0].null_loss[0] < plain[0].null_loss[0] and fitted[0].null_steps[0] == 5
+    assert torch.equal(plain[0].null, prepare(tiny, [sample], method(), T, R).empty)
+
+
+def test_tokens_stop_below_the_thresholds_and_not_before(tiny, sample):
+    easy = dict.fromkeys(("similarity", "overlap", "adjective"), LossTerm(1.0, 50.0, 10.0))
+    never = dict.fromkeys(("similarity", "overlap", "adjective"), LossTerm(1.0, 50.0, 0.0))
+    _, records = run(tiny, [sample], method(max_steps=3, null="none", **easy), stop=1)
+    assert records[0].token_steps.tolist() == [0]
+    _, records = run(tiny, [sample], method(max_steps=3, null="none", **never), stop=1)
+    assert records[0].token_steps.tolist() == [3]
+
+
+def test_a_batch_equals_its_pictures_one_by_one(tiny):
+    """Also when one of them stops early: a picture without nouns takes no token step at all."""
+    samples = [make_two_objects(str(n), seed=n) for n in range(2)]
+    samples.append(dataclasses.replace(samples[0], id="bare", nouns=(), adjectives=()))
+    how = method(max_steps=4, lr=3e-2, null_max_steps=4)
+    task, records = run(tiny, samples, how)
+    together = collect(task, records)
+    for sample, inversion in zip(samples, together, strict=True):
+        task, records = run(tiny, [sample], how)
+        (alone,) = collect(task, records)
+        assert inversion.token_steps.tolist() == alone.token_steps.tolist()
+        assert inversion.maps.shape == alone.maps.shape and inversion.dynamic == alone.dynamic
+        torch.testing.assert_close(inversion.latent, alone.latent, rtol=1e-2, atol=1e-2)
+        torch.testing.assert_close(inversion.tokens, alone.tokens, rtol=1e-2, atol=1e-2)
+    assert together[2].token_steps.sum() == 0 and together[0].token_steps.sum() > 0
+    assert together[2].losses.isnan().all()
+
+
+def test_keys_only_tokens_leave_the_values_alone(tiny, sample):
+    """With fixed tokens both choices are one; with moved tokens they aren't."""
+    _, keys = run(tiny, [sample], method(max_steps=5, lr=3e-2, values="prompt", null="none"), stop=2)
+    _, both = run(tiny, [sample], method(max_steps=5, lr=3e-2, values="dynamic", null="none"), stop=2)
+    _, none = run(tiny, [sample], method(max_steps=0, values="prompt", null="none"), stop=2)
+    _, same = run(tiny, [sample], method(max_steps=0, values="dynamic", null="none"), stop=2)
+    torch.testing.assert_close(none[-1].latent, same[-1].latent, rtol=1e-4, atol=1e-4)
+    assert (keys[-1].latent - both[-1].latent).abs().max() > 1e-3
+
+
+def test_only_dynamic_tokens_move_and_the_table_stays(tiny, sample):
+    table = tiny.text_encoder.get_input_embeddings().weight.clone()
+    task, records = run(tiny, [sample], method(max_steps=3), stop=1)
+    moved = (records[0].tokens[0] - task.embeddings[0]).abs().sum(-1) > 0
+    assert torch.equal(moved, task.prompts.dynamic[0])
+    assert torch.equal(tiny.text_encoder.get_input_embeddings().weight, table)
+    assert not any(p.requires_grad or p.grad is not None for p in tiny.unet.parameters())
+
+
+def test_going_on_from_a_record_changes_nothing(tiny, sample, tmp_path):
+    how = method(max_steps=2)
+    task, records = run(tiny, [sample], how)
+    records[1].save(tmp_path / "1.safetensors")
+    again = type(records[1]).load(tmp_path / "1.safetensors")
+    for i in range(2, T):
+        again = invert_step(tiny, task, i, again)
+    assert torch.equal(again.latent, records[-1].latent) and torch.equal(again.tokens, records[-1].tokens)
+
+
+@pytest.mark.parametrize("values", ["prompt", "dynamic"])
+def test_reconstruction_from_the_file_is_the_inversion_s_own(tiny, sample, tmp_path, values):
+    how = method(max_steps=2, values=values)
+    task, records = run(tiny, [sample], how)
+    (inversion,) = collect(task, records)
+    inversion.save(tmp_path / "x.safetensors")
+    picture = reconstruct(tiny, [type(inversion).load(tmp_path / "x.safetensors")])
+    torch.testing.assert_close(picture, tiny.decode(records[-1].latent), rtol=1e-3, atol=1e-3)
+
+
+def test_reconstruction_refuses_another_backbone(tiny, sample):
+    task, records = run(tiny, [sample], method("fixed", "none"))
+    (inversion,) = collect(task, records)
+    foreign = dataclasses.replace(inversion, settings={**inversion.settings, "backbone": "other"})
+    with pytest.raises(InputError, match="made with backbone 'other'"):
+        reconstruct(tiny, [foreign])
+
+
+def test_box_priors_are_another_S_and_nothing_else(tiny):
+    """A mask that fills its box gives the same inversion as the box."""
+    mask = torch.zeros(32, 32)
+    mask[4:16, 8:20] = 1
+    common = {"method": method(max_steps=2), "num_steps": 3, "resolution": R}
+    a = invert(tiny, make_picture(), "a cat on grass", {"cat": mask}, **common)
+    b = invert(tiny, make_picture(), "a cat on grass", {"cat": (8, 4, 12, 12)}, **common)
+    assert torch.equal(a.latent, b.latent) and torch.equal(a.priors, b.priors)
+
+
+# -- the call from a notebook ---------------------------------------------------------------------
+
+
+def test_presets_by_name_and_on_step(tiny, sample):
+    seen = []
+    priors = {"cat": sample.nouns[0].prior}
+    inversion = invert(
+        tiny, sample.image, sample.prompt, priors, method="nti", num_steps=2, resolution=R, on_step=lambda i, r: seen.append(i)
+    )
+    assert seen == [0, 1] and inversion.num_steps == 2
+    assert inversion.settings["method"] == load_method("nti").to_dict()
+    assert inversion.noise.shape == (4, 16, 16) and inversion.maps.shape == (2, 1, R, R)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"priors": {"bird": torch.ones(32, 32)}}, "'bird' is not in the prompt"),
+        ({"nouns": ["cat", "dog"]}, "'dog' has no prior"),
+        ({"priors": {"cat": torch.zeros(32, 32)}}, "prior is empty"),
+        ({"priors": {"cat": torch.ones(16, 16)}}, "prior is 16x16 but the picture is 32x32"),
+        ({"priors": {"cat": (20, 20, 30, 5)}}, "outside the 32x32 picture"),
+        ({"priors": {"cat": [torch.ones(32, 32)] * 2}}, "1 times in the prompt and has 2 priors"),
+        ({"prompt": "a cat " + "dog " * 20}, "has 24 tokens"),
+        ({"adjectives": [("blue", "cat")]}, "'blue' is not in the prompt"),
+        ({"image": "missing.png"}, "missing.png"),
+        ({"image": torch.zeros(3, 0, 0)}, "not .3, H, W. of at least one pixel"),
+        ({"method": "nope"}, "no such preset; use one of ddim"),
+        ({"num_steps": 0}, "num_steps=0"),
+        ({"resolution": 7}, "resolution=7"),
+    ],
+)
+def test_bad_input_is_one_clear_line(tiny, changes, message):
+    arguments = {"image": make_picture(), "prompt": "a cat and a dog", "priors": {"cat": torch.ones(32, 32)}}
+    arguments |= {"method": "ddim", "num_steps": 1, "resolution": R} | changes
+    with pytest.raises(InputError, match=message) as error:
+        invert(tiny, **arguments)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_autocast_keeps_state_in_fp32(tiny, sample, precision):
+    with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        _, records = run(tiny, [sample], method(max_steps=2), stop=2)
+    last = records[-1]
+    assert {last.latent.dtype, last.tokens.dtype, last.null.dtype, last.maps.dtype} == {torch.float32}
+    assert last.latent.isfinite().all() and last.losses.isfinite().all()
