@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from matplotlib.figure import Figure
 from PIL import Image
 
 from callbacks.pictures import outline, overlay, sheet, shown_steps, stack_strips, strip, to_array, to_png
@@ -33,7 +34,7 @@ class AttentionMapSheets(Callback):
         """Draw the pictures that this timestep finished."""
         assert isinstance(pl_module, LocInvModule)
         for result in outputs["finished"]:
-            drawings = {
+            drawings: dict[str, Figure | Image.Image] = {
                 "sheets": sheet(result, self.map_columns),
                 "reconstructions": Image.fromarray(to_array(result.reconstruction)),
                 "strips": strip(result),
@@ -46,10 +47,12 @@ class AttentionMapSheets(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Once every process has ended, the first one makes the contact sheet."""
         assert isinstance(pl_module, LocInvModule)
+        if stage != "fit" or not trainer.is_global_zero:
+            return
         run = pl_module.run
         paths = [run.image_path("strips", score["id"]) for score in run.scores()[: self.contact_images]]
-        strips = [Image.open(path) for path in paths if path.exists()]
-        if stage == "fit" and trainer.is_global_zero and strips:
+        strips: list[Image.Image] = [Image.open(path) for path in paths if path.exists()]
+        if strips:
             write_atomically(run.root / "contact_sheet.png", to_png(stack_strips(strips)))
 
     def _log(self, pl_module: LocInvModule, result: Result) -> None:

@@ -34,15 +34,14 @@ def overlay(picture: Tensor, plane: Tensor) -> np.ndarray:
     return ((0.3 * grey + 0.7 * colors) * 255).round().astype(np.uint8)
 
 
-def outline(picture: Tensor, planes: list[Tensor]) -> np.ndarray:
-    """A picture (3, H, W) with the border of every plane (H, W), one colour each: (H, W, 3) uint8."""
-    out = to_array(picture)
-    reach = 2 * max(1, round(min(out.shape[:2]) / 128)) + 1
+def outline(picture: Tensor, planes: list[Tensor], side: int = 384) -> np.ndarray:
+    """A picture (3, H, W), enlarged to ``side`` at least, with a line round every plane (H, W): uint8."""
+    scale = max(1, round(side / min(picture.shape[-2:])))
+    out = to_array(picture.repeat_interleave(scale, 1).repeat_interleave(scale, 2))
     for k, plane in enumerate(planes):
-        inside = (plane >= 0.5).float()[None, None]
-        grown = F.max_pool2d(inside, reach, 1, reach // 2)
-        border = ((grown > 0) & (inside == 0))[0, 0].cpu().numpy()
-        out[border] = [int(COLORS[k % len(COLORS)][i : i + 2], 16) for i in (1, 3, 5)]
+        inside = (plane >= 0.5).float().repeat_interleave(scale, 0).repeat_interleave(scale, 1)[None, None]
+        line = (F.max_pool2d(inside, 7, 1, 3) > inside)[0, 0].cpu().numpy()
+        out[line] = [int(COLORS[k % len(COLORS)][i : i + 2], 16) for i in (1, 3, 5)]
     return out
 
 
@@ -90,14 +89,15 @@ def sheet(result: Result, map_columns: int = 6) -> Figure:
 def strip(result: Result, tile: int = 128) -> Image.Image:
     """One picture's inversion on a line, for a contact sheet: picture, reconstruction, maps before and after."""
     sample, inversion, scores = result.sample, result.inversion, result.scores
+    method = inversion.settings["method"]["name"]
     tiles = {
         sample.id: outline(sample.image, [n.prior for n in sample.nouns]),
         f"{scores['psnr']:.1f} dB": to_array(result.reconstruction),
     }
     for k, noun in enumerate(sample.nouns):
         before, after = inversion.initial_maps[:, k].mean(0), inversion.maps[:, k].mean(0)
-        tiles[f"{k + 1} {noun.word}: DDIM {scores['iou_initial'][k]:.2f}"] = overlay(sample.image, before)
-        tiles[f"{k + 1} {noun.word}: {scores['iou'][k]:.2f}"] = overlay(sample.image, after)
+        tiles[f"{noun.word} ({k + 1}): DDIM {scores['iou_initial'][k]:.2f}"] = overlay(sample.image, before)
+        tiles[f"{noun.word} ({k + 1}): {method} {scores['iou'][k]:.2f}"] = overlay(sample.image, after)
     font, line = ImageFont.load_default(11), 16
     page = Image.new("RGB", (len(tiles) * (tile + 4), tile + 2 * line + 4), "white")
     draw = ImageDraw.Draw(page)

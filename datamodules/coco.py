@@ -77,9 +77,7 @@ class CocoSamples(Sequence[EditSample]):
             raise InputError(f"{root / images}: no such folder; say in images= where the pictures are")
         self.prior = prior
         self.size = size
-        self._entries = _Reader(root / instances, root / captions, root / edits, prior).entries(
-            root / images
-        )
+        self._entries = _Reader(root / instances, root / captions, root / edits, prior).entries(root / images)
         self.ids: list[str] = [entry.id for entry in self._entries]
 
     def __len__(self) -> int:
@@ -233,9 +231,7 @@ class _Reader:
         self.path = instances
         self.prior = prior
         tables = read_json(instances)
-        self.pictures = rows(
-            instances, tables, "images", id=(int, str), file_name=str, width=int, height=int
-        )
+        self.pictures = rows(instances, tables, "images", id=(int, str), file_name=str, width=int, height=int)
         categories = rows(instances, tables, "categories", id=int, name=str)
         rows(instances, tables, "annotations", id=int, image_id=(int, str), category_id=int)
         self.names = {row["id"]: _one_line(row["name"]).lower() for row in categories}
@@ -246,9 +242,7 @@ class _Reader:
             self.coco.createIndex()
 
         self.captions: dict[int | str, list[str]] = defaultdict(list)
-        found = rows(
-            captions, read_json(captions), "annotations", id=int, image_id=(int, str), caption=str
-        )
+        found = rows(captions, read_json(captions), "annotations", id=int, image_id=(int, str), caption=str)
         for row in sorted(found, key=lambda row: row["id"]):
             self.captions[row["image_id"]].append(_one_line(row["caption"]))
 
@@ -256,33 +250,25 @@ class _Reader:
         listed = {"edits": read_json(edits)} if edits.exists() else {"edits": []}
         for row in rows(edits, listed, "edits", image_id=(int, str), kind=str, prompt=str):
             if row["image_id"] not in self.coco.imgs:
-                raise InputError(
-                    f"{edits}: image {row['image_id']} is not in {instances.name}; correct its image_id"
-                )
+                raise InputError(f"{edits}: image {row['image_id']} is not in {instances.name}; correct its image_id")
             self.edits[row["image_id"]].append(Edit(row["prompt"], row["kind"]))
 
     def entries(self, folder: Path) -> list[_Entry]:
         """The usable pictures, in the file's order."""
         entries = [entry for row in self.pictures if (entry := self._entry(row, folder)) is not None]
         if not entries:
-            raise InputError(
-                f"{self.path}: no image has a caption that names an object annotated on it; add some"
-            )
+            raise InputError(f"{self.path}: no image has a caption that names an object annotated on it; add some")
         paths: dict[str, Path] = {}
         for entry in entries:
             if entry.id in paths:
-                raise InputError(
-                    f"{entry.path}: has the same name as {paths[entry.id]}; rename one of the two"
-                )
+                raise InputError(f"{entry.path}: has the same name as {paths[entry.id]}; rename one of the two")
             paths[entry.id] = entry.path
         return entries
 
     def _entry(self, row: Row, folder: Path) -> _Entry | None:
         width, height = row["width"], row["height"]
         if width < 1 or height < 1:
-            raise InputError(
-                f"{self.path}: image {row['file_name']} is {width}x{height}; correct its size"
-            )
+            raise InputError(f"{self.path}: image {row['file_name']} is {width}x{height}; correct its size")
         captions = self.captions[row["id"]]
         named = {match[0].lower() for caption in captions for match in self.find_names(caption)}
         found: dict[str, list[_Instance]] = defaultdict(list)
@@ -315,9 +301,7 @@ class _Reader:
         where = f"{self.path}: annotation {annotation['id']} of image {picture['file_name']}"
         name = self.names.get(annotation["category_id"])
         if name is None:
-            raise InputError(
-                f"{where}: its category_id {annotation['category_id']} is not in the file; correct it"
-            )
+            raise InputError(f"{where}: its category_id {annotation['category_id']} is not in the file; correct it")
         if name not in named:
             return None
         width, height = picture["width"], picture["height"]
@@ -395,9 +379,7 @@ def _box(annotation: Row, width: int, height: int, where: str) -> Box | None:
     if not box:
         return None
     mend = "correct its bbox (x, y, width, height) or delete the annotation"
-    numeric = isinstance(box, list) and all(
-        isinstance(n, (int, float)) and math.isfinite(n) for n in box
-    )
+    numeric = isinstance(box, list) and all(isinstance(n, (int, float)) and math.isfinite(n) for n in box)
     if not numeric or len(box) != 4:
         raise InputError(f"{where}: its box {box} is not four numbers; {mend}")
     x, y, w, h = box
@@ -421,9 +403,7 @@ def _check_segmentation(segmentation: Any, width: int, height: int) -> None:
     for polygon in segmentation:
         if len(polygon) < 6 or len(polygon) % 2:
             raise ValueError("a polygon needs three points or more")
-        if not all(
-            -size <= n <= 2 * size for axis, size in enumerate((width, height)) for n in polygon[axis::2]
-        ):
+        if not all(-size <= n <= 2 * size for axis, size in enumerate((width, height)) for n in polygon[axis::2]):
             raise ValueError("a point is far outside the picture")
 
 

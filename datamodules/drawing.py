@@ -168,9 +168,7 @@ class Square:
         return mask
 
 
-def _free_square(
-    rng: random.Random, size: int, sides: tuple[float, float], taken: Sequence[Square]
-) -> Square | None:
+def _free_square(rng: random.Random, size: int, sides: tuple[float, float], taken: Sequence[Square]) -> Square | None:
     for _ in range(PLACING_TRIES):
         side = int(size * rng.uniform(*sides))
         square = Square(rng.randint(0, size - side), rng.randint(0, size - side), side)
@@ -203,9 +201,7 @@ class Canvas:
     def disc(self, x: float, y: float, radius: float, fill: Color) -> None:
         self.ellipse(x - radius, y - radius, x + radius, y + radius, fill)
 
-    def rectangle(
-        self, left: float, top: float, right: float, bottom: float, fill: Color, radius: float = 0
-    ) -> None:
+    def rectangle(self, left: float, top: float, right: float, bottom: float, fill: Color, radius: float = 0) -> None:
         corners = self._scaled(left, top, right, bottom)
         self._draw.rounded_rectangle(corners, radius=radius * self.side, fill=fill)
 

@@ -130,9 +130,7 @@ def _write(root: Path, settings: SceneSettings) -> None:
             annotations.append({"id": len(annotations) + 1, "image_id": index, **_annotation(thing)})
         captions.append({"id": index, "image_id": index, "caption": scene.caption})
         changes = make_edits(scene, random.Random(f"{settings.seed}/{index}/edits"))
-        edits += [
-            {"image_id": index, "kind": kind, "prompt": prompt} for kind, prompt in changes.items()
-        ]
+        edits += [{"image_id": index, "kind": kind, "prompt": prompt} for kind, prompt in changes.items()]
 
     info = {"description": "Drawn scenes of locinv_pl", "settings": asdict(settings)}
     categories = [{"id": number, "name": noun} for noun, number in CATEGORY_IDS.items()]
@@ -168,14 +166,10 @@ def _expect(root: Path, settings: SceneSettings) -> None:
     try:
         found = json.loads((root / INSTANCES).read_text(encoding="utf-8"))["info"]["settings"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(
-            f"{root}: exists but holds no drawn scenes; move it away or name another folder"
-        ) from None
+        raise InputError(f"{root}: exists but holds no drawn scenes; move it away or name another folder") from None
     wanted = asdict(settings)
     if found != wanted:
-        differing = ", ".join(
-            f"{key}={found.get(key)}" for key in wanted if found.get(key) != wanted[key]
-        )
+        differing = ", ".join(f"{key}={found.get(key)}" for key in wanted if found.get(key) != wanted[key])
         raise InputError(f"{root}: holds other scenes ({differing}); delete it or name another folder")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -81,15 +82,15 @@ def make_sample(
         if word not in priors:
             raise InputError(f"image {id!r}: noun {word!r} has no prior; add it to priors")
         spans, given = find_word(prompt, word), priors[word]
-        planes = [_plane(p, picture, word) for p in (given if _is_list(given) else [given] * len(spans))]
+        each = cast("list[Prior]", given if _is_list(given) else [given] * len(spans))
+        planes = [_plane(prior, picture, word) for prior in each]
         if len(planes) != len(spans):
             raise InputError(
                 f"image {id!r}: noun {word!r} stands {len(spans)} times in the prompt and has {len(planes)} priors; "
                 f"give one for each, or one for all"
             )
         found += [
-            Noun(prompt[slice(*span)], span, plane, plane >= 0.5)
-            for span, plane in zip(spans, planes, strict=True)
+            Noun(prompt[slice(*span)], span, plane, plane >= 0.5) for span, plane in zip(spans, planes, strict=True)
         ]
     found.sort(key=lambda noun: noun.span)
     bound = [_bind(prompt, adjective, noun, found) for adjective, noun in adjectives]

@@ -84,7 +84,7 @@ def control_attention(unet: nn.Module, hook: AttentionHook | None = None) -> Ite
     Inside, ``cross_attention_kwargs={"values": tensor}`` gives cross-attention a context of its own
     for the values, so that ``encoder_hidden_states`` feeds the keys alone.
     """
-    layers = {name: layer for name, layer in unet.named_modules() if isinstance(layer, Attention)}
+    layers: dict[str, Any] = {name: layer for name, layer in unet.named_modules() if isinstance(layer, Attention)}
     before = {name: layer.processor for name, layer in layers.items()}
     try:
         for name, layer in layers.items():

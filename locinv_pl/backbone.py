@@ -90,7 +90,7 @@ class Backbone:
     def encode(self, images: Tensor) -> Tensor:
         """z_0 of pictures (B, 3, H, W) in [0, 1]: the mean of the posterior, scaled; (B, C, h, w)."""
         x = (images * 2 - 1).to(self.device, self.dtype)
-        return (self.vae.encode(x).latent_dist.mean * self.vae.config.scaling_factor).float()
+        return (self.vae.encode(x).latent_dist.mean * self.vae.config.scaling_factor).float().contiguous()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -122,6 +122,9 @@ class Backbone:
     ) -> Tensor:
         """ε(z_t, t, context), shape of z, fp32; v- and x_0-prediction are turned into ε.
 
+        Latents are contiguous wherever they come from: convolutions round otherwise in another
+        layout, and a latent read from a file must go on exactly as the one in memory.
+
         Args:
             z: latents (B, C, h, w).
             t: timestep, scalar.
@@ -135,7 +138,8 @@ class Backbone:
                 t,
                 encoder_hidden_states=context.keys.to(self.dtype),
                 cross_attention_kwargs={"values": context.values.to(self.dtype)},
-            ).sample.float()
+            ).sample
+        out = out.float().contiguous()
         kind = self.scheduler.config.prediction_type
         if kind == "v_prediction":
             return abar_t.sqrt() * out + (1 - abar_t).sqrt() * z
@@ -162,11 +166,9 @@ class Backbone:
             InputError: the UNet has no cross-attention there.
         """
         h, w = latent[-2:]
-        factor = min(h, w) // resolution
-        levels = [
-            2**n for n, kind in enumerate(self.unet.config.down_block_types) if "CrossAttn" in kind
-        ]
-        if factor not in levels or min(h, w) % resolution:
+        factor = min(h, w) // max(resolution, 1)
+        levels = [2**n for n, kind in enumerate(self.unet.config.down_block_types) if "CrossAttn" in kind]
+        if factor not in levels or resolution * factor != min(h, w):
             sizes = ", ".join(str(min(h, w) // n) for n in levels)
             raise InputError(
                 f"model.resolution={resolution}: backbone {self.name!r} has no cross-attention of that size "
@@ -236,9 +238,7 @@ def load_backbone(
         networks = {
             "vae": AutoencoderKL.from_pretrained(where, subfolder="vae", torch_dtype=kind, **files),
             "text_encoder": CLIPTextModel.from_pretrained(where, subfolder="text_encoder", dtype=kind, **files),
-            "tokenizer": CLIPTokenizer.from_pretrained(
-                where, subfolder="tokenizer", local_files_only=local_files_only
-            ),
+            "tokenizer": CLIPTokenizer.from_pretrained(where, subfolder="tokenizer", local_files_only=local_files_only),
             "unet": UNet2DConditionModel.from_pretrained(where, subfolder="unet", torch_dtype=kind, **files),
             "scheduler": DDIMScheduler.from_pretrained(
                 where, subfolder="scheduler", local_files_only=local_files_only, clip_sample=False
@@ -300,3 +300,6 @@ def _check_folder(folder: Path, name: str) -> None:
         weights = list((folder / part).glob("*.safetensors")) + list((folder / part).glob("*.bin"))
         if files == ("config.json",) and not weights:
             raise InputError(f"backbone={name}: {part}/ has no weights; download the model again, whole")
+    vocabulary = [folder / "tokenizer" / file for file in ("tokenizer.json", "vocab.json")]
+    if not any(path.is_file() for path in vocabulary):  # transformers would make one up
+        raise InputError(f"backbone={name}: tokenizer/ has no vocabulary; download the model again, whole")

@@ -173,6 +173,7 @@ def _quiet() -> None:
     for name in ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.seed"):
         logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")
+    warnings.filterwarnings("ignore", "The `local_dir_use_symlinks` argument is deprecated")
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
 
 

@@ -18,9 +18,8 @@ from torch import Tensor
 
 from locinv_pl.attention import CrossAttentionMaps, Grid, maps_of
 from locinv_pl.backbone import Backbone, Context
-from locinv_pl.errors import InputError
 from locinv_pl.losses import adjective_binding_loss, loss_threshold, overlap_loss, similarity_loss
-from locinv_pl.methods import LossTerm, Method, NullTextPolicy, TokenPolicy
+from locinv_pl.methods import Method, TokenPolicy
 from locinv_pl.priors import prior_on_grid
 from locinv_pl.prompts import PromptBatch, prompt_batch
 from locinv_pl.schedule import Schedule, ddim_step
@@ -78,9 +77,7 @@ def settings_of(backbone: Backbone, method: Method, num_steps: int, resolution: 
     }
 
 
-def prepare(
-    backbone: Backbone, samples: Sequence[EditSample], method: Method, num_steps: int, resolution: int
-) -> Task:
+def prepare(backbone: Backbone, samples: Sequence[EditSample], method: Method, num_steps: int, resolution: int) -> Task:
     """Encode a batch's pictures and prompts and invert them by DDIM under the plain prompt."""
     began = time.perf_counter()
     device = backbone.device
@@ -162,9 +159,7 @@ def token_losses(A: Tensor, task: Task, images: Tensor | slice = slice(None)) ->
     )
 
 
-def optimize_tokens(
-    backbone: Backbone, task: Task, z_t: Tensor, i: int, V: Tensor
-) -> tuple[Tensor, Tensor]:
+def optimize_tokens(backbone: Backbone, task: Task, z_t: Tensor, i: int, V: Tensor) -> tuple[Tensor, Tensor]:
     """Phase 1 of a timestep: move V_t until the maps fit the priors.
 
         L = λ_sim L_sim + λ_ovl L_ovl + λ_adj L_adj,  V ← AdamW(∇_V L)
@@ -294,9 +289,7 @@ def invert_step(backbone: Backbone, task: Task, i: int, before: StepRecord) -> S
         eps_cond = backbone.predict_noise(z_t, t, abar_t, token_context(backbone, task, V), maps)
         losses = token_losses(maps.A, task).where(_applying(task), torch.nan)
     carried = before.null if method.null_text.carry_over else task.empty.expand(len(z_t), -1, -1)
-    null, z_s, null_loss, null_steps = optimize_null_text(
-        backbone, task, z_t, i, eps_cond, carried.to(backbone.device)
-    )
+    null, z_s, null_loss, null_steps = optimize_null_text(backbone, task, z_t, i, eps_cond, carried.to(backbone.device))
     return StepRecord(
         latent=z_s,
         tokens=V,

@@ -46,7 +46,7 @@ class TokenPolicy:
 
     policy: Literal["fixed", "locinv"] = "locinv"
     values: Literal["prompt", "dynamic"] = "prompt"
-    max_steps: int = 15
+    max_steps: int = 5
     lr: float = 1e-2
     weight_decay: float = 1e-2
     similarity: LossTerm = field(default_factory=lambda: LossTerm(1.0, 50.0, 0.7))
@@ -80,7 +80,7 @@ class NullTextPolicy:
 
     policy: Literal["none", "optimize"] = "optimize"
     max_steps: int = 10
-    lr: float = 1e-2
+    lr: float = 2e-2
     carry_over: bool = True
     early_stop: bool = True
 

@@ -104,7 +104,7 @@ class LocInvModule(LightningModule):
             before = records[-1] if records else task.start()
             records.append(invert_step(self.backbone, task, batch.i, before))
             self.run.save_record(ids, batch.i, records[-1])
-        self.optimizers().step()
+        self.optimizers().step()  # type: ignore[union-attr]
         last = batch.i == self.num_steps - 1
         return {
             "task": task,

@@ -1,11 +1,11 @@
 """A run's folder: one set of files for every picture, each written whole or not at all.
 
-    settings.json               what makes the run; another configuration is refused
-    inversions/<id>.safetensors the inversion
-    inversions/<id>.json        its scores; written last, it marks the picture as finished
-    running/<batch>/<i>         one record per timestep of a batch that isn't finished
-    validation/<id>.json        scores of the reconstruction from the files
-    summary.json, validation.json  the whole run
+settings.json               what makes the run; another configuration is refused
+inversions/<id>.safetensors the inversion
+inversions/<id>.json        its scores; written last, it marks the picture as finished
+running/<batch>/<i>         one record per timestep of a batch that isn't finished
+validation/<id>.json        scores of the reconstruction from the files
+summary.json, validation.json  the whole run
 """
 
 from __future__ import annotations

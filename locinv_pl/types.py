@@ -101,10 +101,16 @@ def _size(shape: tuple[int, ...]) -> str:
 class StepRecord:
     """What timestep i of a batch leaves behind; the last one is the state to go on from.
 
-    ``latent`` (B, C, h, w) is z_{t-1}; ``tokens`` (B, L, D) are the prompt's input embeddings
-    with V_t in the rows of the dynamic tokens; ``null`` (B, L, D) is ∅_t; ``maps`` (B, K, r, c) are the A_t^k; ``losses`` (B, 3) the
-    last L_sim, L_ovl, L_adj (NaN where a loss does not apply); ``thresholds`` (3,) their TH_i;
-    ``null_loss`` (B,); ``token_steps`` and ``null_steps`` (B,) count gradient steps.
+    Args:
+        latent: z_{t-1}, shape (B, C, h, w).
+        tokens: the prompts' input embeddings with V_t in the rows of the dynamic tokens, (B, L, D).
+        null: ∅_t, shape (B, L, D).
+        maps: A_t^k, shape (B, K, r, c).
+        losses: L_sim, L_ovl, L_adj under the final V_t, shape (B, 3); NaN where one does not apply.
+        thresholds: their TH_i, shape (3,).
+        null_loss: the last of the null-text optimisation, shape (B,).
+        token_steps, null_steps: gradient steps taken, shape (B,).
+        seconds: wall time of the step, for the whole batch.
     """
 
     latent: Tensor
@@ -230,7 +236,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     write_atomically(path, serialize(on_cpu, metadata=meta))
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read what :func:`write_tensors` wrote."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -240,9 +246,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run the inversion first") from None
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError):
-        raise InputError(
-            f"{path}: truncated, or not a file of locinv_pl; delete it and run again"
-        ) from None
+        raise InputError(f"{path}: truncated, or not a file of locinv_pl; delete it and run again") from None
     if written_as != FORMAT:
         raise InputError(f"{path}: written by another version of locinv_pl; delete it and run again")
     return tensors, header

@@ -126,7 +126,7 @@ def make_picture(size: int = 32, seed: int = 0) -> torch.Tensor:
 
 @pytest.fixture
 def sample() -> EditSample:
-    """"a red cat and a dog": the cat in the upper left quarter, the dog in the lower right."""
+    """ "a red cat and a dog": the cat in the upper left quarter, the dog in the lower right."""
     return make_two_objects("two", seed=0)
 
 

@@ -144,9 +144,7 @@ def test_box_priors_are_filled_boxes_and_masks_stay_masks(scenes: Path) -> None:
     boxes, segments = CocoSamples(scenes, prior="box", size=64), CocoSamples(scenes, size=64)
     coco = COCO(str(scenes / "annotations/instances.json"))
     for sample, segmented, image in zip(boxes, segments, coco.imgs, strict=True):
-        for noun, other, annotation in zip(
-            sample.nouns, segmented.nouns, coco.imgToAnns[image], strict=True
-        ):
+        for noun, other, annotation in zip(sample.nouns, segmented.nouns, coco.imgToAnns[image], strict=True):
             x, y, w, h = map(int, annotation["bbox"])
             expected = torch.from_numpy(rectangle(x, y, w, h, 64, 64)).float()
             assert torch.equal(noun.prior, expected)
@@ -290,9 +288,7 @@ def test_as_many_mentions_as_instances_pair_up_by_annotation_id(folder: Folder) 
 
 @pytest.mark.parametrize(("caption", "mentions"), [("a cat", 1), ("a cat, a cat, a cat", 3)])
 @pytest.mark.parametrize("prior", ["segment", "box"])
-def test_otherwise_every_mention_means_all_instances(
-    caption: str, mentions: int, prior: str, folder: Folder
-) -> None:
+def test_otherwise_every_mention_means_all_instances(caption: str, mentions: int, prior: str, folder: Folder) -> None:
     folder.annotations = [annotated(9, (3, 2, 3, 2)), annotated(4, (5, 3, 3, 2))]
     expected = torch.from_numpy(rectangle(1, 2, 3, 2, 8, 8) | rectangle(3, 3, 3, 2, 8, 8)).float()
     nouns = folder.caption(caption).read(prior=prior)[0].nouns
@@ -449,9 +445,7 @@ def test_a_damaged_picture(kind: str, folder: Folder) -> None:
     folder.images[0]["file_name"] = path.name
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8)).save(path)
     folder.images[0].update(width=120, height=80)
-    folder.annotations = [
-        annotated(1, (50, 20, 9, 9), segmentation=encode(rectangle(50, 20, 9, 9, 120, 80)))
-    ]
+    folder.annotations = [annotated(1, (50, 20, 9, 9), segmentation=encode(rectangle(50, 20, 9, 9, 120, 80)))]
     content = path.read_bytes()
     assert folder.read()[0].nouns  # fine as yet
     mend = "; get it again or remove it from the JSON"

@@ -83,9 +83,7 @@ def test_objects_do_not_overlap(many: list[Scene]) -> None:
 
 
 @pytest.mark.parametrize("size", [64, 256])
-def test_masks_are_exactly_the_pixels_that_hide_the_background(
-    size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_masks_are_exactly_the_pixels_that_hide_the_background(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def on(gray: int, seed: int) -> tuple[Scene, np.ndarray]:
         flat = Image.new("RGBA", (size, size), (gray, gray, gray, 255))
         monkeypatch.setattr("datamodules.drawing._background", lambda *args: flat)

@@ -76,7 +76,9 @@ class StraightLine:
         maps = []
         for m, hidden in caught:
             if hidden.shape[1] == R * R:
-                q, k = (p(x).unflatten(-1, (m.heads, -1)).transpose(1, 2) for p, x in ((m.to_q, hidden), (m.to_k, context)))
+                q, k = (
+                    p(x).unflatten(-1, (m.heads, -1)).transpose(1, 2) for p, x in ((m.to_q, hidden), (m.to_k, context))
+                )
                 maps.append((q @ k.transpose(-1, -2) * m.scale).softmax(-1)[0].mean(0))
         return eps, torch.stack(maps).mean(0).T.unflatten(-1, (R, R))
 
@@ -95,7 +97,9 @@ class StraightLine:
             z = self.bb.vae.encode(self.sample.image[None] * 2 - 1).latent_dist.mean * self.bb.vae.config.scaling_factor
             path = [z]
             for i in reversed(range(T)):
-                path.append(self.step(path[-1], self.abar[i + 1], self.abar[i], self.unet(path[-1], self.ts[i], self.plain)[0]))
+                path.append(
+                    self.step(path[-1], self.abar[i + 1], self.abar[i], self.unet(path[-1], self.ts[i], self.plain)[0])
+                )
         z, dynamic = path[-1], list(self.at.values())
         V, null = self.table[self.tok[0, dynamic]].clone(), self.empty.clone()
         p, n, w = self.how.tokens, self.how.null_text, self.how.guidance_scale
@@ -106,7 +110,9 @@ class StraightLine:
             taken = 0
             for _ in range(p.max_steps if p.policy == "locinv" else 0):
                 loss = self.losses(self.unet(z, self.ts[i], self.context(V, dynamic))[1])
-                below = [L.item() < t.beta * math.exp(-i / t.alpha) for L, t in zip(loss, p.losses, strict=True) if t.weight]
+                below = [
+                    L.item() < t.beta * math.exp(-i / t.alpha) for L, t in zip(loss, p.losses, strict=True) if t.weight
+                ]
                 if all(below):
                     break
                 adam.zero_grad()
@@ -127,7 +133,9 @@ class StraightLine:
                 fit.backward()
                 adam.step()
             z = z_next.detach()
-            out.append({"losses": self.losses(A).detach(), "null_loss": fit.item(), "steps": taken, "z": z, "V": V.detach()})
+            out.append(
+                {"losses": self.losses(A).detach(), "null_loss": fit.item(), "steps": taken, "z": z, "V": V.detach()}
+            )
         return out
 
     def context(self, V, dynamic):
@@ -265,7 +273,14 @@ def test_presets_by_name_and_on_step(tiny, sample):
     seen = []
     priors = {"cat": sample.nouns[0].prior}
     inversion = invert(
-        tiny, sample.image, sample.prompt, priors, method="nti", num_steps=2, resolution=R, on_step=lambda i, r: seen.append(i)
+        tiny,
+        sample.image,
+        sample.prompt,
+        priors,
+        method="nti",
+        num_steps=2,
+        resolution=R,
+        on_step=lambda i, r: seen.append(i),
     )
     assert seen == [0, 1] and inversion.num_steps == 2
     assert inversion.settings["method"] == load_method("nti").to_dict()

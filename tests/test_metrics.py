@@ -32,7 +32,9 @@ def test_iou_of_nothing():
 
 def test_metric_is_the_mean_over_nouns():
     generator = torch.Generator().manual_seed(0)
-    pictures = [(torch.rand(k, 4, 4, generator=generator), torch.rand(k, 8, 8, generator=generator) > 0.5) for k in (1, 3)]
+    pictures = [
+        (torch.rand(k, 4, 4, generator=generator), torch.rand(k, 8, 8, generator=generator) > 0.5) for k in (1, 3)
+    ]
     metric = AttentionIoU()
     for maps, masks in pictures:
         metric.update(maps, masks)

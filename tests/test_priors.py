@@ -35,9 +35,7 @@ def test_box_mask_has_the_area_of_the_box() -> None:
 
 
 @pytest.mark.parametrize(("size", "grid"), [((12, 20), (4, 5)), ((16, 16), (16, 16)), ((6, 8), (2, 8))])
-def test_area_is_interpolate_area_where_cells_are_whole_pixels(
-    size: tuple[int, int], grid: tuple[int, int]
-) -> None:
+def test_area_is_interpolate_area_where_cells_are_whole_pixels(size: tuple[int, int], grid: tuple[int, int]) -> None:
     plane = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
     expected = F.interpolate(plane, grid, mode="area")
     torch.testing.assert_close(prior_on_grid(plane, grid), expected, rtol=0, atol=1e-6)

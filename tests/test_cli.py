@@ -1,0 +1,458 @@
+"""The command line: its grammar, its configs, its one-line errors, and runs of several processes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import conftest
+import pytest
+import torch
+import yaml
+from conftest import make_picture, write_tiny_model
+from PIL import Image
+
+from locinv_pl import module as module_file
+from locinv_pl.cli import LocInvCLI, main, translate
+from locinv_pl.errors import InputError
+from locinv_pl.methods import CONFIGS, Method, load_method
+
+ROOT = Path(__file__).parent.parent
+PRESETS = sorted(p.stem for p in (CONFIGS / "method").glob("*.yaml"))
+T = 3
+
+
+@pytest.fixture(scope="module")
+def roomy_folder(tmp_path_factory) -> Path:
+    """The tiny model with room for the captions of drawn scenes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conftest, "LENGTH", 77)
+        return write_tiny_model(tmp_path_factory.mktemp("roomy"))
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch) -> None:
+    """Every run starts in an empty folder, as train.py."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+
+
+def words(backbone: Path, *more: str, steps: int = T) -> list[str]:
+    """A short run's words; its pictures are still to name."""
+    return [
+        f"backbone={backbone}",
+        f"model.num_steps={steps}",
+        "model.resolution=8",
+        "data.size=32",
+        "data.batch_size=1",
+        "method.tokens.max_steps=2",
+        "method.null_text.max_steps=2",
+        "callbacks=plain",
+        "trainer.accelerator=cpu",
+        *([] if any("devices" in word for word in more) else ["trainer.devices=1"]),
+        "output=run",
+        *more,
+    ]
+
+
+def scenes(count: int) -> list[str]:
+    return ["data=scenes", f"data.num_images={count}"]
+
+
+@pytest.fixture
+def refused(capsys) -> Callable[[list[str]], str]:
+    """Runs a command that must end with one line, and returns the line."""
+
+    def run(command: list[str]) -> str:
+        with pytest.raises(SystemExit) as caught:
+            main(command)
+        message = caught.value.code
+        assert isinstance(message, str)
+        assert message.startswith("train.py: ")
+        assert "\n" not in message
+        assert capsys.readouterr().err == ""
+        return message
+
+    return run
+
+
+@pytest.fixture
+def built(monkeypatch) -> Callable[..., LocInvCLI]:
+    """Builds everything that a command names, and runs nothing."""
+
+    def build(*command: str) -> LocInvCLI:
+        seen: list[LocInvCLI] = []
+        monkeypatch.setattr(LocInvCLI, "_run_subcommand", lambda self, subcommand: seen.append(self))
+        monkeypatch.setattr(sys, "argv", ["train.py"])
+        main(list(command))
+        return seen[0]
+
+    return build
+
+
+def write_coco(root: Path, count: int) -> Path:
+    """A COCO-format folder of pictures with "a cat and a dog"."""
+    (root / "images").mkdir(parents=True)
+    (root / "annotations").mkdir()
+    images, annotations, captions = [], [], []
+    for n in range(count):
+        pixels = (make_picture(seed=n).movedim(0, -1) * 255).round().to(torch.uint8).numpy()
+        Image.fromarray(pixels).save(root / f"images/p{n}.png")
+        images.append({"id": n, "file_name": f"p{n}.png", "width": 32, "height": 32})
+        for category, box in ((1, [2, 4, 14, 10]), (2, [20, 18, 10, 12])):
+            row = {"id": len(annotations) + 1, "image_id": n, "category_id": category, "bbox": box, "iscrowd": 0}
+            x, y, w, h = box
+            annotations.append({**row, "area": w * h, "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]]})
+        captions.append({"id": n, "image_id": n, "caption": "a cat and a dog"})
+    categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    tables = {
+        "instances": {"images": images, "categories": categories, "annotations": annotations},
+        "captions": {"images": images, "annotations": captions},
+    }
+    for name, table in tables.items():
+        (root / f"annotations/{name}.json").write_text(json.dumps(table))
+    return root
+
+
+def inversions(root: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted((root / "inversions").glob("*.safetensors"))}
+
+
+def config(group: str, name: str) -> str:
+    return str(CONFIGS / group / f"{name}.yaml")
+
+
+class TestTranslate:
+    """Words to LightningCLI's arguments."""
+
+    @pytest.mark.parametrize(
+        "given, expected",
+        [
+            ([], ["fit"]),
+            (["fit"], ["fit"]),
+            (["validate", "data.seed=1"], ["validate", "--data.seed=1"]),
+            (["trainer.devices=2"], ["fit", "--trainer.devices=2"]),
+            (["data=scenes"], ["fit", f"--data={config('data', 'scenes')}"]),
+            (["method=nti"], ["fit", f"--model.method={config('method', 'nti')}"]),
+            (["method.tokens.lr=1"], ["fit", "--model.method.tokens.lr=1"]),
+            (["method={name: x}"], ["fit", "--model.method={name: x}"]),
+            (["callbacks=plain"], ["fit", f"--trainer.callbacks={config('callbacks', 'plain')}"]),
+            (["backbone=a/b"], ["fit", "--model.backbone=a/b"]),
+            (["prior=box"], ["fit", "--data.prior=box"]),
+            (["output=o"], ["fit", "--trainer.default_root_dir=o"]),
+            (["data.root=a=b"], ["fit", "--data.root=a=b"]),
+            (["data.root="], ["fit", "--data.root="]),
+            (["--ckpt_path", "epoch=1-step=4.ckpt"], ["fit", "--ckpt_path", "epoch=1-step=4.ckpt"]),
+            (["--print_config", "prior=box"], ["fit", "--print_config", "--data.prior=box"]),
+            (["--print_config=skip_null"], ["fit", "--print_config=skip_null"]),
+            (["--data.seed=1"], ["fit", "--data.seed=1"]),
+            (["--help"], ["--help"]),
+            (["fit", "--help"], ["fit", "--help"]),
+        ],
+    )
+    def test_cases(self, given, expected):
+        assert translate(given) == expected
+        assert translate(expected) == expected
+
+    def test_config_files_then_groups_then_overrides(self):
+        given = ["model.num_steps=5", "model=embedded", "prior=box", "data=scenes", "--config", "my.yaml"]
+        assert translate(given) == [
+            "fit",
+            "--config",
+            "my.yaml",
+            f"--model={config('model', 'embedded')}",
+            f"--data={config('data', 'scenes')}",
+            "--model.num_steps=5",
+            "--data.prior=box",
+        ]
+        assert translate(translate(given)) == translate(given)
+
+    def test_a_group_takes_any_yaml_file(self):
+        Path("mine.yaml").write_text("name: mine")
+        assert translate(["method=mine.yaml"]) == ["fit", "--model.method=mine.yaml"]
+
+    @pytest.mark.parametrize(
+        "word, says",
+        [
+            ("data=nowhere", r"data=nowhere: no such config; use one of .*coco_edit, .*scenes.*, or a YAML file"),
+            ("method=foo", "use one of .*ddim, .*locinv, "),
+            ("scenes", "scenes: not understood; write key=value"),
+            ("predict", "predict: not understood"),
+        ],
+    )
+    def test_errors(self, word, says):
+        with pytest.raises(InputError, match=says):
+            translate([word])
+
+
+class TestConfigs:
+    """Every file under configs/ is one that works."""
+
+    def test_default(self, built):
+        cli = built("trainer.accelerator=cpu", "trainer.devices=1")
+        assert cli.model.method == Method()
+        assert (cli.model.num_steps, cli.model.resolution, cli.model.backbone_name) == (50, 16, "embedded")
+        assert cli.datamodule.name == "scenes"
+        assert type(cli.trainer.strategy).__name__ == "ImageParallelStrategy"
+        assert cli.trainer.max_epochs == 1
+        assert cli.trainer.default_root_dir.endswith("outputs/scenes-locinv-segment")
+
+    @pytest.mark.parametrize("name", PRESETS)
+    def test_methods(self, built, name):
+        method = built(f"method={name}", "trainer=cpu").model.method
+        assert method == load_method(name)
+        assert method.name == name
+
+    def test_our_defaults_are_the_preset(self):
+        assert load_method("locinv") == Method()
+
+    @pytest.mark.parametrize("group", ["data", "model", "callbacks", "experiment"])
+    def test_groups(self, built, group):
+        for path in sorted((CONFIGS / group).glob("*.yaml")):
+            cli = built(f"{group}={path.stem}", "trainer.accelerator=cpu", "trainer.devices=1")
+            content = yaml.safe_load(path.read_text())
+            if group == "data":
+                assert type(cli.datamodule).__name__ == content["class_path"].rsplit(".", 1)[-1]
+                assert content["init_args"].items() <= vars(cli.datamodule).items()
+            elif group == "model":
+                model = cli.model
+                values = {"backbone": model.backbone_name, **vars(model)}
+                assert content.items() <= values.items()
+            elif group == "callbacks":
+                kinds = {type(callback).__name__ for callback in cli.trainer.callbacks}
+                assert kinds >= {entry["class_path"].rsplit(".", 1)[-1] for entry in content}
+
+    @pytest.mark.parametrize("name", sorted(p.stem for p in (CONFIGS / "trainer").glob("*.yaml")))
+    def test_trainers(self, built, refused, name):
+        if "gpu" in name and not torch.cuda.is_available():
+            assert "gpu" in refused([f"trainer={name}"])
+            return
+        content = yaml.safe_load(Path(config("trainer", name)).read_text())
+        trainer = built(f"trainer={name}").trainer
+        assert type(trainer.strategy).__name__ == "ImageParallelStrategy"
+        assert trainer.precision == content.get("precision", "32-true")
+
+    def test_overrides_win_wherever_they_stand(self, built):
+        cli = built(
+            "method.guidance_scale=3",
+            "data.seed=7",
+            "trainer=cpu",
+            "model.num_steps=5",
+            "data=scenes",
+            "method=nti",
+            "model=embedded",
+            "prior=box",
+        )
+        assert (cli.model.num_steps, cli.datamodule.seed, cli.datamodule.prior) == (5, 7, "box")
+        assert (cli.model.method.name, cli.model.method.guidance_scale) == ("nti", 3)
+        assert cli.trainer.default_root_dir.endswith("outputs/scenes-nti-box")
+
+    def test_a_saved_config_makes_the_same_run(self, tiny_folder, built):
+        write_coco(Path("coco"), 1)
+        main(words(tiny_folder, "data=coco_edit", "data.root=coco", "method=nti", steps=1))
+        cli = built("--config", "run/config.yaml")
+        assert cli.model.method.to_dict() == json.loads(Path("run/settings.json").read_text())["method"]
+        assert cli.trainer.default_root_dir == "run"
+        assert cli.datamodule.root == "coco"
+
+
+class TestRefusals:
+    """Bad input: one line, another exit code than 0, no traceback."""
+
+    @pytest.mark.parametrize(
+        "word, says",
+        [
+            ("foo.bar=1", "foo.bar"),
+            ("model.foo=1", "model.foo"),
+            ("trainer.foo=1", "trainer.foo"),
+            ("method.tokens.foo=1", "foo"),
+            ("foo=scenes", "foo"),
+            ("data=foo", "data=foo: no such config"),
+            ("method=foo", "method=foo: no such config"),
+            ("callbacks=foo", "callbacks=foo: no such config"),
+            ("experiment=foo", "experiment=foo: no such config"),
+            ("--config=foo.yaml", "foo.yaml"),
+            ("model.num_steps=abc", "num_steps.*abc"),
+            ("model.num_steps=0", "model.num_steps=0: must lie between"),
+            ("model.num_steps=1001", "model.num_steps=1001: must lie between"),
+            ("model.resolution=7", "model.resolution=7.*use one of 8, 4"),
+            ("model.dtype=foo", "model.dtype=foo"),
+            ("backbone=./nowhere", "backbone=./nowhere: no such folder"),
+            ("prior=foo", "prior.*segment.*box.*foo"),
+            ("data.batch_size=0", "train.py: data.batch_size=0: must be 1 or more$"),
+            ("data.num_images=0", "num_images=0"),
+            ("data.size=3", "size=3"),
+            ("method.tokens.lr=-1", "lr=-1.0 must be more than 0"),
+            ("method.tokens.lr=abc", "method.tokens.lr.*abc"),
+            ("method.tokens.policy=abc", "method.tokens.policy.*abc"),
+            ("method.tokens.max_steps=-1", "max_steps=-1 must be 0 or more"),
+            ("trainer.precision=foo", "trainer.precision.*bf16-mixed"),
+            ("trainer.devices=foo", "devices"),
+            ("trainer.devices=0", "devices='0'"),
+            ("trainer.accelerator=foo", "accelerator='foo'"),
+            ("trainer.strategy=foo", "strategy='foo'"),
+            ("trainer.limit_train_batches=0.5", "limit_train_batches"),
+            ("seed_everything=abc", "seed_everything"),
+        ],
+    )
+    def test_one_line(self, roomy_folder, refused, word, says):
+        import re
+
+        assert re.search(says, refused([*words(roomy_folder, *scenes(1)), word]))
+        assert not Path("run/inversions").exists()
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+    def test_no_gpu(self, roomy_folder, refused):
+        assert "gpu" in refused([*words(roomy_folder, *scenes(1)), "trainer.accelerator=gpu"])
+
+    def test_a_refused_value_leaves_the_folder_free_for_a_better_one(self, roomy_folder, refused):
+        refused([*words(roomy_folder, *scenes(1)), "model.resolution=7"])
+        main(words(roomy_folder, *scenes(1)))
+        assert len(inversions(Path("run"))) == 1
+
+    def test_missing_dataset(self, tiny_folder, refused):
+        line = refused(words(tiny_folder, "data=coco_edit", "data.root=missing"))
+        assert "missing: no such folder" in line
+
+    @pytest.mark.parametrize("content", [b"", b"no picture", "half"])
+    def test_unreadable_picture(self, tiny_folder, refused, content):
+        coco = write_coco(Path("coco"), 3)
+        whole = (coco / "images/p1.png").read_bytes()
+        (coco / "images/p1.png").write_bytes(whole[: len(whole) // 2] if content == "half" else content)
+        command = words(tiny_folder, "data=coco_edit", "data.root=coco")
+        assert "coco/images/p1.png" in refused(command)
+        kept = inversions(Path("run"))
+        assert list(kept) == ["p0.safetensors"]
+        (coco / "images/p1.png").write_bytes(whole)
+        main(command)
+        assert list(inversions(Path("run"))) == ["p0.safetensors", "p1.safetensors", "p2.safetensors"]
+        assert inversions(Path("run"))["p0.safetensors"] == kept["p0.safetensors"]
+
+    def test_prompt_beyond_the_limit(self, tiny_folder, refused):
+        coco = write_coco(Path("coco"), 1)
+        captions = coco / "annotations/captions.json"
+        captions.write_text(captions.read_text().replace("a cat and a dog", "a cat and a dog" + " and a dog" * 9))
+        line = refused(words(tiny_folder, "data=coco_edit", "data.root=coco"))
+        assert "'p0'" in line and "the text encoder takes 20: shorten" in line
+
+    @pytest.mark.parametrize("file", ["p0.safetensors", "p0.json"])
+    def test_truncated_result(self, tiny_folder, refused, file):
+        write_coco(Path("coco"), 2)
+        command = words(tiny_folder, "data=coco_edit", "data.root=coco")
+        main(command)
+        before = inversions(Path("run"))
+        path = Path("run/inversions") / file
+        path.write_bytes(path.read_bytes()[:-20])
+        assert f"{file}: truncated" in refused(command)
+        path.unlink()  # what the message says
+        main(command)
+        assert inversions(Path("run")) == before
+        assert len(json.loads(Path("run/summary.json").read_text())["images"]) == 2
+
+    def test_another_configuration_in_the_same_folder(self, tiny_folder, refused):
+        write_coco(Path("coco"), 1)
+        command = words(tiny_folder, "data=coco_edit", "data.root=coco")
+        main(command)
+        before = {p: p.read_bytes() for p in Path("run").rglob("*") if p.is_file()}
+        line = refused([*command, "method.guidance_scale=3"])
+        assert "method.guidance_scale=7.5" in line and "method.guidance_scale=3" in line
+        assert {p: p.read_bytes() for p in Path("run").rglob("*") if p.is_file()} == before
+
+    def test_a_bug_keeps_its_traceback(self, tiny_folder, monkeypatch):
+        def broken(*_):
+            raise ValueError("a bug of ours")
+
+        write_coco(Path("coco"), 1)
+        monkeypatch.setattr(module_file, "invert_step", broken)
+        with pytest.raises(ValueError, match="a bug of ours") as caught:
+            main(words(tiny_folder, "data=coco_edit", "data.root=coco"))
+        assert not isinstance(caught.value, InputError)
+
+
+def test_fit_validate_and_table(tiny_folder, capsys):
+    write_coco(Path("coco"), 2)
+    command = words(tiny_folder, "data=coco_edit", "data.root=coco", "callbacks=full")
+    main(command)
+    main(["validate", *command])
+    assert Path("run/contact_sheet.png").exists()
+    assert capsys.readouterr().err == ""
+    for name in ("summary", "validation"):
+        assert json.loads(Path(f"run/{name}.json").read_text())["num_images"] == 2
+    main(["table", "run", "run"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert len({len(line) for line in lines}) == 1
+    assert lines[2].startswith("| locinv | segment | 2 ")
+
+
+def test_table_of_nothing(refused):
+    assert "nowhere/summary.json: no such file" in refused(["table", "nowhere"])
+
+
+class TestProcesses:
+    """train.py in processes of its own."""
+
+    def start(self, *command: str) -> subprocess.Popen:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "train.py"), *command],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def test_two_processes_share_the_work_and_change_nothing(self, roomy_folder):
+        command = [*words(roomy_folder, *scenes(6), "trainer.devices=2"), "callbacks=full"]
+        process = self.start(*command)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        assert err == ""
+        for noise in ("litlogger", "GPU available", "Seed set"):
+            assert noise not in out
+        assert out.count("Results: run") == 1
+        assert json.loads(Path("run/summary.json").read_text())["num_images"] == 6
+        workers = {
+            folder.name: {path.name.split(".")[-2] for path in folder.iterdir()}
+            for folder in Path("run/tensorboard").iterdir()
+        }
+        assert len(workers) == 6
+        assert all(len(pids) == 1 for pids in workers.values())
+        assert len(set.union(*workers.values())) == 2
+        shared = inversions(Path("run"))
+        shutil.move("run", "shared")
+        main(words(roomy_folder, *scenes(6)))
+        assert inversions(Path("run")) == shared
+
+    def test_a_failure_of_one_process(self, tiny_folder):
+        coco = write_coco(Path("coco"), 5)
+        (coco / "images/p1.png").write_bytes(b"")
+        process = self.start(*words(tiny_folder, "data=coco_edit", "data.root=coco", "trainer.devices=2"))
+        _, err = process.communicate(timeout=120)
+        assert process.returncode not in (0, None)
+        assert "coco/images/p1.png: the file is empty" in err
+        assert "Traceback" not in err
+        assert list(inversions(Path("run"))) == [f"p{n}.safetensors" for n in (0, 2, 3, 4)]
+
+    def test_a_killed_run_goes_on(self, tiny_folder):
+        write_coco(Path("coco"), 2)
+        command = words(tiny_folder, "data=coco_edit", "data.root=coco", "data.batch_size=2", steps=40)
+        process = self.start(*command)
+        began = time.monotonic()
+        while not list(Path("run").glob("running/*/0003.safetensors")):
+            assert process.poll() is None and time.monotonic() - began < 120
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert inversions(Path("run")) == {}
+        main(command)
+        killed = inversions(Path("run"))
+        shutil.move("run", "killed")
+        main(command)
+        assert len(killed) == 2
+        assert inversions(Path("run")) == killed

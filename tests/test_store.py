@@ -1,0 +1,168 @@
+"""The run's folder: what counts as finished, what goes on, what is refused."""
+
+import json
+
+import pytest
+from test_types import make_inversion, make_record
+
+from locinv_pl.errors import InputError
+from locinv_pl.store import RunFolder, read_json, write_json
+
+SETTINGS = {"backbone": "tiny", "method": {"name": "locinv", "tokens": {"lr": 0.01}}, "data": {}}
+OTHER = {"backbone": "tiny", "method": {"name": "locinv", "tokens": {"lr": 0.5}}, "data": {}}
+
+
+@pytest.fixture
+def run(tmp_path) -> RunFolder:
+    return RunFolder(tmp_path / "run")
+
+
+def finish(run: RunFolder, *ids: str) -> None:
+    for id in ids:
+        make_inversion(id).save(run.inversion_path(id))
+    run.finish({id: {"id": id, "psnr": 20.0} for id in ids})
+
+
+class TestClaim:
+    """A folder holds the results of one configuration."""
+
+    def test_the_same_configuration_goes_on(self, run):
+        run.claim(SETTINGS)
+        finish(run, "a")
+        run.claim(SETTINGS)
+        assert read_json(run.root / "settings.json") == SETTINGS
+
+    @pytest.mark.parametrize("begun", [True, False], ids=["running", "finished"])
+    def test_another_is_refused_with_the_key_and_both_values(self, run, begun):
+        run.claim(SETTINGS)
+        if begun:
+            run.save_record(["a"], 0, make_record())
+        else:
+            finish(run, "a")
+        with pytest.raises(InputError, match=r"method\.tokens\.lr=0\.01.* method\.tokens\.lr=0\.5") as caught:
+            run.claim(OTHER)
+        assert str(run.root) in str(caught.value)
+        assert read_json(run.root / "settings.json") == SETTINGS
+
+    def test_a_key_that_is_new_or_gone_is_refused(self, run):
+        run.claim(SETTINGS)
+        finish(run, "a")
+        with pytest.raises(InputError, match=r"data\.prior=None.*data\.prior=box"):
+            run.claim({**SETTINGS, "data": {"prior": "box"}})
+        with pytest.raises(InputError, match=r"backbone=tiny.*backbone=None"):
+            run.claim({k: v for k, v in SETTINGS.items() if k != "backbone"})
+
+    def test_a_folder_without_results_is_free(self, run):
+        run.claim(SETTINGS)
+        run.claim(OTHER)
+        assert read_json(run.root / "settings.json") == OTHER
+
+    def test_damaged_settings(self, run):
+        finish(run, "a")
+        (run.root / "settings.json").write_text('{"backb')
+        with pytest.raises(InputError, match="settings.json: truncated"):
+            run.claim(SETTINGS)
+
+
+class TestFinished:
+    """The scores are written last: they say that a picture is done."""
+
+    def test_inversion_and_scores_make_a_finished_picture(self, run):
+        assert not run.is_finished("a")
+        make_inversion("a").save(run.inversion_path("a"))
+        assert not run.is_finished("a")
+        finish(run, "a")
+        assert run.is_finished("a")
+
+    @pytest.mark.parametrize("suffix", [".safetensors", ".json"])
+    def test_a_truncated_file_is_named(self, run, suffix):
+        finish(run, "a")
+        path = run.inversion_path("a").with_suffix(suffix)
+        path.write_bytes(path.read_bytes()[:-10])
+        with pytest.raises(InputError, match=f"a{suffix}: truncated.*delete it"):
+            run.pending(["a"])
+
+    @pytest.mark.parametrize("suffix", [".safetensors", ".json"])
+    def test_a_deleted_file_is_made_again(self, run, suffix):
+        finish(run, "a", "b")
+        run.inversion_path("a").with_suffix(suffix).unlink()
+        assert run.pending(["a", "b"]) == ["a"]
+
+    @pytest.mark.parametrize("id", ["a/b", "../up", "ä ö", "a.b", "100%"])
+    def test_any_id_is_a_file_of_the_folder(self, run, id):
+        finish(run, id)
+        assert run.is_finished(id)
+        assert run.inversion_path(id).parent == run.root / "inversions"
+        assert run.image_path("sheets", id).parent == run.root / "sheets"
+        assert [score["id"] for score in run.scores()] == [id]
+
+    def test_ids_that_look_alike_have_files_of_their_own(self, run):
+        ids = ["a", "a.b", "a/b", "a_b", "a%2Fb"]
+        assert len({run.inversion_path(id) for id in ids}) == len(ids)
+
+
+class TestPending:
+    """What of a batch is still to do."""
+
+    def test_a_fresh_batch_is_all_to_do(self, run):
+        assert run.pending(["a", "b"]) == ["a", "b"]
+
+    def test_finished_pictures_are_skipped(self, run):
+        finish(run, "b")
+        assert run.pending(["a", "b", "c"]) == ["a", "c"]
+        finish(run, "a", "c")
+        assert run.pending(["a", "b", "c"]) == []
+
+    def test_a_batch_that_was_begun_stays_together(self, run):
+        run.save_record(["a", "b"], 0, make_record())
+        run.save_scores("inversions", "a", {"id": "a"})
+        make_inversion("a").save(run.inversion_path("a"))
+        assert run.pending(["a", "b"]) == ["a", "b"]
+
+    def test_finishing_clears_the_records(self, run):
+        run.save_record(["a", "b"], 0, make_record())
+        finish(run, "a", "b")
+        assert run.load_records(["a", "b"]) == []
+        assert not list((run.root / "running").iterdir())
+
+
+class TestRecords:
+    """The records of a running batch."""
+
+    def test_come_back_in_order(self, run):
+        for i in (1, 0, 2):
+            run.save_record(["a", "b"], i, make_record(seed=i))
+        loaded = run.load_records(["a", "b"])
+        assert [r.latent.tolist() for r in loaded] == [make_record(i).latent.tolist() for i in range(3)]
+
+    def test_belong_to_their_batch(self, run):
+        run.save_record(["a", "b"], 0, make_record())
+        assert run.load_records(["a"]) == run.load_records(["b", "a"]) == []
+
+    def test_end_at_a_gap(self, run):
+        for i in (0, 2):
+            run.save_record(["a"], i, make_record(seed=i))
+        assert len(run.load_records(["a"])) == 1
+
+
+def test_scores_are_sorted_by_id(run):
+    for id in ("b", "c", "a"):
+        run.save_scores("validation", id, {"id": id})
+    assert [score["id"] for score in run.scores("validation")] == ["a", "b", "c"]
+    assert run.scores() == []
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "\xff"])
+def test_json_errors_are_one_line(content, tmp_path):
+    path = tmp_path / "x.json"
+    if content is not None:
+        path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError) as caught:
+        read_json(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_json_is_written_whole(tmp_path):
+    write_json(tmp_path / "x.json", {"a": [1, 2.5, None, "ä"]})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": [1, 2.5, None, "ä"]}
