@@ -10,7 +10,8 @@ from PIL import Image
 
 from callbacks.pictures import outline, overlay, sheet, shown_steps, stack_strips, strip, to_array, to_png
 from callbacks.tensorboard import image_writer
-from locinv_pl.module import LocInvModule, Result
+from locinv_pl.module import LocInvModule
+from locinv_pl.results import Result
 from locinv_pl.types import write_atomically
 
 

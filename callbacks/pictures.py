@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from locinv_pl.metrics import attention_iou
-from locinv_pl.module import Result
+from locinv_pl.results import Result
 
 LOSSES = ("similarity", "overlap", "adjective")
 COLORS = ("#e4572e", "#2e86ab", "#3f9c52", "#8e5aa8", "#d9a21b", "#5b5b5b")

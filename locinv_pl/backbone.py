@@ -234,7 +234,7 @@ def load_backbone(
         raise InputError(f"backbone={name_or_path}: no such folder; give a diffusers folder or a hub id")
 
     def load(local_files_only: bool) -> Backbone:
-        files = {"variant": variant, "local_files_only": local_files_only}
+        files: dict[str, Any] = {"variant": variant, "local_files_only": local_files_only}
         networks = {
             "vae": AutoencoderKL.from_pretrained(where, subfolder="vae", torch_dtype=kind, **files),
             "text_encoder": CLIPTextModel.from_pretrained(where, subfolder="text_encoder", dtype=kind, **files),

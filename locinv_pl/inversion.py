@@ -331,7 +331,6 @@ def collect(task: Task, records: Sequence[StepRecord]) -> list[Inversion]:
                 null_loss=stack([r.null_loss[b] for r in records]),
                 token_steps=stack([r.token_steps[b] for r in records]),
                 null_steps=stack([r.null_steps[b] for r in records]),
-                seconds=(task.seconds + sum(r.seconds for r in records)) / len(task.samples),
             )
         )
     return inversions

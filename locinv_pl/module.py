@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
 from functools import cached_property
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
 
 from locinv_pl.backbone import Backbone, load_backbone
 from locinv_pl.editing import reconstruct
 from locinv_pl.inversion import Task, collect, invert_step, prepare, settings_of
 from locinv_pl.methods import Method
-from locinv_pl.metrics import attention_iou, psnr
+from locinv_pl.results import Result, score
 from locinv_pl.store import RunFolder, write_json
 from locinv_pl.strategy import Timestep
 from locinv_pl.summary import summarize, table
-from locinv_pl.types import EditSample, Inversion, StepRecord
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """A finished picture: what callbacks draw. ``reconstruction`` and ``vae`` are (3, H, W) in [0, 1]."""
-
-    sample: EditSample
-    inversion: Inversion
-    reconstruction: Tensor
-    vae: Tensor
-    scores: dict[str, Any]
+from locinv_pl.types import Inversion, StepRecord
 
 
 class LocInvModule(LightningModule):
@@ -120,8 +107,11 @@ class LocInvModule(LightningModule):
 
     def validation_step(self, batch: Timestep, batch_idx: int) -> None:
         """Reconstruct from the files alone, and score."""
+        began = time.perf_counter()
         inversions = [Inversion.load(self.run.inversion_path(s.id)) for s in batch.samples]
-        for result in self._results(batch.samples, inversions, reconstruct(self.backbone, inversions)):
+        pictures = reconstruct(self.backbone, inversions)
+        seconds = (time.perf_counter() - began) / len(inversions)
+        for result in score(self.backbone, batch.samples, inversions, pictures, seconds):
             self.run.save_scores("validation", result.sample.id, result.scores)
 
     def teardown(self, stage: str) -> None:
@@ -135,33 +125,8 @@ class LocInvModule(LightningModule):
 
     def _finish(self, task: Task, records: list[StepRecord]) -> list[Result]:
         inversions = collect(task, records)
-        latents = torch.stack([inversion.latent for inversion in inversions])
-        results = self._results(task.samples, inversions, self.backbone.decode(latents).cpu())
-        for result in results:
-            result.inversion.save(self.run.inversion_path(result.sample.id))
-        return results
-
-    def _results(
-        self, samples: Sequence[EditSample], inversions: Sequence[Inversion], reconstructions: Tensor
-    ) -> list[Result]:
-        pictures = torch.stack([s.image for s in samples])
-        vae = self.backbone.decode(self.backbone.encode(pictures)).cpu()
-        return [
-            Result(sample, inversion, back, ceiling, self._scores(sample, inversion, back, ceiling))
-            for sample, inversion, back, ceiling in zip(samples, inversions, reconstructions, vae, strict=True)
-        ]
-
-    def _scores(self, sample: EditSample, inversion: Inversion, back: Tensor, vae: Tensor) -> dict[str, Any]:
-        masks = torch.stack([n.mask for n in sample.nouns]) if sample.nouns else torch.zeros(0, 1, 1)
-        return {
-            "id": sample.id,
-            "prompt": sample.prompt,
-            "nouns": [n.word for n in sample.nouns],
-            "iou_initial": attention_iou(inversion.initial_maps.mean(0), masks).tolist(),
-            "iou": attention_iou(inversion.maps.mean(0), masks).tolist(),
-            "psnr": psnr(back, sample.image).item(),
-            "psnr_vae": psnr(vae, sample.image).item(),
-            "token_steps": int(inversion.token_steps.sum()),
-            "null_steps": int(inversion.null_steps.sum()),
-            "seconds": inversion.seconds,
-        }
+        pictures = self.backbone.decode(torch.stack([inversion.latent for inversion in inversions])).cpu()
+        seconds = (task.seconds + sum(r.seconds for r in records)) / len(inversions)
+        for inversion in inversions:
+            inversion.save(self.run.inversion_path(inversion.id))
+        return score(self.backbone, task.samples, inversions, pictures, seconds)

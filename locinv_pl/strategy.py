@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -104,12 +105,20 @@ StrategyRegistry.register(
 class Timestep:
     """One item of work for the module: a batch of pictures and the step i to take with it.
 
+    The pictures are opened at first use: Lightning asks for an item before it is through with the
+    one before, and a picture that can't be read must not keep the batch before from its last step.
+
     A plain class, which Lightning hands over as it is: dataclasses and tuples it would take apart to
     move their tensors, and the engine moves what it needs.
     """
 
-    def __init__(self, samples: tuple[EditSample, ...], i: int):
-        self.samples, self.i = samples, i
+    def __init__(self, open_samples: Callable[[], tuple[EditSample, ...]], i: int):
+        self._open, self.i = open_samples, i
+
+    @property
+    def samples(self) -> tuple[EditSample, ...]:
+        """The batch's pictures, the same objects at every step."""
+        return self._open()
 
 
 class TimestepLoader:
@@ -143,9 +152,13 @@ class TimestepLoader:
         groups = [range(n, min(n + self.batch_size, len(self.ids))) for n in range(0, len(self.ids), self.batch_size)]
         while (n := self.claim()) < len(groups):
             todo = set(self.pending([self.ids[j] for j in groups[n]]))
-            batch = tuple(self.samples[j] for j in groups[n] if self.ids[j] in todo)
-            for i in range(self.num_steps if batch else 0):
-                yield Timestep(batch, i)
+            mine = [j for j in groups[n] if self.ids[j] in todo]
+            open_samples = cache(partial(self._samples, mine))
+            for i in range(self.num_steps if mine else 0):
+                yield Timestep(open_samples, i)
+
+    def _samples(self, indices: Sequence[int]) -> tuple[EditSample, ...]:
+        return tuple(self.samples[j] for j in indices)
 
 
 def local_queue() -> Callable[[], int]:

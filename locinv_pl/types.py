@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +180,6 @@ class Inversion:
     null_loss: Tensor
     token_steps: Tensor
     null_steps: Tensor
-    seconds: float = field(default=0.0, metadata={"stored": False})
 
     @property
     def noise(self) -> Tensor:
@@ -194,8 +193,7 @@ class Inversion:
 
     def save(self, path: str | Path) -> None:
         """Write to a safetensors file with a JSON header, atomically."""
-        stored = [f for f in fields(self) if f.metadata.get("stored", True)]
-        values = {f.name: getattr(self, f.name) for f in stored}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
         tensors = {k: v for k, v in values.items() if isinstance(v, Tensor)}
         write_tensors(Path(path), tensors, {k: v for k, v in values.items() if k not in tensors})
 

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import conftest
@@ -252,6 +254,20 @@ class TestConfigs:
         assert (cli.model.method.name, cli.model.method.guidance_scale) == ("nti", 3)
         assert cli.trainer.default_root_dir.endswith("outputs/scenes-nti-box")
 
+    def test_print_config(self, capsys):
+        with pytest.raises(SystemExit) as caught:
+            main(["method=nti", "model.num_steps=7", "--print_config"])
+        assert caught.value.code == 0
+        printed = yaml.safe_load(capsys.readouterr().out)["model"]
+        assert (printed["method"]["name"], printed["num_steps"]) == ("nti", 7)
+
+    @pytest.mark.parametrize("command", [["--help"], ["fit", "--help"]])
+    def test_help(self, capsys, command):
+        with pytest.raises(SystemExit) as caught:
+            main(command)
+        assert caught.value.code == 0
+        assert "validate" in capsys.readouterr().out or command[0] == "fit"
+
     def test_a_saved_config_makes_the_same_run(self, tiny_folder, built):
         write_coco(Path("coco"), 1)
         main(words(tiny_folder, "data=coco_edit", "data.root=coco", "method=nti", steps=1))
@@ -301,8 +317,6 @@ class TestRefusals:
         ],
     )
     def test_one_line(self, roomy_folder, refused, word, says):
-        import re
-
         assert re.search(says, refused([*words(roomy_folder, *scenes(1)), word]))
         assert not Path("run/inversions").exists()
 
@@ -397,19 +411,31 @@ def test_table_of_nothing(refused):
 class TestProcesses:
     """train.py in processes of its own."""
 
-    def start(self, *command: str) -> subprocess.Popen:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    @pytest.fixture
+    def start(self) -> Iterator[Callable[..., subprocess.Popen]]:
+        """Starts train.py; what still runs at the end of the test is killed."""
+        started: list[subprocess.Popen] = []
+        yield lambda *command: started.append(self.launch(*command)) or started[-1]
+        for process in started:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+    def launch(self, *command: str) -> subprocess.Popen:
+        # Lightning leaves its marks of a running launch in this process's environment.
+        marks = {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"}
+        environment = {k: v for k, v in os.environ.items() if k not in marks} | {"OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
             [sys.executable, str(ROOT / "train.py"), *command],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
 
-    def test_two_processes_share_the_work_and_change_nothing(self, roomy_folder):
+    def test_two_processes_share_the_work_and_change_nothing(self, start, roomy_folder):
         command = [*words(roomy_folder, *scenes(6), "trainer.devices=2"), "callbacks=full"]
-        process = self.start(*command)
+        process = start(*command)
         out, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
         assert err == ""
@@ -429,22 +455,22 @@ class TestProcesses:
         main(words(roomy_folder, *scenes(6)))
         assert inversions(Path("run")) == shared
 
-    def test_a_failure_of_one_process(self, tiny_folder):
+    def test_a_failure_of_one_process(self, start, tiny_folder):
         coco = write_coco(Path("coco"), 5)
         (coco / "images/p1.png").write_bytes(b"")
-        process = self.start(*words(tiny_folder, "data=coco_edit", "data.root=coco", "trainer.devices=2"))
+        process = start(*words(tiny_folder, "data=coco_edit", "data.root=coco", "trainer.devices=2"))
         _, err = process.communicate(timeout=120)
         assert process.returncode not in (0, None)
         assert "coco/images/p1.png: the file is empty" in err
         assert "Traceback" not in err
         assert list(inversions(Path("run"))) == [f"p{n}.safetensors" for n in (0, 2, 3, 4)]
 
-    def test_a_killed_run_goes_on(self, tiny_folder):
+    def test_a_killed_run_goes_on(self, start, tiny_folder):
         write_coco(Path("coco"), 2)
-        command = words(tiny_folder, "data=coco_edit", "data.root=coco", "data.batch_size=2", steps=40)
-        process = self.start(*command)
+        command = words(tiny_folder, "data=coco_edit", "data.root=coco", "data.batch_size=2", steps=12)
+        process = start(*command)
         began = time.monotonic()
-        while not list(Path("run").glob("running/*/0003.safetensors")):
+        while not list(Path("run").glob("running/*/0001.safetensors")):
             assert process.poll() is None and time.monotonic() - began < 120
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)

@@ -34,7 +34,7 @@ def test_finished_pictures_are_left_out():
     assert [samples for samples, _ in steps(found)] == [("P1",), ("P4", "P5"), ("P6",)]
 
 
-def test_pictures_are_opened_when_their_batch_is_claimed():
+def test_pictures_are_opened_once_and_at_first_use():
     opened = []
 
     class Samples(list):
@@ -43,8 +43,10 @@ def test_pictures_are_opened_when_their_batch_is_claimed():
             return f"P{j}"
 
     found = TimestepLoader(Samples(), IDS, 2, 2, local_queue(), lambda ids: [id for id in ids if id != "p1"])
+    items = iter(found)
+    first, second = next(items), next(items)
     assert opened == []
-    next(iter(found))
+    assert first.samples is second.samples
     assert opened == [0]
 
 

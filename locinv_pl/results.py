@@ -1,0 +1,56 @@
+"""Finished pictures and their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from locinv_pl.backbone import Backbone
+from locinv_pl.metrics import attention_iou, psnr
+from locinv_pl.types import EditSample, Inversion
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A picture with its inversion, its reconstruction and the VAE's own, (3, H, W) in [0, 1], and scores."""
+
+    sample: EditSample
+    inversion: Inversion
+    reconstruction: Tensor
+    vae: Tensor
+    scores: dict[str, Any]
+
+
+def score(
+    backbone: Backbone,
+    samples: Sequence[EditSample],
+    inversions: Sequence[Inversion],
+    reconstructions: Tensor,
+    seconds: float,
+) -> list[Result]:
+    """Score a batch's reconstructions (B, 3, H, W); ``seconds`` is the time that each picture took."""
+    pictures = torch.stack([s.image for s in samples])
+    vae = backbone.decode(backbone.encode(pictures)).cpu()
+    return [
+        Result(sample, inversion, back, ceiling, {**_scores(sample, inversion, back, ceiling), "seconds": seconds})
+        for sample, inversion, back, ceiling in zip(samples, inversions, reconstructions, vae, strict=True)
+    ]
+
+
+def _scores(sample: EditSample, inversion: Inversion, back: Tensor, vae: Tensor) -> dict[str, Any]:
+    masks = torch.stack([n.mask for n in sample.nouns]) if sample.nouns else torch.zeros(0, 1, 1)
+    return {
+        "id": sample.id,
+        "prompt": sample.prompt,
+        "nouns": [n.word for n in sample.nouns],
+        "iou_initial": attention_iou(inversion.initial_maps.mean(0), masks).tolist(),
+        "iou": attention_iou(inversion.maps.mean(0), masks).tolist(),
+        "psnr": psnr(back, sample.image).item(),
+        "psnr_vae": psnr(vae, sample.image).item(),
+        "token_steps": int(inversion.token_steps.sum()),
+        "null_steps": int(inversion.null_steps.sum()),
+    }
