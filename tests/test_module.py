@@ -249,9 +249,8 @@ class TestAgain:
         with pytest.raises(KeyError, match="interrupted"):
             run_fit(tmp_path, callbacks=[Interrupt(after)])
         assert not (tmp_path / "summary.json").exists()
-        kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "running").rglob("*.safetensors")}
-        trainer, _ = run_fit(tmp_path, callbacks=[Interrupt(100)])
-        assert len(kept) in (after, after - T)
+        assert len(list((tmp_path / "running").rglob("*.safetensors"))) == (after if after <= T else after - T)
+        run_fit(tmp_path)
         assert inversions(tmp_path) == inversions(done[0])
         assert not list((tmp_path / "running").iterdir())
         assert read_json(tmp_path / "summary.json")["num_images"] == 3

@@ -1,7 +1,7 @@
 """Files of tensors: what is written comes back, and damage is one clear line."""
 
 import os
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -58,7 +58,6 @@ def make_inversion(id: str = "a", seed: int = 0) -> Inversion:
         null_loss=rand(T),
         token_steps=torch.arange(T),
         null_steps=torch.arange(T),
-        seconds=2.5,
     )
 
 
@@ -75,7 +74,7 @@ def test_round_trip_is_exact(make, tmp_path):
         if isinstance(a, torch.Tensor):
             assert b.dtype == a.dtype
             assert torch.equal(a.nan_to_num(-1), b.nan_to_num(-1)), field.name
-        elif field.metadata.get("stored", True):
+        else:
             assert b == a, field.name
 
 
@@ -86,12 +85,6 @@ def test_same_content_same_bytes(make, tmp_path):
     make(seed=1).save(tmp_path / "c")
     a, b, c = ((tmp_path / name).read_bytes() for name in "abc")
     assert a == b != c
-
-
-def test_time_taken_does_not_change_an_inversion(tmp_path):
-    make_inversion().save(tmp_path / "a")
-    replace(make_inversion(), seconds=99.0).save(tmp_path / "b")
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_noise_is_the_end_of_the_trajectory():
