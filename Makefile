@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-DEMO := data=scenes data.num_images=6 data.batch_size=6
+DEMO := data=scenes data.num_images=6 data.batch_size=3 trainer.accelerator=cpu trainer.devices=2
 
 .PHONY: demo test lint clean
 

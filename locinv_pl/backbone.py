@@ -278,6 +278,16 @@ def _ask_hub(name: str) -> None:
         ) from None
 
 
+def silence_loading() -> None:
+    """Keep diffusers and transformers from reporting on what they load."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+
+
 def _check_folder(folder: Path, name: str) -> None:
     """A folder must hold every component, with its configuration and weights."""
     needed = {

@@ -19,6 +19,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+from locinv_pl.backbone import silence_loading
 from locinv_pl.errors import InputError
 from locinv_pl.methods import CONFIGS
 from locinv_pl.module import LocInvModule
@@ -80,7 +81,7 @@ def _group_file(group: str, value: str) -> str:
     named = CONFIGS / group / f"{value}.yaml"
     if named.is_file():
         return str(named)
-    if Path(value).is_file() or value[:1] in "{[":
+    if Path(value).is_file() or value == "null" or value[:1] in ("{", "["):
         return value
     names = ", ".join(sorted(p.stem for p in (CONFIGS / group).glob("*.yaml")))
     raise InputError(f"{group}={value}: no such config; use one of {names}, or a YAML file")
@@ -120,7 +121,7 @@ class LocInvCLI(LightningCLI):
         """Name the run's folder where ``output`` doesn't."""
         config = self.config[self.subcommand]
         if config.trainer.default_root_dir is None:
-            data = config.data.class_path.rsplit(".", 1)[-1].removesuffix("DataModule").lower()
+            data = config.data.class_path.split(".")[-2]  # its file's name, as in data=scenes
             prior = config.data.init_args.get("prior", "none")
             config.trainer.default_root_dir = f"outputs/{data}-{config.model.method.name}-{prior}"
 
@@ -164,12 +165,7 @@ def _run() -> None:
 
 def _quiet() -> None:
     """Silence what the libraries tell about themselves."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    for library in (diffusers_logging, transformers_logging):
-        library.set_verbosity_error()
-        library.disable_progress_bar()
+    silence_loading()
     for name in ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.seed"):
         logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")

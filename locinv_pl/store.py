@@ -65,6 +65,8 @@ class RunFolder:
     def pending(self, ids: Sequence[str]) -> list[str]:
         """Of a batch, the pictures to run: all of a batch that was begun, else the unfinished."""
         unfinished = [id for id in ids if not self.is_finished(id)]
+        if not unfinished:
+            shutil.rmtree(self._running(ids), ignore_errors=True)  # where a run ended between mark and clearing
         return list(ids) if unfinished and self._running(ids).is_dir() else unfinished
 
     def save_record(self, ids: Sequence[str], i: int, record: StepRecord) -> None:

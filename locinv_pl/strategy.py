@@ -33,6 +33,18 @@ class ImageParallelStrategy(DDPStrategy):
         self._queues = 0
         self._has_failed = False
 
+    def _configure_launcher(self) -> None:
+        """On the CPU every process has one thread, however many there are.
+
+        Convolutions round differently with other thread counts, and one process and several are to
+        give equal results; a second process is also worth more than a second thread. An
+        ``OMP_NUM_THREADS`` of the user's own stands.
+        """
+        if self.root_device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+            os.environ["OMP_NUM_THREADS"] = "1"
+            torch.set_num_threads(1)
+        super()._configure_launcher()
+
     def setup_distributed(self) -> None:
         """Connect to the store; a single process keeps its own."""
         self.set_world_ranks()

@@ -421,9 +421,10 @@ class TestProcesses:
                 os.killpg(process.pid, signal.SIGKILL)
 
     def launch(self, *command: str) -> subprocess.Popen:
-        # Lightning leaves its marks of a running launch in this process's environment.
-        marks = {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"}
-        environment = {k: v for k, v in os.environ.items() if k not in marks} | {"OMP_NUM_THREADS": "1"}
+        # Lightning leaves its marks of a running launch in this process's environment, and conftest.py its
+        # thread count; the program chooses its own.
+        marks = {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "OMP_NUM_THREADS"}
+        environment = {k: v for k, v in os.environ.items() if k not in marks}
         return subprocess.Popen(
             [sys.executable, str(ROOT / "train.py"), *command],
             env=environment,
