@@ -91,7 +91,7 @@ def strip(result: Result, tile: int = 128) -> Image.Image:
     sample, inversion, scores = result.sample, result.inversion, result.scores
     method = inversion.settings["method"]["name"]
     tiles = {
-        sample.id: outline(sample.image, [n.prior for n in sample.nouns]),
+        sample.id: outline(sample.image, [n.prior for n in sample.nouns], side=2 * tile),
         f"{scores['psnr']:.1f} dB": to_array(result.reconstruction),
     }
     for k, noun in enumerate(sample.nouns):

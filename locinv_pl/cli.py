@@ -1,6 +1,7 @@
 """The command line: a short grammar in front of LightningCLI.
 
     python train.py [fit|validate] data=scenes method=nti trainer.devices=2 output=DIR
+    python train.py table RUN...
 
 ``key=value`` is ``--key=value``. Where configs/<group>/ exists, ``group=name`` takes the file
 configs/<group>/name.yaml; groups are put before dotted overrides, so that overrides win.
@@ -12,9 +13,11 @@ import logging
 import re
 import sys
 import warnings
+from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import Any, NoReturn
 
+from jsonargparse import DefaultHelpFormatter
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -87,11 +90,15 @@ def _group_file(group: str, value: str) -> str:
     raise InputError(f"{group}={value}: no such config; use one of {names}, or a YAML file")
 
 
+class _Help(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Keeps the description's lines."""
+
+
 class _Parser(LightningArgumentParser):
     """Errors are one line."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise InputError(_one_line(message))
+        raise InputError(f"{_one_line(message)}; --print_config shows every key and its value")
 
 
 class _ConfigFile(SaveConfigCallback):
@@ -129,8 +136,10 @@ class LocInvCLI(LightningCLI):
         """Build module, data and Trainer; a value that one of them doesn't take is bad input."""
         try:
             super().instantiate_classes()
+        except InputError:
+            raise
         except (MisconfigurationException, TypeError, ValueError) as error:
-            raise InputError(str(error)) from error
+            raise InputError(f"{error}; check the values of trainer, model and data") from error
 
 
 def main(words: list[str] | None = None) -> None:
@@ -138,6 +147,8 @@ def main(words: list[str] | None = None) -> None:
     words = sys.argv[1:] if words is None else words
     try:
         if words[:1] == ["table"]:
+            if not words[1:]:
+                raise InputError("table: name the folders of one run or more")
             print(table([read_json(Path(run) / "summary.json") for run in words[1:]]))
             return
         sys.argv[1:] = translate(words)  # processes that Lightning starts read it again
@@ -150,6 +161,7 @@ def main(words: list[str] | None = None) -> None:
 
 def _run() -> None:
     defaults: dict[str, Any] = {"default_config_files": [str(CONFIGS / "default.yaml")]}
+    parsers: dict[str, Any] = {name: defaults for name in SUBCOMMANDS}
     LocInvCLI(
         LocInvModule,
         LightningDataModule,
@@ -158,7 +170,7 @@ def _run() -> None:
         parser_class=_Parser,
         seed_everything_default=0,
         save_config_kwargs={"overwrite": True},
-        parser_kwargs={name: defaults for name in SUBCOMMANDS},
+        parser_kwargs={"description": __doc__, "formatter_class": _Help, **parsers},
         auto_configure_optimizers=False,
     )
 
