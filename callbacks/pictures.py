@@ -97,11 +97,11 @@ def strip(result: Result, tile: int = 128) -> Image.Image:
     for k, noun in enumerate(sample.nouns):
         before, after = inversion.initial_maps[:, k].mean(0), inversion.maps[:, k].mean(0)
         tiles[f"{noun.word} ({k + 1}): DDIM {scores['iou_initial'][k]:.2f}"] = overlay(sample.image, before)
-        tiles[f"{noun.word} ({k + 1}): {method} {scores['iou'][k]:.2f}"] = overlay(sample.image, after)
+        tiles[f"{noun.word} ({k + 1}): {scores['iou'][k]:.2f}"] = overlay(sample.image, after)
     font, line = ImageFont.load_default(11), 16
     page = Image.new("RGB", (len(tiles) * (tile + 4), tile + 2 * line + 4), "white")
     draw = ImageDraw.Draw(page)
-    draw.text((2, 1), sample.prompt, fill="black", font=font)
+    draw.text((2, 1), f"{sample.prompt}   [{method}]", fill="black", font=font)
     for n, (title, array) in enumerate(tiles.items()):
         draw.text((n * (tile + 4) + 2, line), title, fill="#444444", font=font)
         page.paste(Image.fromarray(array).resize((tile, tile)), (n * (tile + 4), 2 * line))

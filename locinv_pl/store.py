@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import quote
 
 from locinv_pl.errors import InputError
-from locinv_pl.types import Inversion, StepRecord, write_atomically
+from locinv_pl.types import StepRecord, read_tensors, write_atomically
 
 
 class RunFolder:
@@ -54,12 +54,12 @@ class RunFolder:
                 )
 
     def is_finished(self, id: str) -> bool:
-        """Whether picture ``id`` is done; its files are opened, so that damage shows here."""
+        """Whether picture ``id`` is done; its files' headers are read, so that damage shows here."""
         path = self.inversion_path(id)
         if not (path.exists() and path.with_suffix(".json").exists()):
             return False
         read_json(path.with_suffix(".json"))
-        Inversion.load(path)
+        read_tensors(path, names=())
         return True
 
     def pending(self, ids: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -234,13 +234,17 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     write_atomically(path, serialize(on_cpu, metadata=meta))
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read what :func:`write_tensors` wrote."""
+def read_tensors(path: Path, names: Sequence[str] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read what :func:`write_tensors` wrote: the tensors of the given names, all by default, and the header.
+
+    Raises:
+        InputError: the file is missing, truncated (also where the tensors asked for are whole) or foreign.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})["locinv"])
             written_as = header.pop("format")
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            tensors = {key: file.get_tensor(key) for key in (file.keys() if names is None else names)}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run the inversion first") from None
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError):
