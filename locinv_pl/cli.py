@@ -23,7 +23,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from locinv_pl.backbone import silence_loading
-from locinv_pl.errors import InputError
+from locinv_pl.errors import InputError, one_line
 from locinv_pl.methods import CONFIGS
 from locinv_pl.module import LocInvModule
 from locinv_pl.store import read_json
@@ -98,7 +98,7 @@ class _Parser(LightningArgumentParser):
     """Errors are one line."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise InputError(f"{_one_line(message)}; --print_config shows every key and its value")
+        raise InputError(f"{_readable(message)}; --print_config shows every key and its value")
 
 
 class _ConfigFile(SaveConfigCallback):
@@ -156,7 +156,7 @@ def main(words: list[str] | None = None) -> None:
             _quiet()
             _run()
     except (InputError, MisconfigurationException) as error:
-        sys.exit(f"{Path(sys.argv[0]).name}: {_one_line(str(error))}")
+        sys.exit(f"{Path(sys.argv[0]).name}: {_readable(str(error))}")
 
 
 def _run() -> None:
@@ -185,9 +185,9 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
 
 
-def _one_line(text: str) -> str:
+def _readable(text: str) -> str:
     """A message on one line; of jsonargparse's account of a Union only the complaints are kept."""
     union = r"Does not validate against any of the Union subtypes\s+Subtypes:.*?Errors:(.*?)Given value type:.*"
     text = re.sub(union, r"\1", text, flags=re.DOTALL)
     text = re.sub(r"\n\s*- Expected a <class 'NoneType'>", "", text)
-    return " ".join(text.split()).removeprefix("- ").replace(": - ", ": ")
+    return one_line(text).removeprefix("- ").replace(": - ", ": ")

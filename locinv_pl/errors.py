@@ -1,6 +1,11 @@
 """The one exception that a user's input can raise."""
 
 
+def one_line(text: str) -> str:
+    """A message without its line breaks."""
+    return " ".join(text.split())
+
+
 class InputError(ValueError):
     """Bad input: one line that names the file or key, the problem and the mend.
 

@@ -16,7 +16,8 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
-from datamodules.coco import CocoSamples, run_lengths
+from datamodules.annotations import run_lengths
+from datamodules.coco import CocoSamples
 from datamodules.drawing import COLORS
 from datamodules.scenes import write_scenes
 from locinv_pl.errors import InputError
