@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.tensorboard import SummaryWriter
 
 from callbacks.pictures import LOSSES
-from callbacks.tensorboard import image_writer
+from callbacks.tensorboard import image_writer, noun_tag
 from locinv_pl.inversion import Task
 from locinv_pl.metrics import attention_iou
 from locinv_pl.module import LocInvModule
@@ -48,12 +47,10 @@ class AttentionIoUCurves(Callback):
             if not record.losses[b, n].isnan():
                 scalars[f"{name}/loss"] = record.losses[b, n].item()
                 scalars[f"{name}/threshold"] = record.thresholds[n].item()
-        nouns = task.samples[b].nouns
-        if nouns:
-            masks = torch.stack([n.mask for n in nouns])
-            ious = attention_iou(record.maps[b, : len(nouns)].cpu(), masks)
-            before = attention_iou(task.initial_maps[i, b, : len(nouns)].cpu(), masks)
-            for k, noun in enumerate(nouns):
-                tag = f"{k + 1}_{noun.word.replace(' ', '_')}"
-                scalars[f"iou/{tag}"], scalars[f"iou_ddim/{tag}"] = ious[k].item(), before[k].item()
+        nouns, masks = task.samples[b].nouns, task.samples[b].masks
+        ious = attention_iou(record.maps[b, : len(nouns)].cpu(), masks)
+        before = attention_iou(task.initial_maps[i, b, : len(nouns)].cpu(), masks)
+        for k, noun in enumerate(nouns):
+            tag = noun_tag(k, noun)
+            scalars[f"iou/{tag}"], scalars[f"iou_ddim/{tag}"] = ious[k].item(), before[k].item()
         return scalars

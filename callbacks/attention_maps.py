@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from callbacks.pictures import outline, overlay, sheet, shown_steps, stack_strips, strip, to_array, to_png
-from callbacks.tensorboard import image_writer
+from callbacks.tensorboard import image_writer, noun_tag
 from locinv_pl.module import LocInvModule
 from locinv_pl.results import Result
 from locinv_pl.types import write_atomically
@@ -63,7 +63,7 @@ class AttentionMapSheets(Callback):
             writer.add_image("picture/1_original_and_priors", priors, dataformats="HWC")
             writer.add_image("picture/2_reconstruction", result.reconstruction)
             for k, noun in enumerate(sample.nouns):
-                tag = f"{k + 1}_{noun.word.replace(' ', '_')}"
+                tag = noun_tag(k, noun)
                 writer.add_image(f"prior/{tag}", overlay(sample.image, inversion.priors[k]), dataformats="HWC")
                 for i in shown_steps(inversion.num_steps, self.tensorboard_steps):
                     for name, maps in (("ddim", inversion.initial_maps), ("maps", inversion.maps)):

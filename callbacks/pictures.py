@@ -130,8 +130,7 @@ def to_png(picture: Figure | Image.Image, dpi: int = 100) -> bytes:
 
 def iou_curves(result: Result) -> tuple[Tensor, Tensor]:
     """Attention IoU of every noun at every step, (T, K): of plain DDIM, and of this inversion."""
-    masks = torch.stack([n.mask for n in result.sample.nouns])
-    inversion = result.inversion
+    masks, inversion = result.sample.masks, result.inversion
     before, after = (
         torch.stack([attention_iou(A, masks) for A in maps]) for maps in (inversion.initial_maps, inversion.maps)
     )

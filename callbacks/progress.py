@@ -44,9 +44,7 @@ class InversionProgress(TQDMProgressBar):
         means = record.losses.nanmean(0).tolist()
         self._now |= {n[:3]: f"{v:.3f}" for n, v in zip(LOSSES, means, strict=True) if v == v}
         ious = [
-            attention_iou(record.maps[b, : len(s.nouns)].cpu(), torch.stack([n.mask for n in s.nouns]))
-            for b, s in enumerate(task.samples)
-            if s.nouns
+            attention_iou(record.maps[b, : len(s.nouns)].cpu(), s.masks) for b, s in enumerate(task.samples) if s.nouns
         ]
         if ious:
             self._now["IoU"] = f"{torch.cat(ious).mean():.2f}"

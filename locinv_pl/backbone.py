@@ -247,7 +247,9 @@ def load_backbone(
         return Backbone(name_or_path, **networks).to(device)
 
     try:
-        with suppress(*([] if is_folder else [Exception])):
+        if is_folder:
+            return load(local_files_only=True)
+        with suppress(Exception):
             return load(local_files_only=True)  # a model in the hub's cache needs no network
         _ask_hub(name_or_path)
         return load(local_files_only=False)
@@ -290,25 +292,19 @@ def silence_loading() -> None:
 
 def _check_folder(folder: Path, name: str) -> None:
     """A folder must hold every component, with its configuration and weights."""
-    needed = {
-        "vae": ("config.json",),
-        "text_encoder": ("config.json",),
-        "unet": ("config.json",),
-        "tokenizer": ("tokenizer_config.json",),
-        "scheduler": ("scheduler_config.json",),
-    }
-    for part, files in needed.items():
-        for file in files:
-            path = folder / part / file
-            try:
-                json.loads(path.read_text())
-            except (OSError, ValueError):
-                raise InputError(
-                    f"backbone={name}: {part}/{file} is missing or damaged; "
-                    f"download the model again, whole, in diffusers' layout"
-                ) from None
-        weights = list((folder / part).glob("*.safetensors")) + list((folder / part).glob("*.bin"))
-        if files == ("config.json",) and not weights:
+    networks = ("vae", "text_encoder", "unet")
+    configs = {part: "config.json" for part in networks}
+    configs |= {"tokenizer": "tokenizer_config.json", "scheduler": "scheduler_config.json"}
+    for part, file in configs.items():
+        try:
+            json.loads((folder / part / file).read_text())
+        except (OSError, ValueError):
+            raise InputError(
+                f"backbone={name}: {part}/{file} is missing or damaged; "
+                f"download the model again, whole, in diffusers' layout"
+            ) from None
+    for part in networks:
+        if not any(path.suffix in (".safetensors", ".bin") for path in (folder / part).iterdir()):
             raise InputError(f"backbone={name}: {part}/ has no weights; download the model again, whole")
     vocabulary = [folder / "tokenizer" / file for file in ("tokenizer.json", "vocab.json")]
     if not any(path.is_file() for path in vocabulary):  # transformers would make one up

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from locinv_pl.backbone import Backbone, Context
 from locinv_pl.errors import InputError
+from locinv_pl.inversion import dynamic_context
 from locinv_pl.methods import Method
 from locinv_pl.prompts import tokenize
-from locinv_pl.schedule import ddim_step
+from locinv_pl.schedule import ddim_step, guided_noise
 from locinv_pl.types import Inversion
 
 
@@ -47,10 +48,9 @@ def reconstruct(backbone: Backbone, inversions: Sequence[Inversion]) -> Tensor:
         t, (abar_t, abar_s) = schedule.timesteps[i], schedule.alphas[i : i + 2]
         for b, inversion in enumerate(inversions):
             V[b, list(inversion.dynamic)] = inversion.tokens[i].to(device)
-        keys = backbone.encode_text(ids, V)
-        values = plain if method.tokens.values == "prompt" else keys
+        context = dynamic_context(backbone, method.tokens, ids, V, plain)
         null = torch.stack([inv.null[i] for inv in inversions]).to(device)
-        eps_cond = backbone.predict_noise(z, t, abar_t, Context(keys, values))
+        eps_cond = backbone.predict_noise(z, t, abar_t, context)
         eps_null = backbone.predict_noise(z, t, abar_t, Context.of(null))
-        z = ddim_step(z, eps_null + method.guidance_scale * (eps_cond - eps_null), abar_t, abar_s)
+        z = ddim_step(z, guided_noise(eps_cond, eps_null, method.guidance_scale), abar_t, abar_s)
     return backbone.decode(z).cpu()

@@ -22,7 +22,7 @@ from locinv_pl.losses import adjective_binding_loss, loss_threshold, overlap_los
 from locinv_pl.methods import Method, TokenPolicy
 from locinv_pl.priors import prior_on_grid
 from locinv_pl.prompts import PromptBatch, prompt_batch
-from locinv_pl.schedule import Schedule, ddim_step
+from locinv_pl.schedule import Schedule, ddim_step, guided_noise
 from locinv_pl.types import EditSample, Inversion, StepRecord, stack
 
 
@@ -135,12 +135,24 @@ def ddim_invert(
     return torch.stack(trajectory), torch.stack(A[::-1])
 
 
+def dynamic_context(backbone: Backbone, policy: TokenPolicy, ids: Tensor, V: Tensor, plain: Tensor) -> Context:
+    """What cross-attention sees of prompts with dynamic tokens.
+
+    Args:
+        policy: says whether tokens move at all, and whether they feed the values too.
+        ids: token ids (B, L).
+        V: input embeddings with V_t in the dynamic tokens' rows, (B, L, D).
+        plain: the text encoder's output for the words' own embeddings, (B, L, D).
+    """
+    if policy.policy == "fixed":
+        return Context.of(plain)
+    keys = backbone.encode_text(ids, V)
+    return Context(keys, plain if policy.values == "prompt" else keys)
+
+
 def token_context(backbone: Backbone, task: Task, V: Tensor, images: Tensor | slice = slice(None)) -> Context:
     """The context of some of the task's images under input embeddings V (b, L, D) given for them."""
-    if task.method.tokens.policy == "fixed":
-        return Context.of(task.plain[images])
-    keys = backbone.encode_text(task.prompts.ids[images], V)
-    return Context(keys, task.plain[images] if task.method.tokens.values == "prompt" else keys)
+    return dynamic_context(backbone, task.method.tokens, task.prompts.ids[images], V, task.plain[images])
 
 
 def token_losses(A: Tensor, task: Task, images: Tensor | slice = slice(None)) -> Tensor:
@@ -255,8 +267,7 @@ def optimize_null_text(
         with torch.set_grad_enabled(fits):
             context = Context.of(torch.stack([rows[b] for b in running]))
             eps_null = backbone.predict_noise(z_t[running], t, abar_t, context)
-            eps = eps_null + w * (eps_cond[running] - eps_null)
-            z = ddim_step(z_t[running], eps, abar_t, abar_s)
+            z = ddim_step(z_t[running], guided_noise(eps_cond[running], eps_null, w), abar_t, abar_s)
             loss = (z - target[running]).square().mean((1, 2, 3))
             z_s[running], loss_of[running] = z.detach(), loss.detach()
             going = loss >= tolerance

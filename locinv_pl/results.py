@@ -42,13 +42,12 @@ def score(
 
 
 def _scores(sample: EditSample, inversion: Inversion, back: Tensor, vae: Tensor) -> dict[str, Any]:
-    masks = torch.stack([n.mask for n in sample.nouns]) if sample.nouns else torch.zeros(0, 1, 1)
     return {
         "id": sample.id,
         "prompt": sample.prompt,
         "nouns": [n.word for n in sample.nouns],
-        "iou_initial": attention_iou(inversion.initial_maps.mean(0), masks).tolist(),
-        "iou": attention_iou(inversion.maps.mean(0), masks).tolist(),
+        "iou_initial": attention_iou(inversion.initial_maps.mean(0), sample.masks).tolist(),
+        "iou": attention_iou(inversion.maps.mean(0), sample.masks).tolist(),
         "psnr": psnr(back, sample.image).item(),
         "psnr_vae": psnr(vae, sample.image).item(),
         "token_steps": int(inversion.token_steps.sum()),

@@ -24,6 +24,18 @@ class Schedule:
         return len(self.timesteps)
 
 
+def guided_noise(eps_cond: Tensor, eps_null: Tensor, w: float) -> Tensor:
+    """Classifier-free guidance: ε = ε(∅) + w (ε(c) - ε(∅)).
+
+    Source: Ho and Salimans, Classifier-Free Diffusion Guidance, arXiv 2207.12598.
+
+    Args:
+        eps_cond, eps_null: noise predicted under the prompt and under the null text, any one shape.
+        w: guidance scale; 1 gives ``eps_cond``.
+    """
+    return eps_null + w * (eps_cond - eps_null)
+
+
 def ddim_step(z_t: Tensor, eps: Tensor, abar_t: Tensor, abar_s: Tensor) -> Tensor:
     """Deterministic DDIM step from noise level ᾱ_t to ᾱ_s; denoising if s < t, inversion if s > t.
 

@@ -79,6 +79,12 @@ class EditSample:
     adjectives: tuple[Adjective, ...] = ()
     edits: tuple[Edit, ...] = ()
 
+    @property
+    def masks(self) -> Tensor:
+        """The nouns' ground-truth masks, bool, shape (K, H, W)."""
+        size = self.image.shape[-2:]
+        return torch.stack([n.mask for n in self.nouns]) if self.nouns else torch.zeros(0, *size, dtype=torch.bool)
+
     def __post_init__(self) -> None:
         size = tuple(self.image.shape[-2:])
         for noun in self.nouns:
