@@ -23,6 +23,7 @@ from locinv_pl.types import Edit, Span
 
 Row = dict[str, Any]
 PriorKind = Literal["segment", "box"]
+IRREGULAR_PLURALS = {"person": "people", "mouse": "mice", "knife": "knives"}
 BOX_TOLERANCE = 1.0  # pixels; annotators' boxes may stick out by rounding
 
 
@@ -70,7 +71,9 @@ class AnnotationReader:
         categories = rows(instances, tables, "categories", id=int, name=str)
         rows(instances, tables, "annotations", id=int, image_id=(int, str), category_id=int)
         self.names = {row["id"]: one_line(row["name"]).lower() for row in categories}
-        self.find_names = _word_finder(self.names.values())
+        singulars = {name: name for name in self.names.values()}
+        self.forms = {**{plural(name): name for name in singulars}, **singulars}
+        self.find_names = _word_finder(self.forms)
         self.coco = COCO()
         self.coco.dataset = tables
         with contextlib.redirect_stdout(io.StringIO()):
@@ -105,7 +108,7 @@ class AnnotationReader:
         if width < 1 or height < 1:
             raise InputError(f"{self.path}: image {row['file_name']} is {width}x{height}; correct its size")
         captions = self.captions[row["id"]]
-        named = {match[0].lower() for caption in captions for match in self.find_names(caption)}
+        named = {self._name(match) for caption in captions for match in self.find_names(caption)}
         found: dict[str, list[Instance]] = defaultdict(list)
         for annotation in sorted(self.coco.imgToAnns[row["id"]], key=lambda a: a["id"]):
             instance = self._instance(annotation, row, named)
@@ -119,16 +122,22 @@ class AnnotationReader:
                 return Entry(path.stem, path, width, height, prompt, mentions, edits)
         return None
 
+    def _name(self, match: re.Match[str]) -> str:
+        """The category that a word of a caption names, in the singular or plural."""
+        return self.forms.get(match[0].lower(), "")
+
     def _mentions(self, prompt: str, found: dict[str, list[Instance]]) -> tuple[Mention, ...]:
-        matches = [match for match in self.find_names(prompt) if match[0].lower() in found]
-        words = [match[0].lower() for match in matches]
+        matches = [match for match in self.find_names(prompt) if self._name(match) in found]
+        names = [self._name(match) for match in matches]
         mentions = []
-        for k, (match, word) in enumerate(zip(matches, words, strict=True)):
-            instances = found[word]
-            if words.count(word) == len(instances):
-                instances = [instances[words[:k].count(word)]]
-            adjective = _adjective(prompt, match.start(), instances)
-            mentions.append(Mention(match[0], match.span(), tuple(instances), adjective))
+        for k, (match, name) in enumerate(zip(matches, names, strict=True)):
+            instances = found[name]
+            if names.count(name) == len(instances):
+                instances = [instances[names[:k].count(name)]]
+            adjectives = _adjectives(prompt, match.start(), instances)
+            said = {prompt[slice(*span)].lower() for span in adjectives}
+            meant = [i for i in instances if said <= {one_line(word).lower() for word in i.attributes}] or instances
+            mentions.append(Mention(match[0], match.span(), tuple(meant), adjectives[0] if adjectives else None))
         return tuple(mentions)
 
     def _instance(self, annotation: Row, picture: Row, named: set[str]) -> Instance | None:
@@ -274,11 +283,22 @@ def _attributes(annotation: Row) -> frozenset[str]:
     return frozenset(value for value in values if isinstance(value, str) and value.strip())
 
 
-def _adjective(prompt: str, start: int, instances: Iterable[Instance]) -> Span | None:
-    """Where the words directly before a noun are an attribute of one of its instances."""
+def plural(name: str) -> str:
+    """The plural of a category's name: "bus" to "buses", "dining table" to "dining tables"."""
+    *first, noun = name.split(" ")
+    ending = "es" if noun.endswith(("s", "x", "z", "ch", "sh")) else "s"
+    return " ".join([*first, IRREGULAR_PLURALS.get(noun, noun + ending)])
+
+
+def _adjectives(prompt: str, start: int, instances: Iterable[Instance]) -> list[Span]:
+    """Where the words directly before a noun are attributes of its instances, the last one first."""
     attributes = {value for instance in instances for value in instance.attributes}
-    matches = [match for match in _word_finder(attributes)(prompt[:start]) if match.end() == start - 1]
-    return matches[0].span() if matches else None
+    spans: list[Span] = []
+    for match in reversed(_word_finder(attributes)(prompt[:start])):
+        if match.end() == start - 1:
+            spans.append(match.span())
+            start = match.start()
+    return spans
 
 
 def _word_finder(names: Iterable[str]) -> Callable[[str], list[re.Match[str]]]:

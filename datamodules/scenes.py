@@ -6,7 +6,7 @@ import json
 import random
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,27 +16,35 @@ from pycocotools import mask as mask_utils
 
 from datamodules.base import EditDataModule
 from datamodules.coco import CocoSamples
-from datamodules.drawing import COLORS, COUNT_WEIGHTS, NOUNS, Scene, SceneObject, draw_scene
 from locinv_pl.errors import InputError
+from locinv_pl.scenes.captions import Group
+from locinv_pl.scenes.drawing import CORE, Scene, SceneObject, World, draw_scene
+from locinv_pl.scenes.drawing import world as find_world
+from locinv_pl.scenes.materials import MATERIALS
 from locinv_pl.types import EditSample
 
-CATEGORY_IDS = {noun: index for index, noun in enumerate(NOUNS, start=1)}
+WorldName = Literal["core", "full"]
 INSTANCES = "annotations/instances.json"
 MIN_SIZE = 16
 
 
 @dataclass(frozen=True)
 class SceneSettings:
-    """What a set of scenes depends on; the arguments of :func:`write_scenes`."""
+    """What a set of scenes depends on; the arguments of :func:`write_scenes`.
+
+    Raises:
+        InputError: one of them is out of its range.
+    """
 
     num_images: int
     seed: int
     size: int
     min_objects: int
     max_objects: int
+    world: str
 
     def __post_init__(self) -> None:
-        most = max(COUNT_WEIGHTS)
+        most = find_world(self.world).max_objects
         if self.num_images < 1:
             raise InputError(f"num_images={self.num_images}: no scene to draw; give 1 or more")
         if self.size < MIN_SIZE:
@@ -47,6 +55,10 @@ class SceneSettings:
                 f"give 1 <= min_objects <= max_objects <= {most}"
             )
 
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; the core world goes without saying."""
+        return {key: value for key, value in asdict(self).items() if (key, value) != ("world", CORE.name)}
+
 
 def write_scenes(
     root: Path,
@@ -54,7 +66,8 @@ def write_scenes(
     seed: int = 0,
     size: int = 128,
     min_objects: int = 1,
-    max_objects: int = 3,
+    max_objects: int | None = None,
+    world: WorldName = "core",
 ) -> None:
     """Write ``images/``, ``annotations/{instances,captions,edits}.json`` under ``root``.
 
@@ -66,12 +79,15 @@ def write_scenes(
         num_images: how many scenes.
         seed: another seed, other scenes.
         size: side of the pictures in pixels.
-        min_objects, max_objects: how many objects a scene has, 1 to 3.
+        min_objects, max_objects: how many objects a scene has, 1 to 3 in the core world, 1 to 4 in the full
+            one; by default as many as the world allows.
+        world: what is drawn.
 
     Raises:
         InputError: a setting out of its range, or ``root`` holds something else.
     """
-    settings = SceneSettings(num_images, seed, size, min_objects, max_objects)
+    most = find_world(world).max_objects if max_objects is None else max_objects
+    settings = SceneSettings(num_images, seed, size, min_objects, most, world)
     root = Path(root)
     if not _is_free(root):
         return _expect(root, settings)
@@ -90,32 +106,45 @@ def write_scenes(
 def make_scene(index: int, settings: SceneSettings) -> Scene:
     """Scene ``index`` of a set."""
     rng = random.Random(f"{settings.seed}/{index}")
+    world = find_world(settings.world)
     counts = range(settings.min_objects, settings.max_objects + 1)
-    count = rng.choices(counts, [COUNT_WEIGHTS[n] for n in counts])[0]
-    return draw_scene(rng, settings.size, count)
+    count = rng.choices(counts, [world.counts[n] for n in counts])[0]
+    return draw_scene(rng, settings.size, count, world)
 
 
-def make_edits(scene: Scene, rng: random.Random) -> dict[str, str]:
-    """Target prompts by kind: one noun swapped, and one colour where the caption names colours."""
-    thing = rng.choice(scene.objects)
-    absent = [noun for noun in NOUNS if noun not in {other.noun for other in scene.objects}]
-    edits = {"word_swap": _caption_with(scene, thing, replace(thing, noun=rng.choice(absent)))}
-    colored = [thing for thing in scene.objects if thing.color_in_caption]
-    if colored:
-        thing = rng.choice(colored)
-        color = rng.choice([color for color in COLORS if color != thing.color])
-        edits["attribute"] = _caption_with(scene, thing, replace(thing, color=color))
+def make_edits(scene: Scene, rng: random.Random, world: World = CORE) -> dict[str, str]:
+    """Target prompts by kind: one noun swapped, and one colour and one material where the caption names them."""
+    groups = scene.wording.groups
+    group = rng.choice(groups)
+    absent = [noun for noun in world.nouns if noun not in {other.noun for other in groups}]
+    edits = {"word_swap": _caption_with(scene, group, replace(group, noun=rng.choice(absent)))}
+    for kind, words in (("attribute", [*world.colors]), ("material", [*world.materials])):
+        described = [(group, word) for group in groups for word in group.adjectives if word in words]
+        if described:
+            group, word = rng.choice(described)
+            others = [other for other in words if _can_replace(word, other, group, groups)]
+            adjectives = tuple(rng.choice(others) if said == word else said for said in group.adjectives)
+            edits[kind] = _caption_with(scene, group, replace(group, adjectives=adjectives))
     return edits
 
 
-def _caption_with(scene: Scene, old: SceneObject, new: SceneObject) -> str:
-    objects = tuple(new if thing is old else thing for thing in scene.objects)
-    return replace(scene, objects=objects).caption
+def _can_replace(word: str, other: str, group: Group, groups: Sequence[Group]) -> bool:
+    """Whether it is an adjective of the same sort that no group of this noun has."""
+    said = {adjective for group_ in groups if group_.noun == group.noun for adjective in group_.adjectives}
+    replaces_color = [name in MATERIALS and not MATERIALS[name].colored for name in (word, other)]
+    return other not in said and replaces_color[0] == replaces_color[1]
+
+
+def _caption_with(scene: Scene, old: Group, new: Group) -> str:
+    groups = tuple(new if group is old else group for group in scene.wording.groups)
+    return replace(scene.wording, groups=groups).text
 
 
 def _write(root: Path, settings: SceneSettings) -> None:
     (root / "images").mkdir(parents=True)
     (root / "annotations").mkdir()
+    world = find_world(settings.world)
+    category_ids = {noun: number for number, noun in enumerate(world.nouns, start=1)}
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     captions: list[dict[str, Any]] = []
@@ -127,13 +156,13 @@ def _write(root: Path, settings: SceneSettings) -> None:
         width, height = scene.image.size
         images.append({"id": index, "file_name": file_name, "height": height, "width": width})
         for thing in scene.objects:
-            annotations.append({"id": len(annotations) + 1, "image_id": index, **_annotation(thing)})
+            annotations.append({"id": len(annotations) + 1, "image_id": index, **_annotation(thing, category_ids)})
         captions.append({"id": index, "image_id": index, "caption": scene.caption})
-        changes = make_edits(scene, random.Random(f"{settings.seed}/{index}/edits"))
+        changes = make_edits(scene, random.Random(f"{settings.seed}/{index}/edits"), world)
         edits += [{"image_id": index, "kind": kind, "prompt": prompt} for kind, prompt in changes.items()]
 
-    info = {"description": "Drawn scenes of locinv_pl", "settings": asdict(settings)}
-    categories = [{"id": number, "name": noun} for noun, number in CATEGORY_IDS.items()]
+    info = {"description": "Drawn scenes of locinv_pl", "settings": settings.to_dict()}
+    categories = [{"id": number, "name": noun} for noun, number in category_ids.items()]
     instances = {"info": info, "images": images, "categories": categories, "annotations": annotations}
     texts = {"info": info, "images": images, "annotations": captions}
     contents = {
@@ -145,15 +174,16 @@ def _write(root: Path, settings: SceneSettings) -> None:
         (root / name).write_text(json.dumps(content), encoding="utf-8")
 
 
-def _annotation(thing: SceneObject) -> dict[str, Any]:
+def _annotation(thing: SceneObject, category_ids: Mapping[str, int]) -> dict[str, Any]:
     rle = mask_utils.encode(np.asfortranarray(thing.mask, dtype=np.uint8))
+    looks = {"color": thing.color, "material": thing.material}
     return {
-        "category_id": CATEGORY_IDS[thing.noun],
+        "category_id": category_ids[thing.noun],
         "segmentation": {"size": list(thing.mask.shape), "counts": rle["counts"].decode("ascii")},
         "area": int(mask_utils.area(rle)),
         "bbox": mask_utils.toBbox(rle).tolist(),
         "iscrowd": 0,
-        "attributes": {"color": thing.color},
+        "attributes": {key: word for key, word in looks.items() if word},
     }
 
 
@@ -167,14 +197,15 @@ def _expect(root: Path, settings: SceneSettings) -> None:
         found = json.loads((root / INSTANCES).read_text(encoding="utf-8"))["info"]["settings"]
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{root}: exists but holds no drawn scenes; move it away or name another folder") from None
-    wanted = asdict(settings)
+    wanted = settings.to_dict()
     if found != wanted:
-        differing = ", ".join(f"{key}={found.get(key)}" for key in wanted if found.get(key) != wanted[key])
+        keys = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
+        differing = ", ".join(f"{key}={found.get(key, CORE.name if key == 'world' else None)}" for key in keys)
         raise InputError(f"{root}: holds other scenes ({differing}); delete it or name another folder")
 
 
 class ScenesDataModule(EditDataModule):
-    """Scenes drawn from a seed, with exact masks: the embedded model's own world.
+    """Scenes drawn from a seed, with exact masks; those of the core world are the embedded model's own.
 
     Args:
         num_images: how many.
@@ -182,7 +213,10 @@ class ScenesDataModule(EditDataModule):
         prior: "segment" for the masks, "box" for their bounding boxes.
         batch_size: pictures that are inverted together.
         size: side of the pictures in pixels; the backbone's by default.
-        min_objects, max_objects: how many objects a scene has, 1 to 3.
+        min_objects, max_objects: how many objects a scene has, 1 to 3 in the core world, 1 to 4 in the full
+            one; by default as many as the world allows.
+        world: what is drawn: "core" for a dozen nouns apart from each other, "full" for all nouns and
+            materials, near and far.
         root: where the COCO-format folder is written; named after the settings by default.
     """
 
@@ -196,23 +230,28 @@ class ScenesDataModule(EditDataModule):
         batch_size: int = 4,
         size: int | None = None,
         min_objects: int = 1,
-        max_objects: int = 3,
+        max_objects: int | None = None,
+        world: WorldName = "core",
         root: str | None = None,
     ):
         super().__init__(prior, batch_size, size)
         self.num_images, self.seed, self.root = num_images, seed, root
-        self.min_objects, self.max_objects = min_objects, max_objects
+        self.world: WorldName = world
+        most = find_world(world).max_objects
+        self.min_objects, self.max_objects = min_objects, most if max_objects is None else max_objects
 
     @property
     def settings(self) -> dict[str, Any]:
         """What a scene depends on; more scenes only add to fewer."""
         objects = {"min_objects": self.min_objects, "max_objects": self.max_objects}
-        return {**super().settings, "seed": self.seed, **objects}
+        world = {} if self.world == CORE.name else {"world": self.world}
+        return {**super().settings, "seed": self.seed, **objects, **world}
 
     def load(self, size: int) -> tuple[Sequence[EditSample], Sequence[str]]:
         """Draw the scenes, where they aren't there yet, and read them like any COCO-format folder."""
         counts = f"{self.min_objects}to{self.max_objects}"
-        root = Path(self.root or f"data/scenes-{self.num_images}x{size}-{counts}-seed{self.seed}")
-        write_scenes(root, self.num_images, self.seed, size, self.min_objects, self.max_objects)
+        name = "scenes" if self.world == CORE.name else f"scenes-{self.world}"
+        root = Path(self.root or f"data/{name}-{self.num_images}x{size}-{counts}-seed{self.seed}")
+        write_scenes(root, self.num_images, self.seed, size, self.min_objects, self.max_objects, self.world)
         samples = CocoSamples(root, self.prior, size)  # type: ignore[arg-type]
         return samples, samples.ids

@@ -1,7 +1,9 @@
 """The command line: a short grammar in front of LightningCLI.
 
     python train.py [fit|validate] data=scenes method=nti trainer.devices=2 output=DIR
-    python train.py table RUN...
+    locinv table RUN...
+    locinv evaluate-backbone BACKBONE [json=FILE] [sheet=FILE]
+    locinv pretrain recipe=core_cpu [output=DIR]
 
 ``key=value`` is ``--key=value``. Where configs/<group>/ exists, ``group=name`` takes the file
 configs/<group>/name.yaml; groups are put before dotted overrides, so that overrides win.
@@ -17,17 +19,16 @@ from argparse import RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jsonargparse import DefaultHelpFormatter
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, auto_cli
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from locinv_pl.backbone import silence_loading
+from locinv_pl.commands import COMMANDS, table
 from locinv_pl.errors import InputError, one_line
 from locinv_pl.methods import CONFIGS
 from locinv_pl.module import LocInvModule
-from locinv_pl.store import read_json
-from locinv_pl.summary import table
 
 SUBCOMMANDS = ("fit", "validate")
 ALIASES = {
@@ -94,11 +95,15 @@ class _Help(RawDescriptionHelpFormatter, DefaultHelpFormatter):
     """Keeps the description's lines."""
 
 
-class _Parser(LightningArgumentParser):
-    """Errors are one line."""
+class _OneLineErrors(ArgumentParser):
+    """A parser that complains in one line."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise InputError(f"{_readable(message)}; --print_config shows every key and its value")
+
+
+class _Parser(_OneLineErrors, LightningArgumentParser):
+    """Lightning's, likewise."""
 
 
 class _ConfigFile(SaveConfigCallback):
@@ -147,16 +152,34 @@ def main(words: list[str] | None = None) -> None:
     words = sys.argv[1:] if words is None else words
     try:
         if words[:1] == ["table"]:
-            if not words[1:]:
-                raise InputError("table: name the folders of one run or more")
-            print(table([read_json(Path(run) / "summary.json") for run in words[1:]]))
-            return
+            return table(words[1:])
+        if words and words[0] in COMMANDS:
+            return _run_command(*words)
         sys.argv[1:] = translate(words)  # processes that Lightning starts read it again
         with warnings.catch_warnings():
             _quiet()
             _run()
     except (InputError, MisconfigurationException) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {_readable(str(error))}")
+
+
+def _run_command(name: str, *words: str) -> None:
+    """Call a command's function with ``key=value`` and ``--key value`` as its arguments."""
+    with warnings.catch_warnings():
+        _quiet()
+        auto_cli(
+            COMMANDS[name],
+            args=[_option(word) for word in words],
+            prog=f"{Path(sys.argv[0]).name} {name}",
+            parser_class=_OneLineErrors,
+        )
+
+
+def _option(word: str) -> str:
+    key, equals, value = word.partition("=")
+    if not equals or word.startswith("-"):
+        return word
+    return f"--{key}={_group_file(key, value) if (CONFIGS / key).is_dir() else value}"
 
 
 def _run() -> None:

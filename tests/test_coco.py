@@ -18,10 +18,10 @@ from pycocotools.coco import COCO
 
 from datamodules.annotations import run_lengths
 from datamodules.coco import CocoSamples
-from datamodules.drawing import COLORS
 from datamodules.scenes import write_scenes
 from locinv_pl.errors import InputError
 from locinv_pl.priors import box_mask
+from locinv_pl.scenes.drawing import COLORS
 
 CATEGORIES = {"cat": 1, "dog": 2, "hot dog": 3, "dog house": 4}
 # A plain picture of 12x8 (w x h): its centre square is x in [2, 10).

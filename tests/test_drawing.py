@@ -1,7 +1,8 @@
-"""The drawn scenes, and the COCO folder of them."""
+"""The scenes of the core world, and the COCO folder of them."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import re
@@ -14,12 +15,21 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from datamodules.drawing import BACKGROUNDS, COLORS, NOUNS, Canvas, Scene, draw_scene, with_article
 from datamodules.scenes import make_edits, write_scenes
 from locinv_pl.errors import InputError
+from locinv_pl.scenes.canvas import Canvas
+from locinv_pl.scenes.drawing import BACKGROUNDS, COLORS, NOUNS, Scene, draw_scene, with_article
+from locinv_pl.scenes.words import all_words
 
 PHRASE = re.compile(rf"(an?) (?:({'|'.join(COLORS)}) )?({'|'.join(NOUNS)})")
 PLACE = re.compile(rf"(.*?)(?: (on|in) the ({'|'.join(BACKGROUNDS)}))?")
+# Captions, and digests of pictures, masks and the next random number.
+PINNED = {
+    "an orange ball and a blue cup in the water": "be37de4c0d1624f1",
+    "a car and a dog on the sand": "043784a8c21d8343",
+    "a red bird and a black flower and a purple car": "f23e316a6712bc14",
+    "a red cat on the snow": "c347d77200681e5c",
+}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +46,34 @@ def parse(caption: str) -> tuple[list[tuple[str, str, str]], str, str]:
     return [(p[1], p[2] or "", p[3]) for p in phrases if p], place[2] or "", place[3] or ""
 
 
+def digest(*parts: bytes) -> str:
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+
+
+def test_the_embedded_model_saw_exactly_these_scenes() -> None:
+    drawn = {}
+    for seed, size, count in ((0, 128, None), (1, 128, None), (2, 64, 3), ("train/7", 200, 1)):
+        rng = random.Random(seed)
+        scene = draw_scene(rng, size, count)
+        objects = [part for o in scene.objects for part in (f"{o.noun} {o.color}".encode(), np.packbits(o.mask))]
+        after = str(rng.random()).encode()
+        drawn[scene.caption] = digest(scene.image.tobytes(), *(bytes(part) for part in objects), after)
+    assert drawn == PINNED
+
+
+def test_the_tokenizer_was_trained_on_exactly_these_words() -> None:
+    words = all_words()
+    assert len(words) == 130 and digest(" ".join(words).encode()) == "bd3bc6bb89ea5ba5"
+
+
+def test_the_annotations_of_a_folder_stay_the_same_to_the_byte(folder: Path) -> None:
+    tables = [path.read_bytes() for path in sorted((folder / "annotations").iterdir())]
+    assert digest(*tables) == "d6d2051523365921"
+
+
 def test_the_vocabulary_is_the_one_the_embedded_model_knows() -> None:
+    core = "cat dog bird fish car boat house cup ball chair flower airplane"
+    assert " ".join(NOUNS) == core and " ".join(COLORS) == "red blue green yellow purple orange white black"
     assert len(NOUNS) == 12 and len(COLORS) == 8 and len(BACKGROUNDS) == 6
     assert {"cat", "airplane", "chair"} < set(NOUNS) and {"orange", "black"} < set(COLORS)
 
@@ -46,7 +83,7 @@ def test_captions_name_all_that_is_drawn_and_nothing_else(many: list[Scene]) -> 
         phrases, preposition, background = parse(scene.caption)
         assert [noun for _, _, noun in phrases] == [thing.noun for thing in scene.objects]
         for (article, color, noun), thing in zip(phrases, scene.objects, strict=True):
-            assert color == (thing.color if thing.color_in_caption else "")
+            assert color in ("", thing.color)
             assert article == ("an" if (color or noun)[0] in "ao" else "a")
         if background:
             assert background == scene.background
@@ -58,8 +95,8 @@ def test_captions_vary(many: list[Scene]) -> None:
     assert {scene.background for scene in many} == set(BACKGROUNDS)
     assert {thing.noun for scene in many for thing in scene.objects} == set(NOUNS)
     assert {thing.color for scene in many for thing in scene.objects} == set(COLORS)
-    assert {scene.background_in_caption for scene in many} == {True, False}
-    assert {scene.objects[0].color_in_caption for scene in many} == {True, False}
+    assert {bool(parse(scene.caption)[2]) for scene in many} == {True, False}
+    assert {bool(parse(scene.caption)[0][0][1]) for scene in many} == {True, False}
 
 
 def test_article() -> None:
@@ -86,7 +123,7 @@ def test_objects_do_not_overlap(many: list[Scene]) -> None:
 def test_masks_are_exactly_the_pixels_that_hide_the_background(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def on(gray: int, seed: int) -> tuple[Scene, np.ndarray]:
         flat = Image.new("RGBA", (size, size), (gray, gray, gray, 255))
-        monkeypatch.setattr("datamodules.drawing._background", lambda *args: flat)
+        monkeypatch.setattr("locinv_pl.scenes.core._background", lambda *args: flat)
         scene = draw_scene(random.Random(seed), size)
         return scene, np.asarray(scene.image, dtype=int).mean(-1)
 
@@ -116,7 +153,7 @@ def test_a_larger_picture_shows_the_same_scene_larger() -> None:
 @pytest.mark.parametrize("noun", NOUNS)
 def test_every_noun_draws_inside_its_square_in_the_given_colour(noun: str) -> None:
     canvas = Canvas(90)
-    NOUNS[noun](canvas, (200, 10, 120))
+    NOUNS[noun][0](canvas, (200, 10, 120))
     pixels = np.asarray(canvas.image)
     assert 0.1 < (pixels[:, :, 3] > 0).mean() < 0.7
     assert (pixels[:, :, :3] == (200, 10, 120)).all(-1).mean() > 0.05
@@ -124,9 +161,9 @@ def test_every_noun_draws_inside_its_square_in_the_given_colour(noun: str) -> No
 
 def test_nouns_are_told_apart_by_their_shape() -> None:
     shapes = {}
-    for noun, draw in NOUNS.items():
+    for noun, styles in NOUNS.items():
         canvas = Canvas(60)
-        draw(canvas, (200, 10, 120))
+        styles[0](canvas, (200, 10, 120))
         shapes[noun] = np.asarray(canvas.image)[:, :, 3] > 0
     for a in shapes:
         for b in shapes:

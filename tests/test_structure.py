@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGE = sorted((ROOT / "locinv_pl").glob("*.py"))
+PACKAGE = sorted((ROOT / "locinv_pl").rglob("*.py"))
 
 
 def imports(path: Path) -> set[str]:
@@ -35,5 +35,17 @@ def test_plain_files_know_torch_only(name):
 
 @pytest.mark.parametrize("path", PACKAGE, ids=lambda p: p.stem)
 def test_lightning_and_diffusers_have_their_places(path):
-    assert "lightning" not in roots(path) or path.stem in {"module", "strategy", "cli"}
-    assert "diffusers" not in roots(path) or path.stem in {"backbone", "attention"}
+    if path.parent.name != "pretrain":
+        assert "lightning" not in roots(path) or path.stem in {"module", "strategy", "cli"}
+        assert "diffusers" not in roots(path) or path.stem in {"backbone", "attention", "judge"}
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=lambda p: p.stem)
+def test_pretraining_is_needed_by_nobody(path):
+    needed = any(name.startswith("locinv_pl.pretrain") for name in imports(path))
+    assert not needed or path.parent.name == "pretrain" or path.stem == "commands"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "locinv_pl/scenes").glob("*.py")), ids=lambda p: p.stem)
+def test_scenes_are_drawn_without_torch(path):
+    assert not roots(path) & {"torch", "lightning", "diffusers", "transformers"}

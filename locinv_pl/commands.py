@@ -1,0 +1,82 @@
+"""The commands beside fit and validate: functions whose arguments are the command line's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from locinv_pl.errors import InputError
+from locinv_pl.store import read_json, write_json
+
+if TYPE_CHECKING:
+    from locinv_pl.pretrain.recipe import Recipe
+
+
+def table(runs: Sequence[str]) -> None:
+    """Print finished runs as a Markdown table, a row for each.
+
+    Args:
+        runs: their folders.
+    """
+    from locinv_pl.summary import table as markdown
+
+    if not runs:
+        raise InputError("table: name the folders of one run or more")
+    print(markdown([read_json(Path(run) / "summary.json") for run in runs]))
+
+
+def evaluate_backbone(
+    backbone: str,
+    json: Path | None = None,
+    sheet: Path | None = None,
+    judge: Path | None = None,
+    num_prompts: int = 200,
+    num_scenes: int = 500,
+    seed: int = 0,
+    device: str = "cpu",
+) -> None:
+    """Measure a text-to-image model of the drawn world: its VAE, its pictures as the judge sees them, its maps.
+
+    Args:
+        backbone: "embedded", or the folder of a model.
+        json: where to write the scores.
+        sheet: where to draw the first pictures with what the judge saw, a PNG.
+        judge: the folder of another judge than the package's.
+        num_prompts: prompts with one object, and as many with two.
+        num_scenes: unseen scenes for the judge.
+        seed: of scenes, prompts and noise.
+        device: where to compute.
+    """
+    from locinv_pl.backbone import load_backbone
+    from locinv_pl.evaluation import draw_sheet
+    from locinv_pl.evaluation import evaluate_backbone as evaluate
+    from locinv_pl.judge import load_judge
+
+    model = load_backbone(backbone, device=device)
+    scores, generated = evaluate(model, load_judge(judge, device), num_prompts, num_scenes, seed)
+    for key, value in scores.to_dict().items():
+        print(f"{key:18} {value:.3f}")
+    if json is not None:
+        write_json(json, scores.to_dict())
+    if sheet is not None:
+        sheet.parent.mkdir(parents=True, exist_ok=True)
+        draw_sheet(generated).save(sheet)
+
+
+def pretrain(recipe: Recipe, output: Path = Path("outputs/pretrain"), stages: list[str] | None = None) -> None:
+    """Make the embedded model and its judge from drawn scenes; run again to go on where it stopped.
+
+    Args:
+        recipe: recipe=NAME takes configs/recipe/NAME.yaml.
+        output: the run's folder; embedded/, judge/ and curves.png appear in it.
+        stages: some of vae, clip, recognizer, diffusion; all by default.
+    """
+    from locinv_pl.pretrain.curves import draw_curves
+    from locinv_pl.pretrain.recipe import STAGES, Pretraining
+
+    Pretraining(recipe, output).run(stages or STAGES)
+    draw_curves(output, STAGES).savefig(output / "curves.png", dpi=120)
+
+
+COMMANDS = {"evaluate-backbone": evaluate_backbone, "pretrain": pretrain}

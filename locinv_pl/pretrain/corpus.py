@@ -1,0 +1,110 @@
+"""Drawn scenes as arrays on disk: pictures, captions, and what stands in every cell of a coarse grid."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from locinv_pl.scenes.drawing import CORE, Scene, World, draw_scene, world
+
+CELL = 4  # pixels
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """N drawn scenes.
+
+    Attributes:
+        pictures: (N, H, W, 3) uint8.
+        captions: N of them.
+        nouns, colors: (N, H / 4, W / 4) uint8, the noun and the look of the object that covers most of a cell
+            of 4x4 pixels, counted from 1 in the world's; 0 is background.
+    """
+
+    pictures: NDArray[np.uint8]
+    captions: list[str]
+    nouns: NDArray[np.uint8]
+    colors: NDArray[np.uint8]
+
+
+def draw_corpus(
+    root: Path,
+    num_scenes: int,
+    seed: str = "train",
+    size: int = 128,
+    world_name: str = "core",
+    processes: int | None = None,
+) -> Corpus:
+    """Draw scenes once and keep them under ``root``; scene i depends on (seed, i) alone.
+
+    Args:
+        root: the folder.
+        num_scenes: N.
+        seed: another seed, other scenes; sets of scenes to work on have numbers for seeds.
+        size: side of the pictures in pixels.
+        world_name: what is drawn.
+        processes: how many draw; as many as there are cores by default.
+    """
+    root, processes = Path(root), processes or os.cpu_count() or 1
+    settings = {"num_scenes": num_scenes, "seed": seed, "size": size, "world": world_name}
+    done = root / "corpus.json"
+    if not done.is_file() or json.loads(done.read_text())["settings"] != settings:
+        _draw(root, num_scenes, seed, size, world_name, processes)
+        captions = json.loads((root / "captions.json").read_text())
+        done.write_text(json.dumps({"settings": settings, "captions": captions}))
+    captions = json.loads(done.read_text())["captions"]
+    arrays = {name: np.load(root / f"{name}.npy", mmap_mode="r") for name in ("pictures", "nouns", "colors")}
+    return Corpus(captions=captions, **arrays)
+
+
+def _draw(root: Path, num_scenes: int, seed: str, size: int, world_name: str, processes: int) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    grid = size // CELL
+    shapes = {
+        "pictures": (num_scenes, size, size, 3),
+        "nouns": (num_scenes, grid, grid),
+        "colors": (num_scenes, grid, grid),
+    }
+    arrays = {
+        name: np.lib.format.open_memmap(root / f"{name}.npy", mode="w+", dtype=np.uint8, shape=shape)
+        for name, shape in shapes.items()
+    }
+    captions = []
+    with multiprocessing.get_context("spawn").Pool(processes) if processes > 1 else nullcontext() as pool:
+        draw, numbers = partial(_scene, seed, size, world_name), range(num_scenes)
+        scenes = pool.imap(draw, numbers, chunksize=64) if pool else map(draw, numbers)
+        for index, (picture, caption, nouns, colors) in enumerate(scenes):
+            arrays["pictures"][index] = picture
+            arrays["nouns"][index] = nouns
+            arrays["colors"][index] = colors
+            captions.append(caption)
+    for array in arrays.values():
+        array.flush()
+    (root / "captions.json").write_text(json.dumps(captions))
+
+
+def _scene(seed: str, size: int, world_name: str, index: int) -> tuple[NDArray, str, NDArray, NDArray]:
+    scene = draw_scene(random.Random(f"{seed}/{index}"), size, world=world(world_name))
+    return np.asarray(scene.image), scene.caption, *label_grids(scene, world(world_name))
+
+
+def label_grids(scene: Scene, world: World = CORE) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Noun and look of the object that covers most of each cell, from 1; 0 where background does; (h, w) each."""
+    nouns, looks = [*world.nouns], [*world.looks]
+    height, width = scene.image.height // CELL, scene.image.width // CELL
+    masks = np.stack([thing.mask for thing in scene.objects]).astype(np.float32)
+    cover = masks.reshape(-1, height, CELL, width, CELL).mean((2, 4))
+    cover = np.concatenate([1 - cover.sum(0, keepdims=True), cover])
+    winner = cover.argmax(0)
+    noun_of = np.array([0, *(nouns.index(thing.noun) + 1 for thing in scene.objects)], dtype=np.uint8)
+    color_of = np.array([0, *(looks.index(thing.look) + 1 for thing in scene.objects)], dtype=np.uint8)
+    return noun_of[winner], color_of[winner]

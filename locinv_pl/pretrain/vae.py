@@ -1,0 +1,73 @@
+"""The VAE: four picture pixels to a latent pixel along each side, trained on crops of drawn scenes."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from locinv_pl.pretrain.optimization import Optimization, PretrainModule
+
+
+def build_vae(channels: tuple[int, ...] = (16, 32, 64), size: int = 128) -> AutoencoderKL:
+    """KL autoencoder without attention; each further entry of ``channels`` halves the resolution."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * len(channels),
+        up_block_types=("UpDecoderBlock2D",) * len(channels),
+        block_out_channels=channels,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=size,
+        mid_block_add_attention=False,
+    ).to(memory_format=torch.channels_last)
+
+
+class VaeModule(PretrainModule):
+    """Trains the VAE on random crops: |r - x| + 2 (r - x)^2 + 1/2 |grad r - grad x| + kl_weight KL, means over pixels.
+
+    A batch is (images,): (B, 3, H, W) in [0, 1].
+
+    Args:
+        vae: the network.
+        optimization: AdamW's settings.
+        crop: side of the crops in pixels.
+        kl_weight: of the posterior's divergence from a normal distribution, per latent number.
+        train_encoder: False keeps the latents as they are and trains the decoder alone.
+    """
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        optimization: Optimization,
+        crop: int = 64,
+        kl_weight: float = 2e-6,
+        train_encoder: bool = True,
+    ):
+        super().__init__(optimization)
+        self.vae, self.crop, self.kl_weight, self.train_encoder = vae, crop, kl_weight, train_encoder
+        for part in (vae.encoder, vae.quant_conv):
+            part.requires_grad_(train_encoder)
+
+    def training_step(self, batch: tuple[Tensor], batch_idx: int) -> Tensor:
+        """The loss of one batch, every picture cropped at the same random place."""
+        x = batch[0] * 2 - 1
+        top, left = (int(torch.randint(0, side - self.crop + 1, ())) for side in x.shape[-2:])
+        x = x[..., top : top + self.crop, left : left + self.crop]
+        with torch.set_grad_enabled(self.train_encoder):
+            posterior = self.vae.encode(x).latent_dist
+            z = posterior.sample()
+        r = self.vae.decode(z).sample.float()
+        square = (r - x).square().mean()
+        edges = (_differences(r) - _differences(x)).abs().mean()
+        loss = (r - x).abs().mean() + 2 * square + 0.5 * edges
+        if self.train_encoder:
+            loss = loss + self.kl_weight * posterior.kl().mean() / posterior.mean[0, 0].numel()
+        self.log_dict({"loss": loss, "psnr": -10 * torch.log10(square / 4)})
+        return loss
+
+
+def _differences(x: Tensor) -> Tensor:
+    """Of neighbouring pixels, across and down, flat."""
+    across, down = x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
+    return torch.cat([across.flatten(1), down.flatten(1)], 1)

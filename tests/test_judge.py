@@ -1,0 +1,122 @@
+"""The judge: what it makes of its networks' answers, and how often it is right."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from locinv_pl.evaluation import (
+    BackboneScores,
+    Generated,
+    Request,
+    draw_sheet,
+    judge_accuracy,
+    judge_all,
+    make_requests,
+    unseen_scenes,
+)
+from locinv_pl.judge import Judge, Recognizer, Sighting, load_judge
+from locinv_pl.scenes.drawing import BACKGROUNDS, COLORS, NOUNS
+
+WORDS = {"nouns": ("cat", "dog"), "colors": ("red", "blue", "white")}
+
+
+class Answers(nn.Module):
+    """Stands in for the recogniser's network: gives the logits that it was given."""
+
+    def __init__(self, logits: torch.Tensor):
+        super().__init__()
+        self.logits, self.config = logits, SimpleNamespace(sample_size=logits.shape[-1])
+
+    def forward(self, cells: torch.Tensor, t: int) -> SimpleNamespace:
+        assert cells.shape == (len(self.logits), 48, *self.logits.shape[-2:])
+        return SimpleNamespace(sample=self.logits)
+
+
+class NoClip(nn.Module):
+    device = torch.device("cpu")
+
+
+def judge_of(logits: torch.Tensor, **settings) -> Judge:
+    return Judge(Recognizer(Answers(logits), num_nouns=2), NoClip(), None, **WORDS, **settings)
+
+
+def test_a_noun_needs_an_area_and_has_the_colour_of_its_cells():
+    nouns = torch.zeros(1, 8, 8, dtype=torch.long)
+    nouns[0, :2, :3] = 2  # six cells of dog
+    nouns[0, 5, 5] = 1  # one cell of cat
+    colors = torch.zeros(1, 8, 8, dtype=torch.long)
+    colors[0, :2, :3] = 1  # blue; all else red
+    colors[0, 0, 0] = 2
+    logits = torch.cat([F.one_hot(nouns, 3), F.one_hot(colors, 3)], -1).movedim(-1, 1) * 10.0
+    pictures = torch.rand(1, 3, 32, 32)
+    assert judge_of(logits, min_area=0.05).see(pictures) == [(Sighting("dog", "blue", 6 / 64),)]
+    assert judge_of(logits, min_area=0.01).see(pictures) == [
+        (Sighting("dog", "blue", 6 / 64), Sighting("cat", "red", 1 / 64))
+    ]
+
+
+def test_pictures_of_another_size_are_seen_too():
+    logits = torch.zeros(1, 6, 8, 8)
+    logits[:, 0] = 1
+    assert judge_of(logits).see(torch.rand(1, 3, 96, 96)) == [()]
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    return load_judge()
+
+
+def test_the_judge_knows_the_drawn_world(judge):
+    assert judge.nouns == tuple(NOUNS) and judge.colors == tuple(COLORS)
+
+
+@pytest.mark.slow
+def test_the_judge_is_right_on_scenes_it_never_saw(judge):
+    assert judge_accuracy(judge, unseen_scenes(seed=1, count=100, size=128)) >= 0.94
+
+
+@pytest.mark.slow
+def test_the_judge_sees_what_was_changed(judge):
+    scene = next(s for s in unseen_scenes(2, 50, 128) if len(s.objects) == 2)
+    picture = torch.tensor(list(scene.image.getdata())).float().view(1, 128, 128, 3).movedim(-1, 1) / 255
+    gone, kept = scene.objects
+    without = torch.where(torch.from_numpy(gone.mask), torch.tensor([0.5, 0.55, 0.5]).view(1, 3, 1, 1), picture)
+    before, after = ({s.noun for s in judge_all(judge, p)[0]} for p in (picture, without))
+    assert before == {gone.noun, kept.noun} and after & before == {kept.noun}
+
+
+@pytest.mark.slow
+def test_captions_fit_their_own_scenes_best(judge):
+    scenes = unseen_scenes(3, 24, 128)
+    pictures = torch.stack([torch.tensor(list(s.image.getdata())).view(128, 128, 3) for s in scenes])
+    pictures = pictures.movedim(-1, 1).float() / 255
+    captions = [s.caption for s in scenes]
+    own = judge.clip_score(pictures, captions)
+    others = judge.clip_score(pictures, captions[1:] + captions[:1])
+    assert (own > others).float().mean() > 0.9 and own.max() <= 100
+
+
+def test_requests_say_what_they_ask_for(judge):
+    requests = list(make_requests(judge, 0, 2, 20))
+    assert requests == list(make_requests(judge, 0, 2, 20)) != list(make_requests(judge, 1, 2, 20))
+    for request in requests:
+        assert len({noun for noun, _ in request.things}) == 2
+        assert all(f"{color} {noun}" in request.prompt for noun, color in request.things)
+    assert any(f"the {name}" in request.prompt for name in BACKGROUNDS for request in requests)
+
+
+def test_unseen_scenes_depend_on_their_seed_and_number():
+    some, more = unseen_scenes(0, 2, 32), unseen_scenes(0, 4, 32)
+    assert [s.image.tobytes() for s in some] == [s.image.tobytes() for s in more[:2]]
+    assert unseen_scenes(1, 1, 32)[0].image.tobytes() != some[0].image.tobytes()
+
+
+def test_sheet_has_a_place_for_every_picture():
+    requests = [Request("a red cat", (("cat", "red"),))] * 4
+    generated = Generated(requests, torch.rand(4, 3, 128, 128), [(Sighting("cat", "red", 0.2),)] * 4)
+    sheet = draw_sheet(generated, columns=2, rows=2)
+    assert sheet.size == (256, 2 * 158)
+    assert {field for field in BackboneScores.__dataclass_fields__} >= {"vae_psnr", "package_mib"}
