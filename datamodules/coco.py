@@ -27,7 +27,8 @@ class CocoSamples(Sequence[EditSample]):
 
     The prompt is a picture's first caption that names a category annotated on it; every mention of
     such a category is a noun. Where a prompt mentions a category as often as the picture shows it,
-    mention j belongs to instance j (by annotation id), else every mention to all its instances.
+    mention j belongs to instance j (by annotation id), else every mention to all its instances, or to
+    those that its adjectives describe.
 
     Args:
         root: the folder.

@@ -134,6 +134,8 @@ class LocInvCLI(LightningCLI):
         config = self.config[self.subcommand]
         if config.trainer.default_root_dir is None:
             data = config.data.class_path.split(".")[-2]  # its file's name, as in data=scenes
+            if config.data.init_args.get("world", "core") != "core":
+                data += "_" + config.data.init_args.world
             prior = config.data.init_args.get("prior", "none")
             config.trainer.default_root_dir = f"outputs/{data}-{config.model.method.name}-{prior}"
 

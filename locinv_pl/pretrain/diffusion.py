@@ -59,6 +59,9 @@ class DiffusionModule(PretrainModule):
         train_text_encoder: whether it learns along; else it stays as it is.
         null_probability: how often the caption is left out.
         snr_bounds: of ω_t.
+        noise_offset: standard deviation of a constant added to every channel's noise. The schedule's last
+            step still shows the latent's mean; without the offset the model reads a background's colour there
+            instead of in the caption.
     """
 
     null_ids: Tensor
@@ -72,12 +75,14 @@ class DiffusionModule(PretrainModule):
         optimization: Optimization,
         train_text_encoder: bool = True,
         null_probability: float = 0.1,
-        snr_bounds: tuple[float, float] = (0.5, 5.0),
+        snr_bounds: tuple[float, float] = (0.25, 5.0),
+        noise_offset: float = 0.1,
     ):
         super().__init__(optimization)
         self.unet, self.text_encoder = unet, text_encoder
         self.text_encoder.requires_grad_(train_text_encoder)
         self.null_probability, self.snr_bounds = null_probability, snr_bounds
+        self.noise_offset = noise_offset
         self.register_buffer("null_ids", null_ids, persistent=False)
         self.register_buffer("alphas", noise_scheduler().alphas_cumprod, persistent=False)
 
@@ -86,7 +91,8 @@ class DiffusionModule(PretrainModule):
         z_0, ids = batch
         dropped = torch.rand(len(ids), 1, device=self.device) < self.null_probability
         t = torch.randint(0, len(self.alphas), (len(z_0),), device=self.device)
-        loss = self.loss(z_0, torch.where(dropped, self.null_ids, ids), t, torch.randn_like(z_0))
+        eps = torch.randn_like(z_0) + self.noise_offset * torch.randn_like(z_0[..., :1, :1])
+        loss = self.loss(z_0, torch.where(dropped, self.null_ids, ids), t, eps)
         self.log("loss", loss)
         return loss
 

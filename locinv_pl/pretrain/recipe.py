@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from locinv_pl.backbone import EMBEDDED
 from locinv_pl.errors import InputError
 from locinv_pl.pretrain.clip import ClipModule, build_clip, text_config
 from locinv_pl.pretrain.corpus import Corpus, draw_corpus
@@ -75,7 +76,8 @@ class RecognizerStage:
 class DiffusionStage:
     """The UNet's training.
 
-    ``text_encoder``: "joint" trains one along, "clip" takes CLIP's text tower as it is.
+    ``text_encoder``: "joint" trains one along, "clip" takes CLIP's text tower as it is. ``start``: "embedded" or
+    the folder of an earlier model whose UNet, text encoder and tokenizer to go on from.
     """
 
     optimization: Optimization
@@ -84,7 +86,9 @@ class DiffusionStage:
     text_encoder: str = "joint"
     text_layers: int = 3
     null_probability: float = 0.1
-    snr_bounds: tuple[float, float] = (0.5, 5.0)
+    snr_bounds: tuple[float, float] = (0.25, 5.0)
+    noise_offset: float = 0.1
+    start: str | None = None
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,8 @@ class Pretraining:
         self._fit("vae", _Arrays(len(self.corpus.captions), pictures(self.corpus)))
 
     def _train_clip(self) -> None:
-        self._fit("clip", _Arrays(len(self.corpus.captions), pictures(self.corpus), self.ids.__getitem__))
+        ids = self._encode(self.tokenizer, self.corpus.captions)
+        self._fit("clip", _Arrays(len(ids), pictures(self.corpus), ids.__getitem__))
 
     def _train_recognizer(self) -> None:
         labels = [lambda i, a=array: torch.from_numpy(a[i].copy()) for array in (self.corpus.nouns, self.corpus.colors)]
@@ -165,8 +170,8 @@ class Pretraining:
     def _train_diffusion(self) -> None:
         if not self._exported("vae"):
             raise InputError(f"{self.model / 'vae'}: not there yet; run the stage vae first")
-        latents = self.latents()
-        self._fit("diffusion", _Arrays(len(latents), lambda i: latents[i].float(), self.ids.__getitem__))
+        latents, ids = self.latents(), self._encode(self.prompt_tokenizer, self.corpus.captions)
+        self._fit("diffusion", _Arrays(len(latents), lambda i: latents[i].float(), ids.__getitem__))
 
     def _module(self, stage: str) -> PretrainModule:
         recipe, config = self.recipe, getattr(self.recipe, stage)
@@ -183,9 +188,12 @@ class Pretraining:
             nouns, looks = (len(words) for words in (self.world.nouns, self.world.looks))
             return RecognizerModule(build_recognizer(nouns, looks, recipe.size, config.channels), config.optimization)
         text_encoder = self._text_encoder()
-        null_ids = self._encode_captions([""])[0]
+        null_ids = self._encode(self.prompt_tokenizer, [""])[0]
         width = text_encoder.config.hidden_size
         unet = build_unet(config.channels, recipe.size // 2 ** (len(recipe.vae.channels) - 1), width, config.heads)
+        if self._start is not None:
+            unet = UNet2DConditionModel.from_pretrained(self._start / "unet", torch_dtype=torch.float32).train()
+            unet.to(memory_format=torch.channels_last)
         return DiffusionModule(
             unet,
             text_encoder,
@@ -194,10 +202,13 @@ class Pretraining:
             train_text_encoder=config.text_encoder == "joint",
             null_probability=config.null_probability,
             snr_bounds=config.snr_bounds,
+            noise_offset=config.noise_offset,
         )
 
     def _text_encoder(self) -> CLIPTextModel:
         config, clip = self.recipe.diffusion, self.recipe.clip
+        if self._start is not None:
+            return CLIPTextModel.from_pretrained(self._start / "text_encoder", dtype=torch.float32).train()
         if config.text_encoder == "joint":
             return CLIPTextModel(text_config(self.tokenizer, clip.hidden, config.text_layers))
         if config.text_encoder != "clip":
@@ -221,9 +232,14 @@ class Pretraining:
         return train_tokenizer(all_words(), self.recipe.max_length)
 
     @cached_property
-    def ids(self) -> Tensor:
-        """Token ids of the captions, (N, L)."""
-        return self._encode_captions(self.corpus.captions)
+    def prompt_tokenizer(self) -> CLIPTokenizer:
+        """The text-to-image model's: the same, unless that goes on from an earlier one."""
+        return self.tokenizer if self._start is None else CLIPTokenizer.from_pretrained(self._start / "tokenizer")
+
+    @property
+    def _start(self) -> Path | None:
+        start = self.recipe.diffusion.start
+        return EMBEDDED if start == "embedded" else None if start is None else Path(start)
 
     def latents(self) -> Tensor:
         """The means of the VAE's posteriors, scaled to unit variance: (N, C, h, w), half precision, kept on disk."""
@@ -244,13 +260,16 @@ class Pretraining:
         torch.save(torch.cat(parts) * vae.config.scaling_factor, temporary)
         temporary.rename(path)
 
-    def _encode_captions(self, captions: Sequence[str]) -> Tensor:
-        return self.tokenizer(list(captions), padding="max_length", truncation=True, return_tensors="pt").input_ids
+    @staticmethod
+    def _encode(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
+        return tokenizer(list(captions), padding="max_length", truncation=True, return_tensors="pt").input_ids
 
     def _fit(self, stage: str, data: Dataset) -> None:
         module, optimization = self._module(stage), getattr(self.recipe, stage).optimization
         folder = self.output / stage
-        callbacks: list[Callback] = [ModelCheckpoint(folder, every_n_train_steps=250, save_last=True)]
+        callbacks: list[Callback] = [
+            ModelCheckpoint(folder, every_n_train_steps=250, save_last=True, enable_version_counter=False)
+        ]
         if optimization.ema_decay:
             start = min(1000, optimization.max_steps // 10)
             average = EMAWeightAveraging(
@@ -322,7 +341,7 @@ class Pretraining:
         StableDiffusionPipeline(
             vae=AutoencoderKL.from_pretrained(self.model / "vae", torch_dtype=torch.float16),
             text_encoder=module.text_encoder.half(),
-            tokenizer=self.tokenizer,
+            tokenizer=self.prompt_tokenizer,
             unet=module.unet.half(),
             scheduler=noise_scheduler(),
             safety_checker=None,
