@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,4 +79,4 @@ def pretrain(recipe: Recipe, output: Path = Path("outputs/pretrain"), stages: li
     draw_curves(output, STAGES).savefig(output / "curves.png", dpi=120)
 
 
-COMMANDS = {"evaluate-backbone": evaluate_backbone, "pretrain": pretrain}
+COMMANDS: dict[str, Callable[..., None]] = {"evaluate-backbone": evaluate_backbone, "pretrain": pretrain}

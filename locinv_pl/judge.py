@@ -143,7 +143,7 @@ def load_judge(folder: Path | str | None = None, device: torch.device | str = "c
     try:
         words = json.loads((where / "judge.json").read_text(encoding="utf-8"))
         unet = UNet2DModel.from_pretrained(where / "recognizer", torch_dtype=torch.float32)
-        clip = CLIPModel.from_pretrained(where / "clip", dtype=torch.float32)
+        clip: Any = CLIPModel.from_pretrained(where / "clip", dtype=torch.float32)
         tokenizer = CLIPTokenizer.from_pretrained(where / "tokenizer")
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"judge={where}: holds no judge ({error}); give a folder that pretraining wrote") from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
@@ -11,7 +13,7 @@ from transformers import CLIPTextModel
 from locinv_pl.pretrain.optimization import Optimization, PretrainModule
 
 
-def noise_scheduler() -> DDIMScheduler:
+def noise_scheduler() -> Any:
     """Stable Diffusion's: 1000 steps, betas linear in their square roots, noise (epsilon) prediction."""
     return DDIMScheduler(
         beta_start=0.00085,
@@ -26,10 +28,10 @@ def noise_scheduler() -> DDIMScheduler:
 
 def build_unet(
     channels: tuple[int, ...] = (32, 96, 160), latent_size: int = 32, text_width: int = 128, heads: int = 4
-) -> UNet2DConditionModel:
+) -> Any:
     """A UNet with cross-attention at every level but the finest."""
     coarse = len(channels) - 1
-    return UNet2DConditionModel(
+    unet: Any = UNet2DConditionModel(
         sample_size=latent_size,
         block_out_channels=channels,
         layers_per_block=1,
@@ -38,7 +40,8 @@ def build_unet(
         cross_attention_dim=text_width,
         attention_head_dim=heads,  # diffusers' name for the number of heads
         norm_num_groups=8,
-    ).to(memory_format=torch.channels_last)
+    )
+    return unet.to(memory_format=torch.channels_last)
 
 
 class DiffusionModule(PretrainModule):
@@ -52,7 +55,7 @@ class DiffusionModule(PretrainModule):
     classifier-free guidance (arXiv 2207.12598) has both branches.
 
     Args:
-        unet: the network.
+        unet: diffusers' UNet2DConditionModel.
         text_encoder: CLIP's text tower.
         null_ids: (L,) the ids of the empty prompt.
         optimization: AdamW's settings.
@@ -69,7 +72,7 @@ class DiffusionModule(PretrainModule):
 
     def __init__(
         self,
-        unet: UNet2DConditionModel,
+        unet: Any,
         text_encoder: CLIPTextModel,
         null_ids: Tensor,
         optimization: Optimization,

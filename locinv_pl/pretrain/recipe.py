@@ -177,7 +177,7 @@ class Pretraining:
         recipe, config = self.recipe, getattr(self.recipe, stage)
         seed_everything(recipe.seed, verbose=False)
         if stage == "vae":
-            vae = build_vae(config.channels, recipe.size)
+            vae: Any = build_vae(config.channels, recipe.size)
             if config.start is not None:
                 vae = AutoencoderKL.from_pretrained(config.start, torch_dtype=torch.float32).train()
             return VaeModule(vae, config.optimization, config.crop, config.kl_weight, config.train_encoder)
@@ -244,10 +244,12 @@ class Pretraining:
     def latents(self) -> Tensor:
         """The means of the VAE's posteriors, scaled to unit variance: (N, C, h, w), half precision, kept on disk."""
         path = self.output / "latents.pt"
-        self._once(lambda: path.is_file() or self._write_latents(path))
+        self._once(lambda: self._write_latents(path))
         return torch.load(path)
 
     def _write_latents(self, path: Path) -> None:
+        if path.is_file():
+            return
         vae = AutoencoderKL.from_pretrained(self.model / "vae", torch_dtype=torch.float32).eval()
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         vae.to(device, memory_format=torch.channels_last)
@@ -264,7 +266,7 @@ class Pretraining:
     def _encode(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
         return tokenizer(list(captions), padding="max_length", truncation=True, return_tensors="pt").input_ids
 
-    def _fit(self, stage: str, data: Dataset) -> None:
+    def _fit(self, stage: str, data: _Arrays) -> None:
         module, optimization = self._module(stage), getattr(self.recipe, stage).optimization
         folder = self.output / stage
         callbacks: list[Callback] = [
@@ -338,7 +340,7 @@ class Pretraining:
         write_json(self.judge / "judge.json", words)
 
     def _export_diffusion(self, module: DiffusionModule) -> None:
-        StableDiffusionPipeline(
+        pipeline: Any = StableDiffusionPipeline(
             vae=AutoencoderKL.from_pretrained(self.model / "vae", torch_dtype=torch.float16),
             text_encoder=module.text_encoder.half(),
             tokenizer=self.prompt_tokenizer,
@@ -347,7 +349,8 @@ class Pretraining:
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
-        ).save_pretrained(self.model)
+        )
+        pipeline.save_pretrained(self.model)
 
 
 class _Arrays(Dataset):

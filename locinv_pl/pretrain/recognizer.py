@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers import UNet2DModel
 from torch import Tensor
@@ -13,7 +15,7 @@ from locinv_pl.pretrain.optimization import Optimization, PretrainModule
 
 def build_recognizer(num_nouns: int, num_colors: int, size: int = 128, channels: tuple[int, ...] = (48, 96, 128)):
     """A small convolutional U-Net over cells of 4x4 pixels."""
-    unet = UNet2DModel(
+    unet: Any = UNet2DModel(
         sample_size=size // CELL,
         in_channels=3 * CELL**2,
         out_channels=1 + num_nouns + num_colors,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import string
 from collections.abc import Iterable
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
@@ -38,18 +40,12 @@ def train_tokenizer(words: Iterable[str], max_length: int = 24, vocab_size: int 
             show_progress=False,
         ),
     )
-    state = _model_state(learner)
+    state = json.loads(learner.to_str())["model"]
     vocab: dict[str, int] = dict(state["vocab"])
     for letter in ALPHABET:
         for token in (letter, letter + END_OF_WORD):
             vocab.setdefault(token, len(vocab))
     for mark in (START, END):
         vocab[mark] = len(vocab)
-    merges = [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in state["merges"]]
+    merges: Any = [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in state["merges"]]
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=max_length)
-
-
-def _model_state(tokenizer: Tokenizer) -> dict:
-    import json
-
-    return json.loads(tokenizer.to_str())["model"]

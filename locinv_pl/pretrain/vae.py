@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
@@ -9,9 +11,9 @@ from torch import Tensor
 from locinv_pl.pretrain.optimization import Optimization, PretrainModule
 
 
-def build_vae(channels: tuple[int, ...] = (16, 32, 64), size: int = 128) -> AutoencoderKL:
+def build_vae(channels: tuple[int, ...] = (16, 32, 64), size: int = 128) -> Any:
     """KL autoencoder without attention; each further entry of ``channels`` halves the resolution."""
-    return AutoencoderKL(
+    vae: Any = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * len(channels),
         up_block_types=("UpDecoderBlock2D",) * len(channels),
         block_out_channels=channels,
@@ -20,7 +22,8 @@ def build_vae(channels: tuple[int, ...] = (16, 32, 64), size: int = 128) -> Auto
         norm_num_groups=8,
         sample_size=size,
         mid_block_add_attention=False,
-    ).to(memory_format=torch.channels_last)
+    )
+    return vae.to(memory_format=torch.channels_last)
 
 
 class VaeModule(PretrainModule):
@@ -29,7 +32,7 @@ class VaeModule(PretrainModule):
     A batch is (images,): (B, 3, H, W) in [0, 1].
 
     Args:
-        vae: the network.
+        vae: diffusers' AutoencoderKL.
         optimization: AdamW's settings.
         crop: side of the crops in pixels.
         kl_weight: of the posterior's divergence from a normal distribution, per latent number.
@@ -38,7 +41,7 @@ class VaeModule(PretrainModule):
 
     def __init__(
         self,
-        vae: AutoencoderKL,
+        vae: Any,
         optimization: Optimization,
         crop: int = 64,
         kl_weight: float = 2e-6,
