@@ -210,6 +210,11 @@ def test_recipe_gives_a_model_and_a_judge(pretrained):
     assert judge.clip_score(pictures, ["a red cat", "a dog"]).shape == (2,)
 
 
+def test_a_shipped_model_tells_no_paths(pretrained):
+    for file in [*pretrained.glob("embedded/*/*.json"), *pretrained.glob("judge/*/*.json")]:
+        assert str(pretrained) not in file.read_text(), file
+
+
 def test_latents_have_unit_variance_with_the_exported_scale(pretrained):
     latents = torch.load(pretrained / "latents.pt").float()
     assert latents.shape == (48, 4, 8, 8)

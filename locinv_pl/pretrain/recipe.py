@@ -8,6 +8,7 @@ whose networks are exported is done; one with a checkpoint goes on from it.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -351,6 +352,8 @@ class Pretraining:
             requires_safety_checker=False,
         )
         pipeline.save_pretrained(self.model)
+        for part in ("vae", "unet"):
+            _forget_origin(self.model / part / "config.json")
 
 
 class _Arrays(Dataset):
@@ -364,6 +367,13 @@ class _Arrays(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         return tuple(column(index) for column in self.columns)
+
+
+def _forget_origin(config: Path) -> None:
+    """Drop the path that a network was loaded from."""
+    content = json.loads(config.read_text())
+    content.pop("_name_or_path", None)
+    config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def _rank() -> int:
