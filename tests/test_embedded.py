@@ -60,7 +60,7 @@ def test_null_text_brings_the_latents_back(embedded, scene):
     task, plain = walk(embedded, scene, load_method("ddim"), 10, 10)
     _, fitted = walk(embedded, scene, load_method("nti"), 10, 10)
     target = task.trajectory[0]
-    assert F.mse_loss(fitted[-1].latent, target) < 0.2 * F.mse_loss(plain[-1].latent, target)
+    assert F.mse_loss(fitted[-1].latent, target) < 0.4 * F.mse_loss(plain[-1].latent, target)
 
 
 def test_null_text_stops_early_below_its_tolerance(embedded, scene):
