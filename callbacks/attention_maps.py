@@ -8,8 +8,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 from PIL import Image
 
-from callbacks.pictures import outline, overlay, sheet, shown_steps, stack_strips, strip, to_array, to_png
+from callbacks.pictures import sheet, shown_steps, strip
 from callbacks.tensorboard import image_writer, noun_tag
+from locinv_pl.drawing import outline, overlay, stack_strips, to_array, to_png
 from locinv_pl.module import LocInvModule
 from locinv_pl.results import Result
 from locinv_pl.types import write_atomically

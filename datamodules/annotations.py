@@ -6,183 +6,207 @@ import contextlib
 import io
 import json
 import math
-import re
+import reprlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
-from datamodules.pictures import SquareCrop
+from datamodules.entries import Rle, Shape
 from locinv_pl.errors import InputError, one_line
 from locinv_pl.priors import Box
-from locinv_pl.types import Edit, Span
+from locinv_pl.types import Edit
 
 Row = dict[str, Any]
-PriorKind = Literal["segment", "box"]
-IRREGULAR_PLURALS = {"person": "people", "mouse": "mice", "knife": "knives"}
+ImageId = int | str
 BOX_TOLERANCE = 1.0  # pixels; annotators' boxes may stick out by rounding
 
 
 @dataclass(frozen=True)
+class CocoFiles:
+    """The files of a COCO-format folder; ``edits`` may be missing."""
+
+    root: Path
+    instances: Path
+    captions: Path
+    edits: Path
+    images: Path
+
+    @classmethod
+    def find(
+        cls,
+        root: Path,
+        instances: str | None = None,
+        captions: str | None = None,
+        edits: str | None = None,
+        images: str | None = None,
+    ) -> CocoFiles:
+        """The named files, relative to ``root``; what isn't named is looked for where COCO has it.
+
+        Instances are ``instances*.json`` in ``annotations/`` or the folder itself, the validation set's where there
+        are several; captions and edits stand beside them under the same suffix, and the pictures in the folder of
+        that suffix (``val2017/``), or in ``images/``.
+
+        Raises:
+            InputError: a folder isn't there, or it is not clear which file is meant.
+        """
+        if not root.is_dir():
+            raise InputError(f"{root}: no such folder; give the folder of a COCO-format data set")
+        found = root / instances if instances is not None else _instances(root)
+        split = found.stem.removeprefix("instances")
+        beside = {name: found.with_name(f"{name}{split}.json") for name in ("captions", "edits")}
+        name = split.strip("_")
+        folders = [root / name, root / "images" / name] if name else []
+        folders.append(root / "images")
+        pictures = root / images if images is not None else next((f for f in folders if f.is_dir()), folders[-1])
+        if not pictures.is_dir():
+            raise InputError(f"{pictures}: no such folder; say in data.images= where the pictures are")
+        return cls(
+            root,
+            found,
+            root / captions if captions is not None else beside["captions"],
+            root / edits if edits is not None else beside["edits"],
+            pictures,
+        )
+
+    def picture(self, file_name: str) -> Path:
+        """Where a picture is; its name may be relative to the root, too."""
+        path = self.images / file_name
+        return path if path.exists() or not (self.root / file_name).exists() else self.root / file_name
+
+
+@dataclass(frozen=True)
 class Instance:
-    """An annotated object: its mask as compressed RLE, its box, the words that describe it."""
+    """An annotated object: its category's name, its shape, the words that describe it.
+
+    ``is_crowd`` says that its mask is a region of many, as COCO writes them: iscrowd, and run lengths.
+    """
 
     name: str
-    rle: Row | None
-    box: Box | None
+    shape: Shape
     attributes: frozenset[str]
-
-
-@dataclass(frozen=True)
-class Mention:
-    """A noun of a prompt, the instances that it means and the adjective before it."""
-
-    word: str
-    span: Span
-    instances: tuple[Instance, ...]
-    adjective: Span | None
-
-
-@dataclass(frozen=True)
-class Entry:
-    """All that is known of a sample before its picture is opened."""
-
-    id: str
-    path: Path
-    width: int
-    height: int
-    prompt: str
-    mentions: tuple[Mention, ...]
-    edits: tuple[Edit, ...]
+    is_crowd: bool
 
 
 class AnnotationReader:
-    """Reads and checks the annotation files."""
+    """Reads the annotation files; what they say of a picture is checked when it is asked for.
 
-    def __init__(self, instances: Path, captions: Path, edits: Path, prior: PriorKind) -> None:
-        self.path = instances
-        self.prior = prior
-        tables = read_json(instances)
-        self.pictures = rows(instances, tables, "images", id=(int, str), file_name=str, width=int, height=int)
-        categories = rows(instances, tables, "categories", id=int, name=str)
-        rows(instances, tables, "annotations", id=int, image_id=(int, str), category_id=int)
-        self.names = {row["id"]: one_line(row["name"]).lower() for row in categories}
-        singulars = {name: name for name in self.names.values()}
-        self.forms = {**{plural(name): name for name in singulars}, **singulars}
-        self.find_names = _word_finder(self.forms)
+    Raises:
+        InputError: a file is missing, is no JSON, or a table has not COCO's columns.
+    """
+
+    def __init__(self, files: CocoFiles) -> None:
+        self.path = files.instances
+        tables = read_json(files.instances)
+        self.pictures = rows(files.instances, tables, "images", id=(int, str), file_name=str, width=int, height=int)
+        self.categories = rows(files.instances, tables, "categories", id=int, name=str)
+        rows(files.instances, tables, "annotations", id=int, image_id=(int, str), category_id=int)
+        self.names: dict[int, str] = {row["id"]: row["name"] for row in self.categories}
         self.coco = COCO()
         self.coco.dataset = tables
         with contextlib.redirect_stdout(io.StringIO()):
             self.coco.createIndex()
+        self.captions = self._captions(files.captions)
+        self.edits = self._edits(files.edits)
 
-        self.captions: dict[int | str, list[str]] = defaultdict(list)
-        found = rows(captions, read_json(captions), "annotations", id=int, image_id=(int, str), caption=str)
-        for row in sorted(found, key=lambda row: row["id"]):
-            self.captions[row["image_id"]].append(one_line(row["caption"]))
+    def instances(self, picture: Row) -> list[tuple[str, Row]]:
+        """The picture's annotations with their categories' names, by id, unchecked.
 
-        self.edits: dict[int | str, list[Edit]] = defaultdict(list)
-        listed = {"edits": read_json(edits)} if edits.exists() else {"edits": []}
-        for row in rows(edits, listed, "edits", image_id=(int, str), kind=str, prompt=str):
-            if row["image_id"] not in self.coco.imgs:
-                raise InputError(f"{edits}: image {row['image_id']} is not in {instances.name}; correct its image_id")
-            self.edits[row["image_id"]].append(Edit(row["prompt"], row["kind"]))
+        Raises:
+            InputError: a category is not in the file.
+        """
+        annotations = sorted(self.coco.imgToAnns[picture["id"]], key=lambda a: a["id"])
+        for annotation in annotations:
+            if annotation["category_id"] not in self.names:
+                raise InputError(
+                    f"{self._where(annotation, picture)}: its category_id {annotation['category_id']} "
+                    f"is not in the file; correct it"
+                )
+        return [(self.names[annotation["category_id"]], annotation) for annotation in annotations]
 
-    def entries(self, folder: Path) -> list[Entry]:
-        """The usable pictures, in the file's order."""
-        entries = [entry for row in self.pictures if (entry := self._entry(row, folder)) is not None]
-        if not entries:
-            raise InputError(f"{self.path}: no image has a caption that names an object annotated on it; add some")
-        paths: dict[str, Path] = {}
-        for entry in entries:
-            if entry.id in paths:
-                raise InputError(f"{entry.path}: has the same name as {paths[entry.id]}; rename one of the two")
-            paths[entry.id] = entry.path
-        return entries
+    def instance(self, name: str, annotation: Row, picture: Row) -> Instance:
+        """One annotation, checked.
 
-    def _entry(self, row: Row, folder: Path) -> Entry | None:
-        width, height = row["width"], row["height"]
-        if width < 1 or height < 1:
-            raise InputError(f"{self.path}: image {row['file_name']} is {width}x{height}; correct its size")
-        captions = self.captions[row["id"]]
-        named = {self._name(match) for caption in captions for match in self.find_names(caption)}
-        found: dict[str, list[Instance]] = defaultdict(list)
-        for annotation in sorted(self.coco.imgToAnns[row["id"]], key=lambda a: a["id"]):
-            instance = self._instance(annotation, row, named)
-            if instance is not None:
-                found[instance.name].append(instance)
-        for prompt in captions:
-            mentions = self._mentions(prompt, found)
-            if mentions:
-                edits = tuple(self.edits[row["id"]])
-                path = folder / row["file_name"]
-                return Entry(path.stem, path, width, height, prompt, mentions, edits)
-        return None
-
-    def _name(self, match: re.Match[str]) -> str:
-        """The category that a word of a caption names, in the singular or plural."""
-        return self.forms.get(match[0].lower(), "")
-
-    def _mentions(self, prompt: str, found: dict[str, list[Instance]]) -> tuple[Mention, ...]:
-        matches = [match for match in self.find_names(prompt) if self._name(match) in found]
-        names = [self._name(match) for match in matches]
-        mentions = []
-        for k, (match, name) in enumerate(zip(matches, names, strict=True)):
-            instances = found[name]
-            if names.count(name) == len(instances):
-                instances = [instances[names[:k].count(name)]]
-            adjectives = _adjectives(prompt, match.start(), instances)
-            said = {prompt[slice(*span)].lower() for span in adjectives}
-            meant = [i for i in instances if said <= {one_line(word).lower() for word in i.attributes}] or instances
-            mentions.append(Mention(match[0], match.span(), tuple(meant), adjectives[0] if adjectives else None))
-        return tuple(mentions)
-
-    def _instance(self, annotation: Row, picture: Row, named: set[str]) -> Instance | None:
-        """The checked instance, if a caption names it and the picture's centre square shows it."""
-        where = f"{self.path}: annotation {annotation['id']} of image {picture['file_name']}"
-        name = self.names.get(annotation["category_id"])
-        if name is None:
-            raise InputError(f"{where}: its category_id {annotation['category_id']} is not in the file; correct it")
-        if name not in named:
-            return None
+        Raises:
+            InputError: its box or segmentation can't be used, or it has neither.
+        """
+        where = self._where(annotation, picture)
         width, height = picture["width"], picture["height"]
-        box = _box(annotation, width, height, where)
-        rle = self._rle(annotation, width, height, where)
-        if rle is None and self.prior == "segment":
-            raise InputError(f"{where}: has no segmentation; use prior=box")
-        if box is None and self.prior == "box":
-            raise InputError(f"{where}: has no bbox; use prior=segment")
-        crop = SquareCrop.centre(width, height)
-        seen = rle is None or crop.shows_mask(rle)
-        if box is not None and self.prior == "box":
-            seen = seen and crop.shows_box(box)
-        return Instance(name, rle, box, _attributes(annotation)) if seen else None
+        box, rle = _box(annotation, width, height, where), self._rle(annotation, width, height, where)
+        if box is None and rle is None:
+            raise InputError(f"{where}: has neither segmentation nor bbox; add one or delete the annotation")
+        is_crowd = bool(annotation.get("iscrowd")) and isinstance(annotation.get("segmentation"), dict)
+        return Instance(name, Shape(rle, box, annotation["id"]), _attributes(annotation), is_crowd)
 
-    def _rle(self, annotation: Row, width: int, height: int, where: str) -> Row | None:
+    @cached_property
+    def supercategories(self) -> dict[str, list[str]]:
+        """The categories' names by their supercategory."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for row in self.categories:
+            found[str(row.get("supercategory", ""))].append(row["name"])
+        return found
+
+    def _where(self, annotation: Row, picture: Row) -> str:
+        return f"{self.path}: annotation {annotation['id']} of image {picture['file_name']}"
+
+    def _captions(self, path: Path) -> dict[ImageId, list[str]]:
+        captions: dict[ImageId, list[str]] = defaultdict(list)
+        found = rows(path, read_json(path), "annotations", id=int, image_id=(int, str), caption=str)
+        for row in sorted(found, key=lambda row: row["id"]):
+            captions[row["image_id"]].append(one_line(row["caption"]))
+        return captions
+
+    def _edits(self, path: Path) -> dict[ImageId, list[Edit]]:
+        edits: dict[ImageId, list[Edit]] = defaultdict(list)
+        listed = {"edits": read_json(path)} if path.exists() else {"edits": []}
+        for row in rows(path, listed, "edits", image_id=(int, str), kind=str, prompt=str):
+            if row["image_id"] not in self.coco.imgs:
+                raise InputError(f"{path}: image {row['image_id']} is not in {self.path.name}; correct its image_id")
+            edits[row["image_id"]].append(Edit(row["prompt"], row["kind"]))
+        return edits
+
+    def _rle(self, annotation: Row, width: int, height: int, where: str) -> Rle | None:
         """The mask as compressed RLE, whichever way it is written; None where there is none."""
         segmentation = annotation.get("segmentation")
-        if not segmentation:
-            return None
-        if isinstance(segmentation, dict) and segmentation.get("size") != [height, width]:
-            raise InputError(
-                f"{where}: its segmentation has size {segmentation.get('size')} but the picture "
-                f"[{height}, {width}] (height, width); make the mask again at the picture's size"
-            )
-        try:
-            _check_segmentation(segmentation, width, height)
-            rle = self.coco.annToRLE(annotation)
-            area = mask_utils.area(rle)
-        except Exception as error:  # pycocotools raises bare Exceptions, among others
-            problem = one_line(str(error)) or type(error).__name__
-            raise InputError(
-                f"{where}: its segmentation is malformed ({problem}); mend it or delete the annotation"
-            ) from None
-        if area == 0:
-            raise InputError(f"{where}: its mask is empty; draw it again or delete the annotation")
-        return rle
+        return None if not segmentation else compress(segmentation, width, height, where)
+
+
+def compress(segmentation: Any, width: int, height: int, where: str) -> Rle:
+    """Polygons, or run lengths, as compressed run lengths.
+
+    Args:
+        segmentation: as COCO writes it: a list of polygons, or {"size", "counts"} with a list or a string.
+        width, height: of the picture.
+        where: begins the error.
+
+    Raises:
+        InputError: it is malformed, of another size, or empty.
+    """
+    if isinstance(segmentation, dict) and segmentation.get("size") != [height, width]:
+        raise InputError(
+            f"{where}: its segmentation has size {reprlib.repr(segmentation.get('size'))} but the picture "
+            f"[{height}, {width}] (height, width); make the mask again at the picture's size"
+        )
+    try:
+        _check_segmentation(segmentation, width, height)
+        rle = segmentation
+        if not isinstance(segmentation, dict):
+            rle = mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))
+        elif not isinstance(segmentation["counts"], (str, bytes)):
+            rle = mask_utils.frPyObjects(segmentation, height, width)
+        area = mask_utils.area(rle)
+    except Exception as error:  # pycocotools raises bare Exceptions, among others
+        problem = one_line(str(error)) or type(error).__name__
+        raise InputError(
+            f"{where}: its segmentation is malformed ({problem}); mend it or delete the annotation"
+        ) from None
+    if area == 0:
+        raise InputError(f"{where}: its mask is empty; draw it again or delete the annotation")
+    return rle
 
 
 def read_json(path: Path) -> Any:
@@ -194,7 +218,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; a COCO-format dataset needs it") from None
+        raise InputError(f"{path}: no such file; a data set of this format needs it") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); mend its permissions") from None
     except (ValueError, RecursionError) as error:
@@ -209,7 +233,7 @@ def rows(path: Path, tables: Any, table: str, **columns: type | tuple[type, ...]
     """
     found = tables.get(table) if isinstance(tables, dict) else None
     if not isinstance(found, list):
-        raise InputError(f"{path}: has no list of {table}; see COCO's data format")
+        raise InputError(f"{path}: has no list of {table}; see the format's description")
     for number, row in enumerate(found):
         for column, kind in columns.items():
             if not isinstance(row, dict) or not isinstance(row.get(column), kind):
@@ -218,30 +242,50 @@ def rows(path: Path, tables: Any, table: str, **columns: type | tuple[type, ...]
     return found
 
 
-def _box(annotation: Row, width: int, height: int, where: str) -> Box | None:
-    box = annotation.get("bbox")
-    if not box:
-        return None
-    mend = "correct its bbox (x, y, width, height) or delete the annotation"
-    numeric = isinstance(box, list) and all(isinstance(n, (int, float)) and math.isfinite(n) for n in box)
+def check_box(box: Any, width: int, height: int, where: str) -> Box:
+    """A box (x, y, width, height) in pixels that lies on the picture; what sticks out by rounding is cut off.
+
+    Raises:
+        InputError: it does not, or is none.
+    """
+    told, mend = reprlib.repr(box), "correct its bbox (x, y, width, height) or delete it"
+    numeric = isinstance(box, list) and all(isinstance(n, (int, float)) and -math.inf < n < math.inf for n in box)
     if not numeric or len(box) != 4:
-        raise InputError(f"{where}: its box {box} is not four numbers; {mend}")
+        raise InputError(f"{where}: its box {told} is not four numbers; {mend}")
     x, y, w, h = box
     if w <= 0 or h <= 0:
-        raise InputError(f"{where}: its box {box} has no area; {mend}")
-    inside = x >= -BOX_TOLERANCE and y >= -BOX_TOLERANCE
-    inside &= x + w <= width + BOX_TOLERANCE and y + h <= height + BOX_TOLERANCE
-    if not inside or x >= width or y >= height or x + w <= 0 or y + h <= 0:
-        raise InputError(f"{where}: its box {box} lies outside the picture of {width}x{height}; {mend}")
-    return x, y, w, h
+        raise InputError(f"{where}: its box {told} has no area; {mend}")
+    for start, length, size in ((x, w, width), (y, h, height)):
+        if not (-BOX_TOLERANCE <= start < size and -start < length <= size + BOX_TOLERANCE - start):
+            raise InputError(f"{where}: its box {told} lies outside the picture of {width}x{height}; {mend}")
+    left, top = max(x, 0), max(y, 0)
+    return left, top, min(w - (left - x), width - left), min(h - (top - y), height - top)
+
+
+def _box(annotation: Row, width: int, height: int, where: str) -> Box | None:
+    box = annotation.get("bbox")
+    return check_box(box, width, height, where) if box else None
+
+
+def _instances(root: Path) -> Path:
+    found = sorted({*(root / "annotations").glob("instances*.json"), *root.glob("instances*.json")})
+    validation = [path for path in found if "val" in path.stem]
+    for candidates in (found, validation):
+        if len(candidates) == 1:
+            return candidates[0]
+    if found:
+        names = ", ".join(str(path.relative_to(root)) for path in found)
+        raise InputError(f"{root}: has several instance files ({names}); name one in data.instances=")
+    return root / "annotations" / "instances.json"
 
 
 def _check_segmentation(segmentation: Any, width: int, height: int) -> None:
     """Raise ValueError on what pycocotools would crash on, or read as uninitialised memory."""
     if isinstance(segmentation, dict):
         counts = segmentation["counts"]
+        counts = counts.decode("ascii") if isinstance(counts, bytes) else counts
         lengths = run_lengths(counts) if isinstance(counts, str) else counts
-        if min(lengths, default=0) < 0 or sum(lengths) != width * height:
+        if not all(isinstance(length, int) and length >= 0 for length in lengths) or sum(lengths) != width * height:
             raise ValueError("its runs do not add up to the picture")
         return
     for polygon in segmentation:
@@ -266,6 +310,8 @@ def run_lengths(counts: str) -> list[int]:
             raise ValueError(f"{character!r} is no character of an RLE")
         value |= (bits & 31) << shift
         shift += 5
+        if shift > 30:
+            raise ValueError("a run is longer than any picture")
         if bits & 32:
             continue
         if bits & 16:
@@ -280,32 +326,4 @@ def run_lengths(counts: str) -> list[int]:
 def _attributes(annotation: Row) -> frozenset[str]:
     attributes = annotation.get("attributes")
     values = attributes.values() if isinstance(attributes, dict) else ()
-    return frozenset(value for value in values if isinstance(value, str) and value.strip())
-
-
-def plural(name: str) -> str:
-    """The plural of a category's name: "bus" to "buses", "dining table" to "dining tables"."""
-    *first, noun = name.split(" ")
-    ending = "es" if noun.endswith(("s", "x", "z", "ch", "sh")) else "s"
-    return " ".join([*first, IRREGULAR_PLURALS.get(noun, noun + ending)])
-
-
-def _adjectives(prompt: str, start: int, instances: Iterable[Instance]) -> list[Span]:
-    """Where the words directly before a noun are attributes of its instances, the last one first."""
-    attributes = {value for instance in instances for value in instance.attributes}
-    spans: list[Span] = []
-    for match in reversed(_word_finder(attributes)(prompt[:start])):
-        if match.end() == start - 1:
-            spans.append(match.span())
-            start = match.start()
-    return spans
-
-
-def _word_finder(names: Iterable[str]) -> Callable[[str], list[re.Match[str]]]:
-    """A function that finds these words: whole, any case, "hot dog" before "dog"."""
-    longest_first = sorted({one_line(name) for name in names} - {""}, key=len, reverse=True)
-    if not longest_first:
-        return lambda text: []
-    pattern = "|".join(re.escape(name) for name in longest_first)
-    whole_words = re.compile(rf"(?<!\w)(?:{pattern})(?!\w)", re.IGNORECASE)
-    return lambda text: list(whole_words.finditer(text))
+    return frozenset(one_line(v).lower() for v in values if isinstance(v, str) and v.strip())

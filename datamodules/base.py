@@ -2,48 +2,104 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
 
+from datamodules.completion import CAPTIONS, Captions, Completion
+from datamodules.entries import PRIORS, Entry, EntrySamples, OnError, PriorKind, Problems
+from datamodules.frames import Fit, Frame, check_fit
 from locinv_pl.errors import InputError
-from locinv_pl.strategy import TimestepLoader, local_queue
-from locinv_pl.types import EditSample
+from locinv_pl.foundation import FoundationModels
+from locinv_pl.loader import TimestepLoader, local_queue
 
 
 class EditDataModule(LightningDataModule, ABC):
     """Pictures with prompts and priors, handed out batch by batch, timestep by timestep.
 
     Args:
-        prior: which localization prior a noun gets.
+        prior: which localization prior a noun gets: "segment" for masks (boxes where there is no mask), "box"
+            for filled boxes, "grounded_sam" for masks that foundation models find on the picture.
         batch_size: pictures that are inverted together.
         size: side of the pictures in pixels; the backbone's own by default.
+        fit: how pictures that aren't square become what the model takes: "crop" shows the centred square, "pad"
+            the whole between black bars, "native" keeps their shape, in multiples of 64 pixels.
+        on_error: "raise" stops at the first picture that can't be used, "skip" reports it and goes on.
+        num_workers: processes that open pictures ahead, for each training process.
+        pin_memory: whether they are put into page-locked memory, for faster copies to a GPU.
+        words: what finds nouns and adjectives in prompts: "dictionary", "spacy", or "spacy:PIPELINE".
+        caption: "blip" captions pictures that have no prompt; "given" refuses them.
+        models: the foundation models behind ``prior=grounded_sam`` and ``caption=blip``.
     """
 
     name: str
 
-    def __init__(self, prior: str, batch_size: int, size: int | None):
+    def __init__(
+        self,
+        prior: PriorKind = "segment",
+        batch_size: int = 4,
+        size: int | None = None,
+        fit: Fit = "crop",
+        on_error: OnError = "raise",
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        words: str = "dictionary",
+        caption: Captions = "given",
+        models: FoundationModels = FoundationModels(),  # noqa: B008 (frozen)
+    ):
         super().__init__()
+        if prior not in PRIORS:
+            raise InputError(f"data.prior={prior}: no such prior; choose {', '.join(PRIORS)}")
         if batch_size < 1:
             raise InputError(f"data.batch_size={batch_size}: must be 1 or more")
-        self.prior, self.batch_size, self.size = prior, batch_size, size
+        if size is not None and size < 1:
+            raise InputError(f"data.size={size}: not a picture's side; give a number of pixels")
+        if num_workers < 0:
+            raise InputError(f"data.num_workers={num_workers}: must be 0 or more")
+        if caption not in CAPTIONS:
+            raise InputError(f"data.caption={caption}: no such way; choose {', '.join(CAPTIONS)}")
+        if on_error not in ("raise", "skip"):
+            raise InputError(f"data.on_error={on_error}: no such way; choose raise or skip")
+        check_fit(fit)
+        self.prior, self.batch_size, self.size, self.fit = prior, batch_size, size, fit
+        self.on_error: OnError = on_error
+        self.num_workers, self.pin_memory = num_workers, pin_memory
+        self.words, self.caption, self.models = words, caption, models
 
     @abstractmethod
-    def load(self, size: int) -> tuple[Sequence[EditSample], Sequence[str]]:
-        """The samples at a side of ``size`` pixels, opened one by one when asked for, and their ids."""
+    def entries(self, side: int, problems: Problems) -> Sequence[Entry]:
+        """What is known of the samples before their pictures are opened.
+
+        Args:
+            side: of the pictures as the model takes them, in pixels; for sources that draw them.
+            problems: told of pictures that can't be used.
+        """
 
     @property
     def settings(self) -> dict[str, Any]:
         """What the samples depend on; goes into settings.json."""
-        return {"name": self.name, "prior": self.prior, "size": self.size}
+        own = {"name": self.name, "prior": self.prior, "size": self.size, "fit": self.fit, "words": self.words}
+        models = {"caption": self.caption, "models": asdict(self.models)} if self._needs_models else {}
+        return {**own, **models}
+
+    def read(self, side: int, problems: Problems) -> EntrySamples:
+        """The samples at a side of ``side`` pixels, opened one by one when asked for."""
+        complete = Completion(self.prior == "grounded_sam", self.caption, self.models, self.words)
+        return EntrySamples(self.entries(side, problems), self.prior, side, self.fit, complete)
 
     def setup(self, stage: str) -> None:
         """Read the data's tables."""
         if self.size is None:
             self.size = self._module.backbone.image_size
-        self.samples, self.ids = self.load(self.size)
+        problems = Problems(self.on_error)
+        self.samples = self.read(self.size, problems)
+        for problem in problems.found:
+            self._report(problem.id, problem.problem)
 
     def train_dataloader(self) -> TimestepLoader:
         """Batches claimed from the queue of all processes, T timesteps each."""
@@ -56,6 +112,10 @@ class EditDataModule(LightningDataModule, ABC):
         return self._loader(1, list)
 
     @property
+    def _needs_models(self) -> bool:
+        return self.prior == "grounded_sam" or self.caption == "blip"
+
+    @property
     def _trainer(self) -> Any:
         assert self.trainer is not None
         return self.trainer
@@ -64,6 +124,29 @@ class EditDataModule(LightningDataModule, ABC):
     def _module(self) -> Any:
         return self._trainer.lightning_module
 
-    def _loader(self, num_steps: int, pending: Any) -> TimestepLoader:
+    def _loader(self, num_steps: int, pending: Callable[[Sequence[str]], Sequence[str]]) -> TimestepLoader:
         new_queue = getattr(self._trainer.strategy, "new_queue", local_queue)
-        return TimestepLoader(self.samples, self.ids, self.batch_size, num_steps, new_queue(), pending)
+        return TimestepLoader(
+            self.samples,
+            self.samples.ids,
+            batches_of([self.samples.frame(j) for j in range(len(self.samples))], self.batch_size),
+            num_steps,
+            new_queue(),
+            pending,
+            report=self._report if self.on_error == "skip" else None,
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+        )
+
+    def _report(self, id: str, problem: object) -> None:
+        """Say that a picture is left out, and keep the reason in the run's folder."""
+        self._module.run.save_scores("skipped", id, {"id": id, "problem": str(problem)})
+        print(f"skipped {id}: {problem}", file=sys.stderr)
+
+
+def batches_of(frames: Sequence[Frame], batch_size: int) -> list[list[int]]:
+    """The numbers of pictures that can be inverted together: of one size, in order, at most ``batch_size``."""
+    alike: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for number, frame in enumerate(frames):
+        alike[frame.size].append(number)
+    return [numbers[n : n + batch_size] for numbers in alike.values() for n in range(0, len(numbers), batch_size)]

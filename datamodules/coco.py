@@ -1,112 +1,169 @@
-"""Any COCO-format folder as a sequence of edit samples.
-
-The annotations are read and checked at once (annotations.py); pictures are opened one by one, when
-they are asked for (pictures.py).
-"""
+"""COCO-format folders: what the captions of a picture name, and which annotations that means."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
 
 import numpy as np
-import torch
 from pycocotools import mask as mask_utils
-from torch import Tensor
 
-from datamodules.annotations import AnnotationReader, Entry, Instance, Mention, PriorKind
-from datamodules.pictures import SquareCrop, read_picture
+from datamodules.annotations import AnnotationReader, Instance, Row
+from datamodules.entries import Entry, Mention, PriorKind, Rle
+from datamodules.frames import Fit, Frame
 from locinv_pl.errors import InputError
-from locinv_pl.priors import box_mask
-from locinv_pl.types import Adjective, EditSample, Noun
+from locinv_pl.priors import Box
+from locinv_pl.types import Edit, Span
+from locinv_pl.words import Named, Vocabulary, WordFinder
 
 
-class CocoSamples(Sequence[EditSample]):
-    """The pictures of a COCO-format folder that have a caption naming an annotated object.
+@dataclass(frozen=True)
+class Reading:
+    """A caption of a picture, the annotated categories that it names, and their instances by category."""
 
-    The prompt is a picture's first caption that names a category annotated on it; every mention of
-    such a category is a noun. Where a prompt mentions a category as often as the picture shows it,
-    mention j belongs to instance j (by annotation id), else every mention to all its instances, or to
-    those that its adjectives describe.
+    caption: str
+    named: tuple[Named, ...]
+    instances: Mapping[str, Sequence[Instance]]
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The categories."""
+        return frozenset(named.name for named in self.named)
+
+
+class CocoReader:
+    """Reads pictures of a COCO-format folder.
 
     Args:
-        root: the folder.
-        prior: "segment" for segmentation maps, "box" for filled boxes.
-        size: pictures are cropped to their centre square and resized to size x size.
-        instances, captions: COCO's annotation files, relative to ``root``.
-        edits: a list of {"image_id", "kind", "prompt"}; may be missing.
-        images: the folder of the pictures, relative to ``root``.
-
-    Attributes:
-        ids: the names of the pictures' files without suffix, in order.
-
-    Raises:
-        InputError: a file or annotation is missing or wrong. Pictures are opened, and their
-            problems found, by indexing.
+        annotations: the folder's tables.
+        vocabulary: finds categories in captions.
+        words: finds adjectives.
+        prior: "segment" needs a mask of every object that counts, "box" a box.
+        fit: how pictures are framed; an object outside the frame is not there.
     """
 
     def __init__(
-        self,
-        root: str | Path,
-        prior: PriorKind = "segment",
-        size: int = 512,
-        instances: str = "annotations/instances.json",
-        captions: str = "annotations/captions.json",
-        edits: str = "annotations/edits.json",
-        images: str = "images",
+        self, annotations: AnnotationReader, vocabulary: Vocabulary, words: WordFinder, prior: PriorKind, fit: Fit
     ) -> None:
-        root = Path(root)
-        if prior not in ("segment", "box"):
-            raise InputError(f"prior={prior}: no such prior; choose segment or box")
-        if size < 1:
-            raise InputError(f"size={size}: not a picture's side; give a number of pixels")
-        if not root.is_dir():
-            raise InputError(f"{root}: no such folder; give the folder of a COCO-format dataset")
-        if not (root / images).is_dir():
-            raise InputError(f"{root / images}: no such folder; say in images= where the pictures are")
-        self.prior = prior
-        self.size = size
-        self._entries = AnnotationReader(root / instances, root / captions, root / edits, prior).entries(root / images)
-        self.ids: list[str] = [entry.id for entry in self._entries]
+        self.annotations, self.vocabulary, self.words = annotations, vocabulary, words
+        self.prior, self.fit = prior, fit
 
-    def __len__(self) -> int:
-        return len(self._entries)
+    def readings(self, picture: Row, searches: Sequence[frozenset[str]] = (frozenset(),)) -> list[Reading]:
+        """The captions that name an annotated object, in their order.
 
-    @overload
-    def __getitem__(self, index: int) -> EditSample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[EditSample]: ...
-    def __getitem__(self, index: int | slice) -> EditSample | list[EditSample]:
-        if isinstance(index, slice):
-            return [self._load(entry) for entry in self._entries[index]]
-        return self._load(self._entries[index])
+        Args:
+            picture: its row in the file.
+            searches: sets of categories; only captions that name all of one of them are read.
 
-    def _load(self, entry: Entry) -> EditSample:
-        crop = SquareCrop.centre(entry.width, entry.height)
-        image = crop.picture(read_picture(entry.path, entry.width, entry.height), self.size)
-        nouns = tuple(self._noun(mention, crop) for mention in entry.mentions)
-        adjectives = tuple(
-            Adjective(entry.prompt[slice(*mention.adjective)], mention.adjective, noun=k)
-            for k, mention in enumerate(entry.mentions)
-            if mention.adjective is not None
+        Raises:
+            InputError: the picture's size, or an annotation that such a caption names, is wrong.
+        """
+        if picture["width"] < 1 or picture["height"] < 1:
+            size = f"{picture['width']}x{picture['height']}"
+            raise InputError(f"{self.annotations.path}: image {picture['file_name']} is {size}; correct its size")
+        captions = {
+            caption: found
+            for caption in self.annotations.captions[picture["id"]]
+            if (found := self.vocabulary.find(caption)) and any(s <= {n.name for n in found} for s in searches)
+        }
+        said = {named.name for found in captions.values() for named in found}
+        instances = self._instances(picture, said)
+        readings = [
+            Reading(caption, tuple(named for named in found if named.name in instances), instances)
+            for caption, found in captions.items()
+        ]
+        return [reading for reading in readings if reading.named]
+
+    def entry(self, picture: Row, path: Path, reading: Reading, edits: Sequence[Edit]) -> Entry:
+        """The picture with this caption as its prompt."""
+        mentions = self.mentions(reading)
+        size = picture["width"], picture["height"]
+        return Entry(path.stem, path, *size, reading.caption, mentions, tuple(edits), image_id=picture["id"])
+
+    def mentions(self, reading: Reading) -> tuple[Mention, ...]:
+        """The nouns of the caption, their adjectives, and the instances that each means."""
+        described = [(adjective.span, noun.span) for adjective, noun in self.words.pairs(reading.caption)]
+        adjectives = [
+            tuple(a for a, noun in described if _overlap(noun, named.word.span) and not _overlap(a, named.word.span))
+            for named in reading.named
+        ]
+        said = [{reading.caption[slice(*span)].lower() for span in spans} for spans in adjectives]
+        meant: dict[int, list[Instance]] = {}
+        for name in reading.names:
+            places = [k for k, named in enumerate(reading.named) if named.name == name]
+            is_plural = any(reading.named[k].plural for k in places)
+            meant |= dict(
+                zip(places, _assign([said[k] for k in places], reading.instances[name], is_plural), strict=True)
+            )
+        return tuple(
+            Mention(named.word.text, named.word.span, tuple(i.shape for i in meant[k]), adjectives[k])
+            for k, named in enumerate(reading.named)
         )
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
-        return EditSample(entry.id, pixels, entry.prompt, nouns, adjectives, entry.edits)
 
-    def _noun(self, mention: Mention, crop: SquareCrop) -> Noun:
-        segments = [instance.rle for instance in mention.instances if instance.rle is not None]
-        unsegmented = [instance for instance in mention.instances if instance.rle is None]
-        planes = [self._box_plane(instance, crop) for instance in unsegmented]
-        if segments:
-            union = torch.from_numpy(mask_utils.decode(mask_utils.merge(segments)))
-            planes.append(crop.plane(union, self.size))
-        shape = torch.stack(planes).amax(0)
-        prior = shape
-        if self.prior == "box":
-            prior = torch.stack([self._box_plane(i, crop) for i in mention.instances]).amax(0)
-        return Noun(mention.word, mention.span, prior, mask=shape >= 0.5)
+    def _instances(self, picture: Row, said: set[str]) -> dict[str, list[Instance]]:
+        """The instances of the categories that a caption names, where the frame shows them."""
+        frame = Frame.fitting(picture["width"], picture["height"], 1, self.fit)
+        found: dict[str, list[Instance]] = defaultdict(list)
+        for name, annotation in self.annotations.instances(picture):
+            if name in said:
+                instance = self.annotations.instance(name, annotation, picture)
+                self._check_prior(instance, picture)
+                if self._shows(frame, instance):
+                    found[name].append(instance)
+        return dict(found)
 
-    def _box_plane(self, instance: Instance, crop: SquareCrop) -> Tensor:
-        assert instance.box is not None  # the reader asks for a box where no segmentation can do
-        return box_mask(crop.box(instance.box, self.size), (self.size, self.size))
+    def _check_prior(self, instance: Instance, picture: Row) -> None:
+        kinds = {
+            "segment": (instance.shape.mask, "segmentation", "box"),
+            "box": (instance.shape.box, "bbox", "segment"),
+        }
+        shape, column, other = kinds.get(self.prior, (True, "", ""))
+        if shape is None:
+            raise InputError(
+                f"{self.annotations.path}: annotation {instance.shape.id} of image {picture['file_name']}: "
+                f"has no {column}; use prior={other}"
+            )
+
+    def _shows(self, frame: Frame, instance: Instance) -> bool:
+        mask, box = instance.shape.mask, instance.shape.box
+        seen = not isinstance(mask, dict) or _shows_mask(frame.window, mask)
+        return seen and (box is None or self.prior == "segment" or _boxes_overlap(frame.window, box))
+
+
+def _assign(said: Sequence[set[str]], instances: Sequence[Instance], is_plural: bool) -> list[list[Instance]]:
+    """Which instances of a category its mentions mean, each described by adjectives.
+
+    A mention means the instances that its adjectives describe, or all. Where a category is named, in the singular,
+    as often as it is there, every mention has one of them to itself: the particular mentions choose first, then
+    each takes the next in order.
+    """
+    known = frozenset[str]().union(*(instance.attributes for instance in instances))
+    meant = [[i for i in instances if words & known <= i.attributes] or list(instances) for words in said]
+    if len(said) != len(instances) or is_plural:
+        return meant
+    free = list(instances)
+    for k in sorted(range(len(said)), key=lambda k: len(meant[k])):
+        own = next((instance for instance in meant[k] if instance in free), free[0])
+        free.remove(own)
+        meant[k] = [own]
+    return meant
+
+
+def _shows_mask(window: Box, rle: Rle) -> bool:
+    x, y, w, h = mask_utils.toBbox(rle)
+    left, top, width, height = window
+    if left <= x and top <= y and x + w <= left + width and y + h <= top + height:
+        return True
+    shown = mask_utils.frPyObjects(np.array([window], dtype=float), *rle["size"])
+    return bool(mask_utils.area(mask_utils.merge([rle, *shown], intersect=True)) > 0)
+
+
+def _overlap(one: Span, other: Span) -> bool:
+    return one[0] < other[1] and other[0] < one[1]
+
+
+def _boxes_overlap(one: Box, other: Box) -> bool:
+    (x, y, w, h), (left, top, width, height) = one, other
+    return x < left + width and left < x + w and y < top + height and top < y + h

@@ -1,26 +1,43 @@
-"""COCO-format folders: pictures, instances, captions, and edits where there are some."""
+"""COCO-edit: pictures of a COCO-format folder chosen by search prompts, with edits to make of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+from datamodules.annotations import AnnotationReader, CocoFiles, Row
 from datamodules.base import EditDataModule
-from datamodules.coco import CocoSamples
-from locinv_pl.types import EditSample
+from datamodules.coco import CocoReader, Reading
+from datamodules.entries import Entry, Problems
+from datamodules.manifest import read_manifest, write_manifest
+from datamodules.selection import EditTable, Limits, RoundRobin, Searches, richest
+from locinv_pl.errors import InputError
+from locinv_pl.types import Edit
+from locinv_pl.words import Vocabulary, load_synonyms, load_words
+
+Chosen = tuple[Row, Reading]
 
 
 class CocoEditDataModule(EditDataModule):
-    """Every picture of a COCO-format folder whose caption names an object annotated on it.
+    """Pictures of a COCO-format folder, a caption of each, and the annotated objects that it names.
 
     Args:
         root: the folder.
-        prior: "segment" for the masks, "box" for the bounding boxes.
-        batch_size: pictures that are inverted together.
-        size: side of the square that pictures are cropped and resized to; the backbone's by default.
-        num_images: the first so many; all by default.
-        instances, captions, edits: annotation files, relative to ``root``; ``edits`` may be missing.
+        categories: search prompts, such as "cat" or "cat and dog": a picture is taken where a caption names just
+            these categories and they are annotated; every search gets the same number of pictures, as far as there
+            are. "all" takes every picture with a caption that names an annotated object, without limits.
+        num_images: at most so many; null for all.
+        limits: what an object of a search has to be like.
+        swaps, attributes: target nouns and adjectives by category, for the edits of pictures that the data has
+            none for; see :class:`datamodules.selection.EditTable`.
+        manifest: a file that ``locinv data build-coco-edit`` wrote; then nothing is searched.
+        synonyms: a YAML file of words that mean a category; COCO's by default.
+        instances, captions, edits: annotation files, relative to ``root``; found by COCO's own names where none is
+            given. ``edits``, a list of {"image_id", "kind", "prompt"}, may be missing.
         images: the folder of the pictures, relative to ``root``.
+        kwargs: what every source of pictures takes.
     """
 
     name = "coco_edit"
@@ -28,25 +45,94 @@ class CocoEditDataModule(EditDataModule):
     def __init__(
         self,
         root: str,
-        prior: Literal["segment", "box"] = "segment",
-        batch_size: int = 4,
-        size: int | None = None,
+        categories: str | list[str] = "all",
         num_images: int | None = None,
-        instances: str = "annotations/instances.json",
-        captions: str = "annotations/captions.json",
-        edits: str = "annotations/edits.json",
-        images: str = "images",
+        limits: Limits = Limits(),  # noqa: B008 (frozen)
+        swaps: dict[str, list[str]] | None = None,
+        attributes: dict[str, list[str]] | None = None,
+        manifest: str | None = None,
+        synonyms: str | None = None,
+        instances: str | None = None,
+        captions: str | None = None,
+        edits: str | None = None,
+        images: str | None = None,
+        **kwargs: Any,
     ):
-        super().__init__(prior, batch_size, size)
-        self.root, self.num_images = root, num_images
+        super().__init__(**kwargs)
+        if num_images is not None and num_images < 1:
+            raise InputError(f"data.num_images={num_images}: must be 1 or more")
+        self.root, self.categories, self.num_images, self.limits = root, categories, num_images, limits
+        self.table = EditTable(swaps or {}, attributes or {})
+        self.manifest, self.synonyms = manifest, synonyms
         self.files = {"instances": instances, "captions": captions, "edits": edits, "images": images}
 
     @property
     def settings(self) -> dict[str, Any]:
         """What the samples depend on."""
-        return {**super().settings, "root": str(self.root), **self.files}
+        named = {key: value for key, value in self.files.items() if value is not None}
+        rules = {"categories": self.categories, "manifest": self.manifest}
+        return {**super().settings, "root": str(self.root), **rules, **named}
 
-    def load(self, size: int) -> tuple[Sequence[EditSample], Sequence[str]]:
-        """Read the annotations; pictures are opened one by one."""
-        samples = CocoSamples(self.root, self.prior, size, **self.files)  # type: ignore[arg-type]
-        return samples, samples.ids[: self.num_images]
+    def entries(self, side: int, problems: Problems) -> Sequence[Entry]:
+        """Choose the pictures, or take those of the manifest."""
+        root = Path(self.root)
+        if self.manifest is not None:
+            return read_manifest(Path(self.manifest), root, problems)[: self.num_images]
+        files = CocoFiles.find(root, **self.files)
+        annotations = AnnotationReader(files)
+        vocabulary = Vocabulary(
+            annotations.names.values(), load_synonyms(Path(self.synonyms) if self.synonyms else None)
+        )
+        reader = CocoReader(annotations, vocabulary, load_words(self.words), self.prior, self.fit)
+        problems.num_pictures = len(annotations.pictures)
+        paths = {row["id"]: files.picture(row["file_name"]) for row in annotations.pictures}
+        entries: list[Entry] = []
+        for row, reading in self._choose(reader, problems):
+            edits = annotations.edits[row["id"]] or self._edits(reader, row, reading)
+            entries.append(reader.entry(row, paths[row["id"]], reading, edits))
+        if not entries and not problems.found:
+            raise InputError(
+                f"{files.instances}: no image has a caption that names an annotated object"
+                + ("; add some" if self.categories == "all" else " of data.categories within data.limits; widen them")
+            )
+        _refuse_namesakes(entries)
+        return entries
+
+    def build_manifest(self, path: Path, problems: Problems) -> Sequence[Entry]:
+        """Freeze the selection into a file; returns what is in it."""
+        entries = self.entries(0, problems)
+        rules = {**self.settings, "num_images": self.num_images, "limits": vars(self.limits)}
+        write_manifest(path, Path(self.root), entries, rules)
+        return entries
+
+    def _choose(self, reader: CocoReader, problems: Problems) -> list[Chosen]:
+        """The pictures and their captions: in the file's order, or search by search in turn."""
+        searches = None
+        if self.categories != "all":
+            prompts = [self.categories] if isinstance(self.categories, str) else self.categories
+            searches = Searches.parse(prompts, self.limits, [*reader.annotations.names.values()])
+        wanted = (frozenset[str](),) if searches is None else searches.searches
+        piles: Mapping[int, list[Chosen]] = defaultdict(list)
+        for row in reader.annotations.pictures:
+            with problems.of(Path(row["file_name"]).stem):
+                readings = reader.readings(row, wanted)
+                if searches is None:
+                    found = (0, reading) if (reading := richest(readings)) else None
+                else:
+                    found = searches.answer(readings, row["width"], row["height"])
+                if found is not None:
+                    piles[found[0]].append((row, found[1]))
+        return RoundRobin([piles[n] for n in sorted(piles)]).take(self.num_images)
+
+    def _edits(self, reader: CocoReader, row: Row, reading: Reading) -> tuple[Edit, ...]:
+        families = reader.annotations.supercategories.values()
+        siblings = {name: [other for other in family if other != name] for family in families for name in family}
+        return self.table.edits(row["id"], reading, reader.mentions(reading), siblings)
+
+
+def _refuse_namesakes(entries: Sequence[Entry]) -> None:
+    paths: dict[str, Path] = {}
+    for entry in entries:
+        if entry.id in paths:
+            raise InputError(f"{entry.path}: has the same name as {paths[entry.id]}; rename one of the two")
+        paths[entry.id] = entry.path

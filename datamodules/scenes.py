@@ -15,13 +15,13 @@ import numpy as np
 from pycocotools import mask as mask_utils
 
 from datamodules.base import EditDataModule
-from datamodules.coco import CocoSamples
+from datamodules.coco_edit import CocoEditDataModule
+from datamodules.entries import Entry, Problems
 from locinv_pl.errors import InputError
 from locinv_pl.scenes.captions import Group
 from locinv_pl.scenes.drawing import CORE, Scene, SceneObject, World, draw_scene
 from locinv_pl.scenes.drawing import world as find_world
 from locinv_pl.scenes.materials import MATERIALS
-from locinv_pl.types import EditSample
 
 WorldName = Literal["core", "full"]
 INSTANCES = "annotations/instances.json"
@@ -210,14 +210,12 @@ class ScenesDataModule(EditDataModule):
     Args:
         num_images: how many.
         seed: another seed, other scenes.
-        prior: "segment" for the masks, "box" for their bounding boxes.
-        batch_size: pictures that are inverted together.
-        size: side of the pictures in pixels; the backbone's by default.
         min_objects, max_objects: how many objects a scene has, 1 to 3 in the core world, 1 to 4 in the full
             one; by default as many as the world allows.
         world: what is drawn: "core" for a dozen nouns apart from each other, "full" for all nouns and
             materials, near and far.
         root: where the COCO-format folder is written; named after the settings by default.
+        kwargs: what every source of pictures takes.
     """
 
     name = "scenes"
@@ -226,15 +224,13 @@ class ScenesDataModule(EditDataModule):
         self,
         num_images: int = 24,
         seed: int = 0,
-        prior: Literal["segment", "box"] = "segment",
-        batch_size: int = 4,
-        size: int | None = None,
         min_objects: int = 1,
         max_objects: int | None = None,
         world: WorldName = "core",
         root: str | None = None,
+        **kwargs: Any,
     ):
-        super().__init__(prior, batch_size, size)
+        super().__init__(**kwargs)
         self.num_images, self.seed, self.root = num_images, seed, root
         self.world: WorldName = world
         most = find_world(world).max_objects
@@ -247,11 +243,11 @@ class ScenesDataModule(EditDataModule):
         world = {} if self.world == CORE.name else {"world": self.world}
         return {**super().settings, "seed": self.seed, **objects, **world}
 
-    def load(self, size: int) -> tuple[Sequence[EditSample], Sequence[str]]:
+    def entries(self, side: int, problems: Problems) -> Sequence[Entry]:
         """Draw the scenes, where they aren't there yet, and read them like any COCO-format folder."""
         counts = f"{self.min_objects}to{self.max_objects}"
         name = "scenes" if self.world == CORE.name else f"scenes-{self.world}"
-        root = Path(self.root or f"data/{name}-{self.num_images}x{size}-{counts}-seed{self.seed}")
-        write_scenes(root, self.num_images, self.seed, size, self.min_objects, self.max_objects, self.world)
-        samples = CocoSamples(root, self.prior, size)  # type: ignore[arg-type]
-        return samples, samples.ids
+        root = Path(self.root or f"data/{name}-{self.num_images}x{side}-{counts}-seed{self.seed}")
+        write_scenes(root, self.num_images, self.seed, side, self.min_objects, self.max_objects, self.world)
+        folder = CocoEditDataModule(str(root), prior=self.prior, fit=self.fit, words=self.words)
+        return folder.entries(side, problems)

@@ -16,8 +16,8 @@ from locinv_pl.errors import InputError
 from locinv_pl.inversion import collect, invert_step, prepare
 from locinv_pl.methods import Method, load_method
 from locinv_pl.priors import box_mask
-from locinv_pl.prompts import find_word
 from locinv_pl.types import Adjective, EditSample, Inversion, Noun, StepRecord
+from locinv_pl.words import find_word
 
 Prior = Tensor | np.ndarray | Sequence[float]
 Picture = Tensor | np.ndarray | Image.Image | str | Path

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from locinv_pl.attention import AttentionHook, CrossAttentionMaps, Grid, MapsComplete, control_attention
 from locinv_pl.errors import InputError
+from locinv_pl.hub import ask_hub
 from locinv_pl.schedule import Schedule
 
 EMBEDDED = Path(__file__).parent / "assets" / "embedded"
@@ -251,7 +252,7 @@ def load_backbone(
             return load(local_files_only=True)
         with suppress(Exception):
             return load(local_files_only=True)  # a model in the hub's cache needs no network
-        _ask_hub(name_or_path)
+        ask_hub(f"backbone={name_or_path}", name_or_path)
         return load(local_files_only=False)
     except InputError:
         raise
@@ -260,24 +261,6 @@ def load_backbone(
         raise InputError(
             f"backbone={name_or_path}: can't be loaded ({reason}); download it again, whole, or check the name"
         ) from error
-
-
-def _ask_hub(name: str) -> None:
-    """Whether the hub has such a model, asked once and without the loaders' minute of retries."""
-    from huggingface_hub import model_info
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
-    try:
-        model_info(name, timeout=10)
-    except (GatedRepoError, RepositoryNotFoundError, ValueError):
-        raise InputError(
-            f"backbone={name}: no such folder, and the hub has no such model, or not without a login; check the name"
-        ) from None
-    except Exception:  # every way that a network fails
-        raise InputError(
-            f"backbone={name}: no such folder, not in the hub's cache, and the hub can't be reached; "
-            f"give a diffusers folder, or try again with a network"
-        ) from None
 
 
 def silence_loading() -> None:

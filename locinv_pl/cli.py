@@ -4,6 +4,7 @@
     locinv table RUN...
     locinv evaluate-backbone BACKBONE [json=FILE] [sheet=FILE]
     locinv pretrain recipe=core_cpu [output=DIR]
+    locinv data check|preview|build-coco-edit data=NAME [output=DIR]
 
 ``key=value`` is ``--key=value``. Where configs/<group>/ exists, ``group=name`` takes the file
 configs/<group>/name.yaml; groups are put before dotted overrides, so that overrides win.
@@ -16,6 +17,8 @@ import re
 import sys
 import warnings
 from argparse import RawDescriptionHelpFormatter
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,7 +28,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from locinv_pl.backbone import silence_loading
-from locinv_pl.commands import COMMANDS, table
+from locinv_pl.commands import COMMANDS, DATA_COMMANDS, table
 from locinv_pl.errors import InputError, one_line
 from locinv_pl.methods import CONFIGS
 from locinv_pl.module import LocInvModule
@@ -155,8 +158,10 @@ def main(words: list[str] | None = None) -> None:
     try:
         if words[:1] == ["table"]:
             return table(words[1:])
+        if words[:1] == ["data"]:
+            return _run_data_command(*words[1:])
         if words and words[0] in COMMANDS:
-            return _run_command(*words)
+            return _run_command(words[0], COMMANDS[words[0]], [_option(word) for word in words[1:]])
         sys.argv[1:] = translate(words)  # processes that Lightning starts read it again
         with warnings.catch_warnings():
             _quiet()
@@ -165,22 +170,36 @@ def main(words: list[str] | None = None) -> None:
         sys.exit(f"{Path(sys.argv[0]).name}: {_readable(str(error))}")
 
 
-def _run_command(name: str, *words: str) -> None:
-    """Call a command's function with ``key=value`` and ``--key value`` as its arguments."""
+def _run_data_command(action: str = "", *words: str) -> None:
+    """``data ACTION``: the commands of ``datamodules``, which the package knows by name alone."""
+    if action not in DATA_COMMANDS:
+        raise InputError(f"data {action}: no such command; use data {' or '.join(DATA_COMMANDS)}")
+    name, default = DATA_COMMANDS[action]
+    options = [_option(word) for word in (default, *words)]
+    files = [option for option in options if option.startswith("--data=")]
+    command = getattr(import_module("datamodules.commands"), name)
+    _run_command(f"data {action}", command, [files[-1], *(option for option in options if option not in files)])
+
+
+def _run_command(name: str, command: Callable[..., None], options: list[str]) -> None:
+    """Call a command's function with the options as its arguments."""
     with warnings.catch_warnings():
         _quiet()
         auto_cli(
-            COMMANDS[name],
-            args=[_option(word) for word in words],
+            command,
+            args=options,
+            as_positional=not name.startswith("data "),
             prog=f"{Path(sys.argv[0]).name} {name}",
             parser_class=_OneLineErrors,
         )
 
 
 def _option(word: str) -> str:
+    """``key=value`` as ``--key=value``, where a group's name stands for its file."""
     key, equals, value = word.partition("=")
     if not equals or word.startswith("-"):
         return word
+    key = {"prior": "data.prior"}.get(key, key)
     return f"--{key}={_group_file(key, value) if (CONFIGS / key).is_dir() else value}"
 
 

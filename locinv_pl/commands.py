@@ -80,3 +80,10 @@ def pretrain(recipe: Recipe, output: Path = Path("outputs/pretrain"), stages: li
 
 
 COMMANDS: dict[str, Callable[..., None]] = {"evaluate-backbone": evaluate_backbone, "pretrain": pretrain}
+
+DATA_COMMANDS = {
+    "check": ("check", "data=scenes"),
+    "preview": ("preview", "data=scenes"),
+    "build-coco-edit": ("build_coco_edit", "data=coco_edit"),
+}
+"""The commands about data: a function of datamodules.commands, and the data where none is named."""

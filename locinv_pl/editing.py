@@ -1,19 +1,72 @@
-"""Pictures from inversions: denoising with the tokens and the null text that an inversion found."""
+"""Pictures from inversions: reconstructed, or edited by Prompt-to-Prompt (Hertz et al., arXiv 2208.01626).
+
+One loop denoises any number of rows together: for every inversion its source prompt and, below it, the target
+prompts of its edits. All rows of an inversion have its noise and its ∅_t; words that a target shares with the
+source keep their dynamic tokens V_t, and an :class:`AttentionEdit` carries maps from the source row to the others.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from locinv_pl.alignment import Alignment, align
+from locinv_pl.attention import Layer
 from locinv_pl.backbone import Backbone, Context
 from locinv_pl.errors import InputError
 from locinv_pl.inversion import dynamic_context
 from locinv_pl.methods import Method
-from locinv_pl.prompts import tokenize
+from locinv_pl.prompts import Tokens, tokenize
 from locinv_pl.schedule import ddim_step, guided_noise
-from locinv_pl.types import Inversion
+from locinv_pl.types import Inversion, Span
+from locinv_pl.words import find_word, load_words
+
+
+@dataclass(frozen=True)
+class EditSettings:
+    """How an inversion is edited.
+
+    Args:
+        cross_replace_steps: share of the steps in which the target takes over the source's cross-attention.
+        word_steps: the same for single words of the target prompt.
+        self_replace_steps: share of the steps in which it takes over the source's self-attention.
+        self_resolution: the finest grid, cells along its shorter side, on which it does.
+        reweight: factors on the attention to words of the target prompt.
+        blend: where the target may leave the source. "none": everywhere; "attention": where the changed words'
+            maps exceed ``blend_threshold`` of their maximum, as in Prompt-to-Prompt; "prior": in the changed
+            nouns' localization priors, widened by ``blend_margin``.
+        blend_threshold: of the maximum.
+        blend_start: share of the steps before blending by attention begins.
+        blend_margin: share of the picture's shorter side.
+        direct: puts the source row back on the DDIM trajectory after every step, so that what isn't edited equals
+            the VAE's reconstruction (Ju et al., Direct Inversion, arXiv 2310.01506).
+    """
+
+    cross_replace_steps: float = 0.8
+    word_steps: Mapping[str, float] = field(default_factory=dict)
+    self_replace_steps: float = 0.4
+    self_resolution: int = 16
+    reweight: Mapping[str, float] = field(default_factory=dict)
+    blend: Literal["none", "attention", "prior"] = "none"
+    blend_threshold: float = 0.3
+    blend_start: float = 0.2
+    blend_margin: float = 0.08
+    direct: bool = False
+
+    def __post_init__(self) -> None:
+        shares = ("cross_replace_steps", "self_replace_steps", "blend_threshold", "blend_start", "blend_margin")
+        values = {name: getattr(self, name) for name in shares}
+        values |= {f"word_steps.{word}": share for word, share in self.word_steps.items()}
+        for name, value in values.items():
+            if not 0 <= value <= 1:
+                raise InputError(f"edit.{name}={value}: is a share; give 0 to 1")
+        if self.blend not in ("none", "attention", "prior"):
+            raise InputError(f"edit.blend={self.blend}: no such blend; choose none, attention or prior")
 
 
 @torch.no_grad()
@@ -32,25 +85,267 @@ def reconstruct(backbone: Backbone, inversions: Sequence[Inversion]) -> Tensor:
     Raises:
         InputError: they come from another backbone, or from different configurations.
     """
-    settings = inversions[0].settings
-    for inversion in inversions:
-        if inversion.settings != settings:
-            raise InputError(f"inversion {inversion.id!r}: made with another configuration than its batch")
-        if inversion.settings["backbone"] != backbone.name:
-            made_with = inversion.settings["backbone"]
-            raise InputError(f"inversion {inversion.id!r}: made with backbone {made_with!r}, not {backbone.name!r}")
-    method, device = Method.from_dict(settings["method"]), backbone.device
-    schedule = backbone.schedule(settings["num_steps"])
-    ids = torch.stack([tokenize(backbone.tokenizer, inv.prompt, inv.id).ids for inv in inversions])
-    V, plain = backbone.embed(ids).clone(), backbone.encode_text(ids)
-    z = torch.stack([inv.noise for inv in inversions]).to(device)
+    rows = _Rows.of(backbone, inversions, [[] for _ in inversions])
+    return backbone.decode(denoise(backbone, rows, EditSettings())).cpu()
+
+
+@torch.no_grad()
+def edit(
+    backbone: Backbone,
+    inversion: Inversion,
+    prompts: str | Sequence[str],
+    settings: EditSettings = EditSettings(),  # noqa: B008 (frozen)
+    region: Tensor | None = None,
+) -> Tensor:
+    """Edit an inverted picture; several edits run as one batch over one source branch.
+
+    Args:
+        backbone: the one that made the inversion.
+        inversion: of the picture.
+        prompts: the target prompts, n of them.
+        settings: how.
+        region: (H, W), where edits may change the picture, for ``blend="prior"``; by default the priors of the
+            nouns that change.
+
+    Returns:
+        (n, 3, H, W) in [0, 1], on the CPU.
+
+    Raises:
+        InputError: the inversion comes from another backbone, a target prompt is too long, or the settings name
+            a word that it hasn't.
+    """
+    targets = [prompts] if isinstance(prompts, str) else list(prompts)
+    rows = _Rows.of(backbone, [inversion], [targets])
+    return backbone.decode(denoise(backbone, rows, settings, region)[1:]).cpu()
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """What is denoised together: row n belongs to inversion ``owner[n]``; a source row has no alignment.
+
+    ``source[n]`` is the row of n's source, itself for sources.
+    """
+
+    inversions: Sequence[Inversion]
+    tokens: list[Tokens]
+    owner: list[int]
+    source: list[int]
+    alignments: list[Alignment | None]
+
+    @classmethod
+    def of(cls, backbone: Backbone, inversions: Sequence[Inversion], targets: Sequence[Sequence[str]]) -> _Rows:
+        settings = inversions[0].settings
+        rows = cls(inversions, [], [], [], [])
+        for b, inversion in enumerate(inversions):
+            if inversion.settings != settings:
+                raise InputError(f"inversion {inversion.id!r}: made with another configuration than its batch")
+            if inversion.settings["backbone"] != backbone.name:
+                made_with = inversion.settings["backbone"]
+                raise InputError(f"inversion {inversion.id!r}: made with backbone {made_with!r}, not {backbone.name!r}")
+            first = len(rows.tokens)
+            for prompt in (inversion.prompt, *targets[b]):
+                tokens = tokenize(backbone.tokenizer, prompt, inversion.id)
+                aligned = align(rows.tokens[first], tokens) if len(rows.tokens) > first else None
+                rows.tokens.append(tokens)
+                rows.owner.append(b)
+                rows.source.append(first)
+                rows.alignments.append(aligned)
+        return rows
+
+    @property
+    def targets(self) -> list[int]:
+        """The rows that aren't sources."""
+        return [n for n, alignment in enumerate(self.alignments) if alignment is not None]
+
+    def embeddings(self, i: int, own: Tensor) -> Tensor:
+        """The rows' input embeddings at step i, (R, L, D): the words' own, and V_t where a row has such a token."""
+        V = own.clone()
+        for n, (b, alignment) in enumerate(zip(self.owner, self.alignments, strict=True)):
+            inversion = self.inversions[b]
+            place = {position: k for k, position in enumerate(inversion.dynamic)}
+            kept = range(V.shape[1]) if alignment is None else alignment.kept.tolist()
+            for position, source in enumerate(kept):
+                if source in place:
+                    V[n, position] = inversion.tokens[i, place[source]].to(V)
+        return V
+
+
+def denoise(backbone: Backbone, rows: _Rows, settings: EditSettings, region: Tensor | None = None) -> Tensor:
+    """The rows' z_0, (R, C, h, w), from their inversions' noise."""
+    engine, device = rows.inversions[0].settings, backbone.device
+    method, schedule = Method.from_dict(engine["method"]), backbone.schedule(engine["num_steps"])
+    ids = torch.stack([tokens.ids for tokens in rows.tokens])
+    own, plain = backbone.embed(ids), backbone.encode_text(ids)
+    z = torch.stack([rows.inversions[b].noise for b in rows.owner]).to(device)
+    control = AttentionEdit(rows, settings, len(schedule), device) if rows.targets else None
+    blend = Blend(rows, settings, z.shape[-2:], region).to(device) if rows.targets else None
     for i in range(len(schedule)):
         t, (abar_t, abar_s) = schedule.timesteps[i], schedule.alphas[i : i + 2]
-        for b, inversion in enumerate(inversions):
-            V[b, list(inversion.dynamic)] = inversion.tokens[i].to(device)
-        context = dynamic_context(backbone, method.tokens, ids, V, plain)
-        null = torch.stack([inv.null[i] for inv in inversions]).to(device)
-        eps_cond = backbone.predict_noise(z, t, abar_t, context)
+        context = dynamic_context(backbone, method.tokens, ids, rows.embeddings(i, own), plain)
+        null = torch.stack([rows.inversions[b].null[i] for b in rows.owner]).to(device)
+        if control is not None:
+            control.step = i
+        eps_cond = backbone.predict_noise(z, t, abar_t, context, control)
         eps_null = backbone.predict_noise(z, t, abar_t, Context.of(null))
         z = ddim_step(z, guided_noise(eps_cond, eps_null, method.guidance_scale), abar_t, abar_s)
-    return backbone.decode(z).cpu()
+        if settings.direct:
+            for n, b in enumerate(rows.owner):
+                if rows.source[n] == n:
+                    z[n] = rows.inversions[b].trajectory[len(schedule) - 1 - i].to(device)
+        if control is not None and blend is not None:
+            z = blend(z, control)
+    return z
+
+
+class AttentionEdit:
+    """Carries attention from source rows to target rows; an :class:`~locinv_pl.attention.AttentionHook`.
+
+    Cross-attention of target n at step i, over its tokens l: A_n ← c_l [ α_l (A_source M_n)_l + (1 - α_l) A_n,l ],
+    with M the alignment's mapper, α_l = 1 as long as token l takes over, c_l its weight. Self-attention:
+    A_n ← A_source during the first steps, on coarse grids.
+
+    Args:
+        rows: what is denoised.
+        settings: for how long, and with what weights.
+        num_steps: T.
+        device: where.
+    """
+
+    def __init__(self, rows: _Rows, settings: EditSettings, num_steps: int, device: torch.device):
+        self.rows, self.settings, self.num_steps = rows, settings, num_steps
+        self.step = 0
+        targets = rows.targets
+        self.source = torch.tensor([rows.source[n] for n in targets], device=device)
+        self.target = torch.tensor(targets, device=device)
+        alignments = [alignment for alignment in rows.alignments if alignment is not None]
+        self.mapper = torch.stack([a.mapper for a in alignments]).to(device)
+        self.until = torch.stack([self._until(n, a) for n, a in zip(targets, alignments, strict=True)]).to(device)
+        self.weight = torch.stack([self._weight(rows.tokens[n]) for n in targets]).to(device)
+        grid = rows.inversions[0].maps.shape[-2:]
+        self.grid = (int(grid[0]), int(grid[1]))
+        self.finest = settings.self_resolution**2 * max(grid) / min(grid)
+        self.maps: Tensor | None = None
+
+    def wants(self, layer: Layer) -> bool:
+        """Cross-attention always, self-attention while it is taken over."""
+        return layer.is_cross or (self._takes_self and layer.queries <= self.finest)
+
+    def __call__(self, probs: Tensor, layer: Layer) -> Tensor:
+        """Probabilities (R, heads, queries, keys) of all rows."""
+        edited = probs.clone()
+        if not layer.is_cross:
+            edited[self.target] = probs[self.source]
+            return edited
+        alpha = (self.step < self.until * self.num_steps).to(probs)[:, None, None]
+        taken = probs[self.source] @ self.mapper[:, None].to(probs)
+        edited[self.target] = (alpha * taken + (1 - alpha) * probs[self.target]) * self.weight[:, None, None].to(probs)
+        if layer.queries == self.grid[0] * self.grid[1]:
+            mean = edited.float().mean(1).unflatten(1, self.grid)
+            self.maps = mean if self.maps is None else self.maps + mean
+        return edited
+
+    @property
+    def _takes_self(self) -> bool:
+        return self.step < self.settings.self_replace_steps * self.num_steps
+
+    def _until(self, row: int, alignment: Alignment) -> Tensor:
+        """For every token the share of the steps in which it takes over, (L,)."""
+        until = torch.where(alignment.taken, self.settings.cross_replace_steps, 0.0)
+        for word, share in self.settings.word_steps.items():
+            until[self._positions(self.rows.tokens[row], word)] = share
+        return until * alignment.taken
+
+    def _weight(self, tokens: Tokens) -> Tensor:
+        weight = torch.ones(len(tokens.ids))
+        for word, factor in self.settings.reweight.items():
+            weight[self._positions(tokens, word)] = factor
+        return weight
+
+    def _positions(self, tokens: Tokens, word: str) -> list[int]:
+        return [position for span in find_word(tokens.prompt, word) for position in tokens.positions(span)]
+
+
+class Blend:
+    """Sets target latents to the source's outside of what may change: z_n ← z_source + m (z_n - z_source).
+
+    Args:
+        rows: what is denoised.
+        settings: by what m is found.
+        size: (h, w) of the latents.
+        region: (H, W), where edits may change the picture, in place of the priors.
+    """
+
+    def __init__(self, rows: _Rows, settings: EditSettings, size: Sequence[int], region: Tensor | None):
+        self.rows, self.settings, self.size = rows, settings, (int(size[0]), int(size[1]))
+        self.masks = {n: self._prior(n, region) for n in rows.targets} if settings.blend == "prior" else {}
+
+    def to(self, device: torch.device) -> Blend:
+        """The same with its masks on a device."""
+        self.masks = {n: mask.to(device) for n, mask in self.masks.items()}
+        return self
+
+    def __call__(self, z: Tensor, control: AttentionEdit) -> Tensor:
+        """Blend the rows' latents (R, C, h, w)."""
+        if self.settings.blend == "none":
+            return z
+        if self.settings.blend == "attention":
+            if control.step < self.settings.blend_start * control.num_steps:
+                return z
+            self.masks = {n: self._attention(n, control) for n in self.rows.targets}
+        blended = z.clone()
+        for n, mask in self.masks.items():
+            source = z[self.rows.source[n]]
+            blended[n] = source + mask * (z[n] - source)
+        return blended
+
+    def _prior(self, row: int, region: Tensor | None) -> Tensor:
+        """The changed nouns' priors, or the region, widened: (h, w) in [0, 1], exactly 0 beyond the margin."""
+        if region is None:
+            region = self._changed_priors(row)
+        if region is None:
+            return torch.ones(self.size)
+        reach = max(1, round(self.settings.blend_margin * min(self.size)))
+        mask = F.interpolate(region.float()[None, None], self.size, mode="area")
+        wide = F.max_pool2d((mask > 0.05).float(), 2 * reach + 1, 1, reach)
+        return F.avg_pool2d(wide, 3, 1, 1, count_include_pad=False)[0, 0]
+
+    def _changed_priors(self, row: int) -> Tensor | None:
+        """The union of the priors of the nouns that a target changes or describes anew; None if there are none."""
+        inversion, alignment = self.rows.inversions[self.rows.owner[row]], self.rows.alignments[row]
+        assert alignment is not None
+        touched = changed_nouns(inversion, self.rows.tokens[self.rows.source[row]], self.rows.tokens[row], alignment)
+        return inversion.priors[touched].amax(0) if touched else None
+
+    def _attention(self, row: int, control: AttentionEdit) -> Tensor:
+        """Where the changed words' maps, of source and target, exceed the threshold: (h, w), 0 or 1."""
+        alignment, source = self.rows.alignments[row], self.rows.source[row]
+        assert alignment is not None and control.maps is not None
+        covered = torch.zeros(self.size, dtype=torch.bool, device=control.maps.device)
+        for n, spans in (
+            (source, [span for change in alignment.changed for span in change.source]),
+            (row, [span for change in alignment.changed for span in change.target]),
+        ):
+            positions = [p for span in spans for p in self.rows.tokens[n].positions(span)]
+            if positions:
+                A = F.max_pool2d(control.maps[n][..., positions].mean(-1)[None, None], 3, 1, 1)
+                A = F.interpolate(A, self.size)[0, 0]
+                covered |= self.settings.blend_threshold * A.max() < A
+        return covered.float()
+
+
+def changed_nouns(inversion: Inversion, source: Tokens, target: Tokens, alignment: Alignment) -> list[int]:
+    """The inversion's nouns that a target prompt replaces, removes, or describes otherwise than the source does."""
+    changed = {p for change in alignment.changed for span in change.source for p in source.positions(span)}
+    words = load_words()
+    for change in alignment.changed:
+        for adjective, noun in words.pairs(source.prompt):
+            if any(_overlap(adjective.span, span) for span in change.source):
+                changed.update(source.positions(noun.span))
+        for adjective, noun in words.pairs(target.prompt):
+            if any(_overlap(adjective.span, span) for span in change.target):
+                changed.update(alignment.kept[list(target.positions(noun.span))].tolist())
+    return [k for k, positions in enumerate(inversion.noun_positions) if changed & set(positions)]
+
+
+def _overlap(one: Span, other: Span) -> bool:
+    return one[0] < other[1] and other[0] < one[1]

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from textwrap import wrap
 
 import numpy as np
 import torch
@@ -190,7 +191,7 @@ def to_tensor(scenes: Sequence[Scene]) -> Tensor:
     return torch.from_numpy(np.stack([np.asarray(s.image) for s in scenes])).permute(0, 3, 1, 2).float() / 255
 
 
-def draw_sheet(generated: Generated, columns: int = 10, rows: int = 4, gap: int = 30) -> Image.Image:
+def draw_sheet(generated: Generated, columns: int = 10, rows: int = 4, gap: int = 42) -> Image.Image:
     """Pictures for one object above pictures for two, each with its prompt and what the judge saw."""
     half = len(generated.requests) // 2
     first = columns * rows // 2
@@ -206,8 +207,10 @@ def draw_sheet(generated: Generated, columns: int = 10, rows: int = 4, gap: int 
         request, seen = generated.requests[n], generated.seen[n]
         right = set(request.things) <= _pairs(seen)
         words = ", ".join(f"{s.color} {s.noun}" for s in seen) or "nothing"
-        draw.text((left + 2, top + side + 1), request.prompt[:30], "black", font)
-        draw.text((left + 2, top + side + 14), words[:30], "darkgreen" if right else "firebrick", font)
+        draw.multiline_text(
+            (left + 2, top + side + 1), "\n".join(wrap(request.prompt, 26)[:2]), "black", font, spacing=2
+        )
+        draw.text((left + 2, top + side + 27), words[:26], "darkgreen" if right else "firebrick", font)
     return page
 
 

@@ -93,7 +93,7 @@ def prepare(backbone: Backbone, samples: Sequence[EditSample], method: Method, n
     priors = torch.zeros(*prompts.has_noun.shape, *grid)
     for b, sample in enumerate(samples):
         for k, noun in enumerate(sample.nouns):
-            priors[b, k] = prior_on_grid(noun.prior.float(), grid)
+            priors[b, k] = prior_on_grid(noun.prior.float(), grid, method.tokens.rasterize)
     return Task(
         samples=tuple(samples),
         method=method,

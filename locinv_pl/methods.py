@@ -12,6 +12,7 @@ from typing import Any, Literal, get_type_hints
 import yaml
 
 from locinv_pl.errors import InputError
+from locinv_pl.priors import Rasterize
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -39,6 +40,8 @@ class TokenPolicy:
         values: what cross-attention's values are made of. ``dynamic``: the context with V_t, as in
             the paper; ``prompt``: the plain prompt, so that V_t moves the keys, and with them the
             maps, and nothing else.
+        rasterize: how priors come onto the attention grid. ``area``: the share of each cell that is covered;
+            ``any``: 1 wherever any of the cell is, as in the authors' code.
         max_steps: K1, gradient steps a timestep at most.
         lr, weight_decay: of AdamW.
         similarity, overlap, adjective: the three losses; adjectives count where the data names them.
@@ -46,6 +49,7 @@ class TokenPolicy:
 
     policy: Literal["fixed", "locinv"] = "locinv"
     values: Literal["prompt", "dynamic"] = "prompt"
+    rasterize: Rasterize = "area"
     max_steps: int = 5
     lr: float = 1e-2
     weight_decay: float = 1e-2
@@ -56,6 +60,7 @@ class TokenPolicy:
     def __post_init__(self) -> None:
         _require(self.policy in ("fixed", "locinv"), "policy", self.policy, "fixed or locinv")
         _require(self.values in ("prompt", "dynamic"), "values", self.values, "prompt or dynamic")
+        _require(self.rasterize in ("area", "any"), "rasterize", self.rasterize, "area or any")
         _require(self.max_steps >= 0, "max_steps", self.max_steps, "0 or more")
         _require(self.lr > 0, "lr", self.lr, "more than 0")
 

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 
+import locinv_pl.strategy  # noqa: F401 (registers image_parallel)
 from locinv_pl.backbone import Backbone, load_backbone
 from locinv_pl.editing import reconstruct
 from locinv_pl.inversion import Task, collect, invert_step, prepare, settings_of
+from locinv_pl.loader import Timestep
 from locinv_pl.methods import Method
 from locinv_pl.results import Result, score
 from locinv_pl.store import RunFolder, write_json
-from locinv_pl.strategy import Timestep
 from locinv_pl.summary import summarize, table
 from locinv_pl.types import Inversion, StepRecord
 

@@ -1,4 +1,4 @@
-"""Localization priors: boxes as planes on the picture, and planes on the attention grid.
+"""Localization priors: boxes as planes on the picture, and planes on another grid.
 
 All areas are exact and separable: a pixel or grid cell counts by the share of it that is covered.
 """
@@ -41,18 +41,39 @@ def prior_on_grid(plane: Tensor, grid: tuple[int, int], rasterize: Rasterize = "
     Returns:
         shape (*, r, c), in the plane's dtype, or float32 for a bool or integer plane.
     """
-    values = plane if plane.is_floating_point() else plane.float()
+    H, W = plane.shape[-2:]
     if rasterize == "any":
-        values = (values != 0).to(values.dtype)
-    rows, columns = (area_weights(n, cells) for n, cells in zip(plane.shape[-2:], grid, strict=True))
-    means = rows.to(values) @ values @ columns.to(values).mT
-    return (means > 0).to(values.dtype) if rasterize == "any" else means
+        means = resample((plane != 0).float(), (0, 0, W, H), grid)
+        return (means > 0).to(plane.dtype if plane.is_floating_point() else torch.float32)
+    return resample(plane, (0, 0, W, H), grid)
 
 
-def area_weights(pixels: int, cells: int) -> Tensor:
-    """Share of each pixel in each cell's mean along one axis, shape (cells, pixels), rows sum to 1."""
-    edges = torch.arange(cells + 1, dtype=torch.float64) * pixels / cells
-    return _overlaps(edges[:-1], edges[1:], pixels) * cells / pixels
+def resample(plane: Tensor, window: Box, size: tuple[int, int]) -> Tensor:
+    """The part of a plane that a window shows, at another size: every cell is the mean over its area.
+
+    Args:
+        plane: shape (*, H, W).
+        window: (x, y, w, h) in the plane's pixels; what it shows beyond the plane is 0.
+        size: (r, c), the cells that the window is divided into.
+
+    Returns:
+        shape (*, r, c), in the plane's dtype, or float32 for a bool or integer plane.
+    """
+    values = plane if plane.is_floating_point() else plane.float()
+    x, y, w, h = window
+    rows = area_weights(values.shape[-2], size[0], y, h).to(values)
+    columns = area_weights(values.shape[-1], size[1], x, w).to(values)
+    return rows @ values @ columns.mT
+
+
+def area_weights(pixels: int, cells: int, start: float = 0, length: float | None = None) -> Tensor:
+    """Share of each pixel in each cell's mean along one axis, shape (cells, pixels).
+
+    The cells divide [start, start + length], by default all pixels; rows sum to 1 where that lies inside.
+    """
+    length = pixels if length is None else length
+    edges = start + torch.arange(cells + 1, dtype=torch.float64) * length / cells
+    return _overlaps(edges[:-1], edges[1:], pixels) * cells / length
 
 
 def _overlaps(starts: Tensor, stops: Tensor, n: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -12,19 +11,6 @@ from torch import Tensor
 
 from locinv_pl.errors import InputError
 from locinv_pl.types import EditSample, Span
-
-
-def find_word(prompt: str, word: str) -> list[Span]:
-    """Character spans of a word (or several) in a prompt: whole words, any case.
-
-    Raises:
-        InputError: it is not there.
-    """
-    pattern = rf"(?<!\w){re.escape(word.strip())}(?!\w)"
-    spans = [m.span() for m in re.finditer(pattern, prompt, re.IGNORECASE)] if word.strip() else []
-    if not spans:
-        raise InputError(f"noun {word!r} is not in the prompt {prompt!r}; name a word of the prompt")
-    return spans
 
 
 @dataclass(frozen=True, eq=False)

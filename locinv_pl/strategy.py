@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from torch.distributed import HashStore, Store, rendezvous
 
 from locinv_pl.errors import InputError
-from locinv_pl.types import EditSample
 
 
 class ImageParallelStrategy(DDPStrategy):
@@ -112,68 +110,3 @@ StrategyRegistry.register(
     ImageParallelStrategy,
     description="Pictures are spread over processes by a shared queue",
 )
-
-
-class Timestep:
-    """One item of work for the module: a batch of pictures and the step i to take with it.
-
-    The pictures are opened at first use: Lightning asks for an item before it is through with the
-    one before, and a picture that can't be read must not keep the batch before from its last step.
-
-    A plain class, which Lightning hands over as it is: dataclasses and tuples it would take apart to
-    move their tensors, and the engine moves what it needs.
-    """
-
-    def __init__(self, open_samples: Callable[[], tuple[EditSample, ...]], i: int):
-        self._open, self.i = open_samples, i
-
-    @property
-    def samples(self) -> tuple[EditSample, ...]:
-        """The batch's pictures, the same objects at every step."""
-        return self._open()
-
-
-class TimestepLoader:
-    """The batches that this process claims, each ``num_steps`` times in a row, i = 0, 1, 2, ...
-
-    It has no length: how many batches a process gets shows only as it goes.
-
-    Args:
-        samples: all pictures, in the same order in every process.
-        ids: their ids.
-        batch_size: pictures in a batch.
-        num_steps: T.
-        claim: answers the number of the next batch to take, over all processes.
-        pending: of a batch's ids, those that are still to do.
-    """
-
-    def __init__(
-        self,
-        samples: Sequence[EditSample],
-        ids: Sequence[str],
-        batch_size: int,
-        num_steps: int,
-        claim: Callable[[], int],
-        pending: Callable[[Sequence[str]], Sequence[str]],
-    ):
-        self.samples, self.ids = samples, ids
-        self.batch_size, self.num_steps = batch_size, num_steps
-        self.claim, self.pending = claim, pending
-
-    def __iter__(self) -> Iterator[Timestep]:
-        groups = [range(n, min(n + self.batch_size, len(self.ids))) for n in range(0, len(self.ids), self.batch_size)]
-        while (n := self.claim()) < len(groups):
-            todo = set(self.pending([self.ids[j] for j in groups[n]]))
-            mine = [j for j in groups[n] if self.ids[j] in todo]
-            open_samples = cache(partial(self._samples, mine))
-            for i in range(self.num_steps if mine else 0):
-                yield Timestep(open_samples, i)
-
-    def _samples(self, indices: Sequence[int]) -> tuple[EditSample, ...]:
-        return tuple(self.samples[j] for j in indices)
-
-
-def local_queue() -> Callable[[], int]:
-    """A queue of this process alone, for any other strategy."""
-    numbers = iter(range(torch.iinfo(torch.int64).max))
-    return lambda: next(numbers)

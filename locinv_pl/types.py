@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +53,18 @@ class Adjective:
 
 @dataclass(frozen=True)
 class Edit:
-    """An edit that the data names: the target prompt P* and what kind of change it is."""
+    """An edit that the data names.
+
+    Args:
+        prompt: the target prompt P*.
+        kind: what kind of change it is.
+        blend: the words, of the source and of the target prompt, whose maps say where the picture may change,
+            where the data names them.
+    """
 
     prompt: str
     kind: str
+    blend: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +78,7 @@ class EditSample:
         nouns: the nouns with a prior, in the prompt's order.
         adjectives: adjectives to bind to their nouns.
         edits: edits to make of the inversion.
+        region: where the data says that edits change the picture, shape (H, W), bool.
     """
 
     id: str
@@ -78,6 +87,13 @@ class EditSample:
     nouns: tuple[Noun, ...] = ()
     adjectives: tuple[Adjective, ...] = ()
     edits: tuple[Edit, ...] = ()
+    region: Tensor | None = None
+
+    def pin_memory(self) -> EditSample:
+        """The same with its tensors in page-locked memory; torch's DataLoader calls it."""
+        nouns = tuple(replace(n, prior=n.prior.pin_memory(), mask=n.mask.pin_memory()) for n in self.nouns)
+        region = None if self.region is None else self.region.pin_memory()
+        return replace(self, image=self.image.pin_memory(), nouns=nouns, region=region)
 
     @property
     def masks(self) -> Tensor:

@@ -178,7 +178,7 @@ class TestRefusals:
 
     def test_unknown_hub_name_without_network(self, monkeypatch):
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-        assert "hub can't be reached; give a diffusers folder" in self.message("nobody/nothing")
+        assert "hub can't be reached; download the model and give its folder" in self.message("nobody/nothing")
 
 
 class TestPictures:

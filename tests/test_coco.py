@@ -17,7 +17,8 @@ from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
 from datamodules.annotations import run_lengths
-from datamodules.coco import CocoSamples
+from datamodules.coco_edit import CocoEditDataModule
+from datamodules.entries import EntrySamples, Problems
 from datamodules.scenes import write_scenes
 from locinv_pl.errors import InputError
 from locinv_pl.priors import box_mask
@@ -88,8 +89,13 @@ class Folder:
     def dump(self, name: str, content: Any) -> None:
         (self.root / "annotations" / name).write_text(json.dumps(content))
 
-    def read(self, **options: Any) -> CocoSamples:
-        return CocoSamples(self.write().root, **{"size": HEIGHT, **options})
+    def read(self, **options: Any) -> EntrySamples:
+        return read(self.write().root, **{"size": HEIGHT, **options})
+
+
+def read(root: Path, size: int = 64, on_error: Any = "raise", **options: Any) -> EntrySamples:
+    """Every picture of a folder whose caption names an annotated object."""
+    return CocoEditDataModule(str(root), **options).read(size, Problems(on_error))
 
 
 @pytest.fixture
@@ -108,7 +114,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_masks_are_annToMask_pixel_for_pixel(scenes: Path) -> None:
-    samples = CocoSamples(scenes, size=64)
+    samples = read(scenes)
     coco = COCO(str(scenes / "annotations/instances.json"))
     assert len(samples) == 12 and samples.ids == [f"{k:06d}" for k in range(12)]
     for sample, image in zip(samples, coco.imgs, strict=True):
@@ -119,7 +125,7 @@ def test_masks_are_annToMask_pixel_for_pixel(scenes: Path) -> None:
 
 
 def test_pictures_are_untouched_at_their_own_size(scenes: Path) -> None:
-    sample = CocoSamples(scenes, size=64)[3]
+    sample = read(scenes)[3]
     with Image.open(scenes / "images/000003.png") as picture:
         expected = torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255
     assert torch.equal(sample.image, expected) and sample.id == "000003"
@@ -130,7 +136,7 @@ def test_prompts_nouns_adjectives_and_edits(scenes: Path) -> None:
         return json.loads((scenes / "annotations" / name).read_text())
 
     edits, captions = listed("edits.json"), listed("captions.json")["annotations"]
-    for k, sample in enumerate(CocoSamples(scenes, size=64)):
+    for k, sample in enumerate(read(scenes)):
         assert sample.prompt == captions[k]["caption"]
         assert [(e.kind, e.prompt) for e in sample.edits] == [
             (e["kind"], e["prompt"]) for e in edits if e["image_id"] == k
@@ -142,7 +148,7 @@ def test_prompts_nouns_adjectives_and_edits(scenes: Path) -> None:
 
 
 def test_box_priors_are_filled_boxes_and_masks_stay_masks(scenes: Path) -> None:
-    boxes, segments = CocoSamples(scenes, prior="box", size=64), CocoSamples(scenes, size=64)
+    boxes, segments = read(scenes, prior="box"), read(scenes)
     coco = COCO(str(scenes / "annotations/instances.json"))
     for sample, segmented, image in zip(boxes, segments, coco.imgs, strict=True):
         for noun, other, annotation in zip(sample.nouns, segmented.nouns, coco.imgToAnns[image], strict=True):
@@ -153,7 +159,7 @@ def test_box_priors_are_filled_boxes_and_masks_stay_masks(scenes: Path) -> None:
 
 
 def test_samples_are_a_picklable_sequence(scenes: Path) -> None:
-    samples = pickle.loads(pickle.dumps(CocoSamples(scenes, size=64)))
+    samples = pickle.loads(pickle.dumps(read(scenes)))
     assert samples[-1].id == "000011"
     assert [sample.id for sample in samples[2:4]] == ["000002", "000003"]
     with pytest.raises(IndexError):
@@ -161,7 +167,7 @@ def test_samples_are_a_picklable_sequence(scenes: Path) -> None:
 
 
 def test_nothing_is_printed(scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    CocoSamples(scenes, size=64)
+    read(scenes)
     assert capsys.readouterr() == ("", "")
 
 
@@ -297,7 +303,7 @@ def test_otherwise_every_mention_means_all_instances(caption: str, mentions: int
     assert all(torch.equal(noun.prior, expected) for noun in nouns)
 
 
-def test_an_adjective_is_an_attribute_directly_before_its_noun(folder: Folder) -> None:
+def test_adjectives_are_those_of_the_prompt(folder: Folder) -> None:
     red: Json = {"attributes": {"color": "red"}}
     blue: Json = {"attributes": {"color": "blue", "occluded": True}}
     folder.annotations = [annotated(1, (3, 2, 2, 2), **red), annotated(2, (6, 2, 2, 2), **blue)]
@@ -307,10 +313,28 @@ def test_an_adjective_is_an_attribute_directly_before_its_noun(folder: Folder) -
         return [(a.word, a.span, a.noun) for a in sample.adjectives]
 
     assert found("a cat and a Blue cat") == [("Blue", (12, 16), 1)]
-    assert found("a blue cat and a red cat") == []
-    assert found("a red, cat near a red hat and a blue") == []
-    assert found("a red cat") == [("red", (2, 5), 0)]
-    assert found("an infrared cat") == []
+    assert found("a blue cat and a red cat") == [("blue", (2, 6), 0), ("red", (17, 20), 1)]
+    assert found("a red fluffy cat") == [("red", (2, 5), 0), ("fluffy", (6, 12), 0)]
+    assert found("a cat near a red hat") == []
+
+
+def test_adjectives_choose_among_the_instances(folder: Folder) -> None:
+    boxes = {"red": (3, 2, 2, 2), "blue": (6, 2, 2, 2)}
+    folder.annotations = [
+        annotated(k, box, attributes={"color": color}) for k, (color, box) in enumerate(boxes.items(), start=1)
+    ]
+    red, blue = (torch.from_numpy(rectangle(x - 2, y, w, h, 8, 8)).float() for x, y, w, h in boxes.values())
+    cases = {
+        "a blue cat and a red cat": [blue, red],
+        "a cat and a red cat": [blue, red],
+        "a big blue cat": [blue],
+        "a green cat": [red.maximum(blue)],
+        "two cats": [red.maximum(blue)],
+        "a cat and a cat": [red, blue],
+    }
+    for caption, expected in cases.items():
+        found = planes(folder.caption(caption))
+        assert len(found) == len(expected) and all(map(torch.equal, found, expected)), caption
 
 
 def test_pictures_without_a_usable_caption_or_annotation_are_left_out(folder: Folder) -> None:
@@ -390,15 +414,15 @@ def refused(read: Callable[[], object], *parts: str) -> None:
 
 
 def test_missing_folders(tmp_path: Path, folder: Folder) -> None:
-    refused(lambda: CocoSamples(tmp_path / "gone"), f"{tmp_path / 'gone'}: no such folder; give the")
-    refused(lambda: folder.read(images="jpgs"), "set/jpgs: no such folder; say in images=")
+    refused(lambda: read(tmp_path / "gone"), f"{tmp_path / 'gone'}: no such folder; give the")
+    refused(lambda: folder.read(images="jpgs"), "set/jpgs: no such folder; say in data.images=")
 
 
 @pytest.mark.parametrize("name", ["instances", "captions"])
 def test_missing_json(name: str, folder: Folder) -> None:
     folder.write()
     (folder.root / f"annotations/{name}.json").unlink()
-    refused(lambda: CocoSamples(folder.root), f"{name}.json: no such file; ")
+    refused(lambda: read(folder.root), f"{name}.json: no such file; ")
 
 
 @pytest.mark.parametrize("name", ["instances", "captions", "edits"])
@@ -406,14 +430,14 @@ def test_missing_json(name: str, folder: Folder) -> None:
 def test_invalid_json(name: str, content: bytes, folder: Folder) -> None:
     folder.write()
     (folder.root / f"annotations/{name}.json").write_bytes(content)
-    refused(lambda: CocoSamples(folder.root), f"{name}.json: not valid JSON (", "); write it again")
+    refused(lambda: read(folder.root), f"{name}.json: not valid JSON (", "); write it again")
 
 
 @pytest.mark.parametrize("content", [[], {}, 3, {"annotations": {}}, {"images": None}])
 def test_json_without_its_tables(content: Any, folder: Folder) -> None:
     for name in ("instances", "captions"):
         folder.write().dump(f"{name}.json", content)
-        refused(lambda: CocoSamples(folder.root), "json: has no list of ", "see COCO's data format")
+        refused(lambda: read(folder.root), "json: has no list of ", "see the format's description")
 
 
 @pytest.mark.parametrize(
@@ -449,7 +473,7 @@ def test_a_damaged_picture(kind: str, folder: Folder) -> None:
     folder.annotations = [annotated(1, (50, 20, 9, 9), segmentation=encode(rectangle(50, 20, 9, 9, 120, 80)))]
     content = path.read_bytes()
     assert folder.read()[0].nouns  # fine as yet
-    mend = "; get it again or remove it from the JSON"
+    mend = "; get it again or remove it from the data set"
     path.write_bytes(content[: len(content) // 2])
     refused(lambda: folder.read()[0], f"images/b.{kind}: cannot be read as a picture (", "trunca", mend)
     path.write_bytes(b"<html>not found</html>")
@@ -460,7 +484,7 @@ def test_a_damaged_picture(kind: str, folder: Folder) -> None:
 
 def test_a_picture_of_another_size(folder: Folder) -> None:
     folder.picture.resize((24, 16)).save(folder.root / "images/a.png")
-    refused(lambda: folder.read()[0], "images/a.png: is 24x16 but the JSON says 12x8; use the picture")
+    refused(lambda: folder.read()[0], "images/a.png: is 24x16 but 12x8 was annotated; use the picture")
 
 
 def test_a_size_that_is_none(folder: Folder) -> None:
@@ -572,8 +596,20 @@ def test_two_pictures_of_one_name(folder: Folder) -> None:
     refused(folder.read, "images/a.jpg: has the same name as ", "a.png; rename one of the two")
 
 
-@pytest.mark.parametrize("option", [{"prior": "mask"}, {"size": 0}])
-def test_options_out_of_range(option: Json, folder: Folder) -> None:
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"prior": "mask"},
+        {"size": 0},
+        {"fit": "stretch"},
+        {"on_error": "ignore"},
+        {"caption": "guess"},
+        {"batch_size": 0},
+        {"num_workers": -1},
+        {"num_images": 0},
+    ],
+)
+def test_options_out_of_range(option: Json) -> None:
     key, value = next(iter(option.items()))
-    with pytest.raises(InputError, match=rf"^{re.escape(key)}={value}: .*; "):
-        folder.read(**option)
+    with pytest.raises(InputError, match=rf"^data.{re.escape(key)}={value}: "):
+        CocoEditDataModule("set", **option)

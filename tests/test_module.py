@@ -18,6 +18,8 @@ from callbacks.attention_iou import AttentionIoUCurves
 from callbacks.attention_maps import AttentionMapSheets
 from callbacks.progress import InversionProgress
 from datamodules.base import EditDataModule
+from datamodules.entries import Entry, Problems
+from datamodules.frames import Frame
 from locinv_pl.errors import InputError
 from locinv_pl.methods import Method, NullTextPolicy, TokenPolicy
 from locinv_pl.module import LocInvModule
@@ -29,19 +31,36 @@ METHOD = Method(tokens=TokenPolicy(max_steps=2), null_text=NullTextPolicy(max_st
 IDS = ["p0", "p1", "p2"]
 
 
+class Made(list):
+    """Samples in memory."""
+
+    @property
+    def ids(self) -> list[str]:
+        """Their names."""
+        return [sample.id for sample in self]
+
+    def frame(self, index: int) -> Frame:
+        """All of one size."""
+        return Frame.fitting(32, 32, 32)
+
+
 class Toy(EditDataModule):
-    """Pictures with a cat and a dog."""
+    """Samples in memory, two a batch."""
 
     name = "toy"
 
-    def __init__(self, samples: list[EditSample], batch_size: int = 2):
-        super().__init__("segment", batch_size, None)
+    def __init__(self, samples: list[EditSample]):
+        super().__init__(batch_size=2)
         self.made = samples
 
-    def load(self, size: int):
+    def entries(self, side: int, problems: Problems) -> list[Entry]:
+        """None: the samples are there already."""
+        return []
+
+    def read(self, side: int, problems: Problems) -> Any:
         """All of them."""
-        assert size == 32
-        return self.made, [s.id for s in self.made]
+        assert side == 32
+        return Made(self.made)
 
 
 def make_samples(count: int) -> list[EditSample]:
@@ -176,7 +195,7 @@ class TestUndisturbed:
         settings = read_json(root / "settings.json")
         assert settings["method"] == METHOD.to_dict()
         assert settings["num_steps"] == T
-        assert settings["data"] == {"name": "toy", "prior": "segment", "size": 32}
+        assert settings["data"] == {"name": "toy", "prior": "segment", "size": 32, "fit": "crop", "words": "dictionary"}
 
     def test_global_step_counts_timesteps(self, done):
         assert done[1].global_step == 2 * T

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from locinv_pl.errors import InputError
-from locinv_pl.prompts import find_word, prompt_batch, tokenize
+from locinv_pl.prompts import prompt_batch, tokenize
 from locinv_pl.types import Adjective, EditSample, Noun
+from locinv_pl.words import find_word
 
 
 def noun(prompt: str, word: str, nth: int = 0) -> Noun:

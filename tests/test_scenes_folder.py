@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules.annotations import plural
-from datamodules.coco import CocoSamples
+from datamodules.coco_edit import CocoEditDataModule
+from datamodules.entries import EntrySamples, Problems
 from datamodules.scenes import ScenesDataModule, SceneSettings, make_edits, make_scene, write_scenes
 from locinv_pl.errors import InputError
 from locinv_pl.scenes.captions import Caption, Group
 from locinv_pl.scenes.drawing import CORE, FULL, Scene, draw_scene
 from locinv_pl.scenes.words import PLURALS
+from locinv_pl.words import inflect
 
 SETTINGS = SceneSettings(num_images=60, seed=3, size=64, min_objects=1, max_objects=4, world="full")
 
@@ -27,6 +28,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def read(root: Path) -> EntrySamples:
+    return CocoEditDataModule(str(root)).read(64, Problems())
+
+
 def said_together(scene: Scene) -> dict[tuple[int, int], np.ndarray]:
     """The union of the masks of what a noun of the caption means, by its place."""
     unions: dict[tuple[int, int], np.ndarray] = {}
@@ -36,7 +41,7 @@ def said_together(scene: Scene) -> dict[tuple[int, int], np.ndarray]:
 
 
 def test_every_noun_is_found_with_the_union_of_its_instances(folder: Path) -> None:
-    samples = CocoSamples(folder, "segment", 64)
+    samples = read(folder)
     assert len(samples) == 60
     together = 0
     for index, sample in enumerate(samples):
@@ -47,7 +52,7 @@ def test_every_noun_is_found_with_the_union_of_its_instances(folder: Path) -> No
         for noun in sample.nouns:
             assert (noun.prior.numpy() == unions[noun.span]).all() and (noun.mask.numpy() == unions[noun.span]).all()
         together += len(unions) < len(scene.objects)
-        adjectives = {(said.noun, said.adjectives[-1]) for said in scene.said if said.adjectives}
+        adjectives = {(said.noun, span) for said in scene.said for span in said.adjectives}
         assert {(sample.nouns[a.noun].span, a.span) for a in sample.adjectives} == adjectives
     assert together > 3
 
@@ -66,7 +71,7 @@ def test_adjectives_tell_groups_of_one_noun_apart(tmp_path: Path) -> None:
     caption = "two red striped cats and a blue striped cat on the grass"
     (root / "captions.json").write_text(json.dumps({"annotations": [{"id": 0, "image_id": 0, "caption": caption}]}))
     (root / "edits.json").unlink()
-    (sample,) = CocoSamples(tmp_path / "x", "segment", 64)
+    (sample,) = read(tmp_path / "x")
     masks = [thing.mask for thing in make_scene(0, SceneSettings(1, 0, 64, 4, 4, "full")).objects]
     assert [noun.word for noun in sample.nouns] == ["cats", "cat"]
     assert (sample.nouns[0].mask.numpy() == masks[0] | masks[1]).all()
@@ -75,8 +80,9 @@ def test_adjectives_tell_groups_of_one_noun_apart(tmp_path: Path) -> None:
 
 def test_plurals() -> None:
     regular = {noun: several for noun, several in PLURALS.items() if noun not in ("fish", "sheep")}
-    assert {noun: plural(noun) for noun in regular} == regular
-    assert plural("person") == "people" and plural("hot dog") == "hot dogs" and plural("wine glass") == "wine glasses"
+    assert {noun: inflect(noun, True) for noun in regular} == regular
+    others = {"person": "people", "hot dog": "hot dogs", "wine glass": "wine glasses"}
+    assert {noun: inflect(noun, True) for noun in others} == others
 
 
 # --- edits ---

@@ -27,7 +27,7 @@ def noise_scheduler() -> Any:
 
 
 def build_unet(
-    channels: tuple[int, ...] = (32, 96, 160), latent_size: int = 32, text_width: int = 128, heads: int = 4
+    channels: tuple[int, ...] = (32, 64, 128), latent_size: int = 32, text_width: int = 128, heads: int = 4
 ) -> Any:
     """A UNet with cross-attention at every level but the finest."""
     coarse = len(channels) - 1

@@ -82,7 +82,7 @@ class DiffusionStage:
     """
 
     optimization: Optimization
-    channels: tuple[int, ...] = (32, 96, 160)
+    channels: tuple[int, ...] = (32, 64, 128)
     heads: int = 4
     text_encoder: str = "joint"
     text_layers: int = 3

@@ -1,0 +1,100 @@
+"""The commands about data: what is wrong with it, how the model will see it, a selection frozen."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from datamodules.base import EditDataModule
+from datamodules.coco_edit import CocoEditDataModule
+from datamodules.entries import EntrySamples, Problems
+from datamodules.preview import write_preview
+from locinv_pl.backbone import Backbone, load_backbone
+from locinv_pl.drawing import stack_strips, to_png
+from locinv_pl.errors import InputError
+from locinv_pl.prompts import tokenize
+from locinv_pl.store import write_json
+from locinv_pl.types import EditSample, write_atomically
+
+
+def check(data: EditDataModule, json: Path | None = None, backbone: str | None = None) -> None:
+    """Open every picture and say what is wrong, picture by picture; exit code 1 where something is.
+
+    Args:
+        data: data=NAME takes configs/data/NAME.yaml, data.KEY=VALUE overrides.
+        json: where to write {"images", "samples", "problems": [{"id", "problem"}]}.
+        backbone: the model that the data is for; its picture size is used, and prompts are held against its limit.
+    """
+    model = load_backbone(backbone or "embedded")
+    samples, problems = _read(data, model)
+    usable = 0
+    for index, id in enumerate(samples.ids):
+        with problems.of(id):
+            sample = samples[index]
+            if backbone is not None:
+                _check_prompts(sample, model)
+            usable += 1
+    found = [{"id": problem.id, "problem": problem.problem} for problem in problems.found]
+    for problem in found:
+        print(f"{problem['id']}: {problem['problem']}")
+    print(f"{problems.num_pictures} images, {usable} samples, {len(found)} problems")
+    if json is not None:
+        write_json(json, {"images": problems.num_pictures, "samples": usable, "problems": found})
+    if found:
+        sys.exit(1)
+
+
+def preview(
+    data: EditDataModule, output: Path, backbone: str | None = None, num_images: int | None = None, sheet: int = 50
+) -> None:
+    """Draw every sample as the model will see it, with its prompt and each noun's prior over it.
+
+    Writes <id>.png, the drawing; <id>.<noun>.png, each prior in grey at the picture's size; contact_sheet.png.
+
+    Args:
+        data: data=NAME takes configs/data/NAME.yaml, data.KEY=VALUE overrides.
+        output: the folder to write into.
+        backbone: the model that the data is for; its picture size is used where data.size gives none.
+        num_images: the first so many; all by default.
+        sheet: drawings on the contact sheet at most.
+    """
+    samples, problems = _read(data, load_backbone(backbone or "embedded"))
+    strips: list[Image.Image] = []
+    for index, id in list(enumerate(samples.ids))[:num_images]:
+        with problems.of(id):
+            drawing = write_preview(samples[index], output)
+            strips += [drawing] if len(strips) < sheet else []
+    for problem in problems.found:
+        print(f"skipped {problem.id}: {problem.problem}", file=sys.stderr)
+    if not strips:
+        raise InputError(f"{output}: no sample to draw; locinv data check says why")
+    write_atomically(output / "contact_sheet.png", to_png(stack_strips(strips)))
+    print(f"Drawn: {output}")
+
+
+def build_coco_edit(data: EditDataModule, output: Path = Path("coco_edit.json")) -> None:
+    """Choose pictures of a COCO folder by the rules and write them into a manifest, for data.manifest=FILE.
+
+    Args:
+        data: data=NAME takes configs/data/NAME.yaml, data.KEY=VALUE overrides.
+        output: the manifest.
+    """
+    if not isinstance(data, CocoEditDataModule):
+        raise InputError(f"data build-coco-edit: takes data=coco_edit, not {data.name}")
+    problems = Problems(data.on_error)
+    entries = data.build_manifest(output, problems)
+    for problem in problems.found:
+        print(f"skipped {problem.id}: {problem.problem}", file=sys.stderr)
+    print(f"{output}: {len(entries)} of {problems.num_pictures} images")
+
+
+def _read(data: EditDataModule, backbone: Backbone) -> tuple[EntrySamples, Problems]:
+    problems = Problems("skip")
+    return data.read(data.size or backbone.image_size, problems), problems
+
+
+def _check_prompts(sample: EditSample, backbone: Backbone) -> None:
+    for prompt in (sample.prompt, *(edit.prompt for edit in sample.edits)):
+        tokenize(backbone.tokenizer, prompt, sample.id)

@@ -1,0 +1,265 @@
+"""Samples before their pictures are opened, and the sequence that opens them.
+
+Every source of data makes entries; from there on all are alike: a picture and the shapes on it go
+through one frame and become an :class:`~locinv_pl.types.EditSample`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+import torch
+from PIL import Image
+from pycocotools import mask as mask_utils
+from torch import Tensor
+
+from datamodules.frames import Fit, Frame
+from datamodules.pictures import read_picture
+from locinv_pl.errors import InputError, one_line
+from locinv_pl.priors import Box
+from locinv_pl.types import Adjective, Edit, EditSample, Noun, Span
+
+Rle = dict[str, Any]  # COCO's compressed run lengths: {"size": [H, W], "counts": ...}
+PriorKind = Literal["segment", "box", "grounded_sam"]
+PRIORS = ("segment", "box", "grounded_sam")
+OnError = Literal["raise", "skip"]
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A mask in a picture's file: the pixels of one value, or all that aren't 0."""
+
+    path: Path
+    value: int | None = None
+
+    def read(self, width: int, height: int) -> np.ndarray:
+        """The mask, (H, W) bool.
+
+        Raises:
+            InputError: missing, unreadable, of another size, with colours in place of numbers, or empty.
+        """
+        with mask_picture(self.path) as file:
+            values = np.asarray(file)
+        if values.shape[:2] != (height, width):
+            raise InputError(
+                f"{self.path}: the mask is {values.shape[1]}x{values.shape[0]} but its picture {width}x{height}; "
+                f"make both the same size"
+            )
+        mask = values != 0 if self.value is None else values == self.value
+        if not mask.any():
+            what = "is empty" if self.value is None else f"has no pixel of value {self.value}"
+            raise InputError(f"{self.path}: the mask {what}; draw it again")
+        return mask
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Where an object is on its picture: by a mask, a box, or both; ``id`` is the annotation's, if it has one."""
+
+    mask: Rle | MaskFile | None = None
+    box: Box | None = None
+    id: int | str | None = None
+
+
+@dataclass(frozen=True)
+class Mention:
+    """A noun of a prompt.
+
+    Args:
+        word, span: as the prompt has it.
+        shapes: what it means on the picture, by the data: their union is its mask, and its prior.
+        adjectives: characters of the adjectives that describe it.
+        prior: the shapes of its prior where these aren't the data's.
+    """
+
+    word: str
+    span: Span
+    shapes: tuple[Shape, ...]
+    adjectives: tuple[Span, ...] = ()
+    prior: tuple[Shape, ...] = ()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """All that is known of a sample before its picture is opened.
+
+    Args:
+        id: names it in files and reports.
+        path, width, height: its picture's file, and its size in pixels.
+        prompt: the source prompt; "" where it is still to be found.
+        mentions: nouns with the shapes that they mean.
+        edits: edits that the data names.
+        region: where edits are to change the picture.
+        image_id: the data set's own number of the picture.
+    """
+
+    id: str
+    path: Path
+    width: int
+    height: int
+    prompt: str
+    mentions: tuple[Mention, ...]
+    edits: tuple[Edit, ...] = ()
+    region: Shape | None = None
+    image_id: int | str | None = None
+
+
+Complete = Callable[[Entry, Image.Image], Entry]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with one picture of a data set."""
+
+    id: str
+    problem: str
+
+
+@dataclass
+class Problems:
+    """Collects what is wrong, picture by picture, or raises the first: ``on_error`` says which.
+
+    ``num_pictures`` is how many there are in the data set, used or not.
+    """
+
+    on_error: OnError = "raise"
+    found: list[Problem] = field(default_factory=list)
+    num_pictures: int = 0
+
+    @contextmanager
+    def of(self, id: str) -> Iterator[None]:
+        """A block about picture ``id``; with "skip" an InputError ends the block alone."""
+        try:
+            yield
+        except InputError as error:
+            problem = one_line(str(error))  # names of files may have line breaks
+            if self.on_error == "raise":
+                raise InputError(problem) from None
+            self.found.append(Problem(id, problem))
+
+
+class EntrySamples(Sequence[EditSample]):
+    """Entries as samples; a picture is opened, and its problems found, when it is asked for.
+
+    Args:
+        entries: what is known of them.
+        prior: "segment" for masks (boxes where there is no mask), "box" for filled boxes; a mention's own prior
+            comes before both.
+        side, fit: how pictures are framed, see :meth:`datamodules.frames.Frame.fitting`.
+        complete: adds to an entry what is found on its open picture.
+
+    Raises:
+        InputError: at indexing, a picture or mask file can't be used, or a prior lies outside the frame.
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        prior: PriorKind,
+        side: int,
+        fit: Fit = "crop",
+        complete: Complete | None = None,
+    ) -> None:
+        self.entries, self.prior, self.side, self.fit, self.complete = entries, prior, side, fit, complete
+
+    @property
+    def ids(self) -> list[str]:
+        """The samples' names, in order."""
+        return [entry.id for entry in self.entries]
+
+    def frame(self, index: int) -> Frame:
+        """How picture ``index`` is framed; needs no file."""
+        return self._frame(self.entries[index])
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @overload
+    def __getitem__(self, index: int) -> EditSample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[EditSample]: ...
+    def __getitem__(self, index: int | slice) -> EditSample | list[EditSample]:
+        if isinstance(index, slice):
+            return [self._load(entry) for entry in self.entries[index]]
+        return self._load(self.entries[index])
+
+    def _frame(self, entry: Entry) -> Frame:
+        return Frame.fitting(entry.width, entry.height, self.side, self.fit)
+
+    def _load(self, entry: Entry) -> EditSample:
+        picture = read_picture(entry.path, entry.width, entry.height)
+        if self.complete is not None:
+            entry = self.complete(entry, picture)
+        frame = self._frame(entry)
+        pixels = torch.from_numpy(np.array(frame.picture(picture))).permute(2, 0, 1).float() / 255
+        nouns = tuple(self._noun(mention, entry, frame) for mention in entry.mentions)
+        adjectives = tuple(
+            Adjective(entry.prompt[slice(*span)], span, noun=k)
+            for k, mention in enumerate(entry.mentions)
+            for span in mention.adjectives
+        )
+        region = None if entry.region is None else _union([entry.region], entry, frame) >= 0.5
+        return EditSample(entry.id, pixels, entry.prompt, nouns, adjectives, entry.edits, region)
+
+    def _noun(self, mention: Mention, entry: Entry, frame: Frame) -> Noun:
+        mask = _union(mention.shapes or mention.prior, entry, frame)
+        prior = _union(mention.prior, entry, frame) if mention.prior else mask
+        if self.prior == "box" and not mention.prior:
+            prior = torch.stack([frame.box_plane(_box(shape, entry)) for shape in mention.shapes]).amax(0)
+        if not prior.any():
+            raise InputError(
+                f"{entry.path}: the part of the picture that is shown has nothing of noun {mention.word!r}; "
+                f"use data.fit=pad or native, or leave the noun out"
+            )
+        return Noun(mention.word, mention.span, prior, mask >= 0.5)
+
+
+def decode(mask: Rle | MaskFile, width: int, height: int) -> np.ndarray:
+    """A mask at its picture's size, (H, W), non-zero inside."""
+    return mask.read(width, height) if isinstance(mask, MaskFile) else mask_utils.decode(mask)
+
+
+@contextmanager
+def mask_picture(path: Path) -> Iterator[Image.Image]:
+    """A mask's file, opened; one channel of numbers.
+
+    Raises:
+        InputError: missing, unreadable, or in colour.
+    """
+    mend = "write it again, as a picture of one channel"
+    try:
+        with Image.open(path) as file:
+            if file.mode not in ("1", "L", "P", "I", "I;16"):
+                raise InputError(f"{path}: the mask has mode {file.mode}, not one channel; {mend}")
+            yield file
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such mask; put it there or correct its name") from None
+    except InputError:
+        raise
+    except Exception as error:  # PIL's readers raise all kinds
+        raise InputError(f"{path}: the mask cannot be read ({type(error).__name__}); {mend}") from None
+
+
+def _union(shapes: Sequence[Shape], entry: Entry, frame: Frame) -> Tensor:
+    """The union of shapes in the frame, soft in [0, 1]; a box counts where there is no mask."""
+    masks = [decode(shape.mask, entry.width, entry.height) for shape in shapes if shape.mask is not None]
+    planes = [frame.box_plane(shape.box) for shape in shapes if shape.mask is None and shape.box is not None]
+    if masks:
+        planes.append(frame.plane(torch.from_numpy(np.logical_or.reduce(masks))))
+    return torch.stack(planes).amax(0)
+
+
+def _box(shape: Shape, entry: Entry) -> Box:
+    """A shape's box; its mask's bounding box where it has none."""
+    if shape.box is not None:
+        return shape.box
+    assert shape.mask is not None
+    mask = decode(shape.mask, entry.width, entry.height)
+    rle = mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))
+    x, y, w, h = mask_utils.toBbox(rle)
+    return float(x), float(y), float(w), float(h)

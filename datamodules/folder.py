@@ -1,0 +1,285 @@
+"""Anyone's own pictures: a folder with pictures and one file that says what is on them.
+
+.. code-block:: yaml
+
+    # my_pictures/samples.yaml: a list; or samples.jsonl, one of these a line
+    - image: pets.jpg                       # relative to the folder
+      prompt: a red cat, a dog and a bird on a sofa
+      priors:                               # for every noun one of
+        cat: masks/pets_cat.png             #   a mask of the picture's size: what isn't 0
+        dog: [310, 120, 200, 260]           #   a box: x, y, width, height in pixels
+        bird: {index: labels.png, value: 3} #   the pixels of one value in an index picture
+        sofa: {size: [480, 640], counts: …} #   COCO's run lengths, compressed or not
+      edits:
+        - a red tiger, a dog and a bird on a sofa
+        - {prompt: a black cat, a dog and a bird on a sofa, kind: attribute}
+
+With ``index: labels.png`` beside ``priors`` a bare number means its pixels of that value. A list of priors is
+one for each time that the noun stands in the prompt, or, where it stands once, their union. Optional keys: ``id``
+(the file's name without suffix), ``adjectives`` (pairs [adjective, noun]; found in the prompt by default) and
+``region`` (a prior of what edits may change). ``priors: {}`` says that a picture has none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from datamodules.annotations import check_box, compress
+from datamodules.base import EditDataModule
+from datamodules.entries import Entry, MaskFile, Mention, Problems, Shape
+from datamodules.pictures import picture_size
+from locinv_pl.errors import InputError, one_line
+from locinv_pl.types import Edit, Span
+from locinv_pl.words import WordFinder, find_word, load_words
+
+KEYS = ("id", "image", "prompt", "priors", "index", "adjectives", "edits", "region")
+LISTS = (".yaml", ".yml", ".jsonl")
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+Row = Mapping[str, Any]
+
+
+class FolderDataModule(EditDataModule):
+    """A folder with pictures and one YAML or JSONL file of prompts, priors and edits.
+
+    Without such a file every picture of the folder is taken, with ``caption=blip`` and ``prior=grounded_sam``.
+
+    Args:
+        root: the folder.
+        samples: the file, relative to ``root``; the only one there is by default.
+        num_images: the first so many; null for all.
+        kwargs: what every source of pictures takes.
+    """
+
+    name = "folder"
+
+    def __init__(self, root: str, samples: str | None = None, num_images: int | None = None, **kwargs: Any):
+        super().__init__(**kwargs)
+        if num_images is not None and num_images < 1:
+            raise InputError(f"data.num_images={num_images}: must be 1 or more")
+        self.root, self.list, self.num_images = root, samples, num_images
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the samples depend on."""
+        return {**super().settings, "root": str(self.root), "samples": self.list}
+
+    def entries(self, side: int, problems: Problems) -> Sequence[Entry]:
+        """Read the list and the pictures' headers."""
+        root = Path(self.root)
+        if not root.is_dir():
+            raise InputError(f"{root}: no such folder; give the folder of your pictures in data.root=")
+        path = self._find_list(root)
+        found = _pictures(root) if path is None else read_list(path)
+        problems.num_pictures = len(found)
+        reader = _RowReader(root, path or root, load_words(self.words), self._needs_models)
+        entries: dict[str, Entry] = {}
+        for number, row in enumerate(found, start=1):
+            with problems.of(_id(row, number)):
+                entry = reader.entry(row, number)
+                if entry.id in entries:
+                    raise InputError(f"{path or root}: two pictures have the id {entry.id!r}; give one another id")
+                entries[entry.id] = entry
+        if not entries and not problems.found:
+            raise InputError(f"{path or root}: names no picture; add some")
+        return list(entries.values())[: self.num_images]
+
+    def _find_list(self, root: Path) -> Path | None:
+        if self.list is not None:
+            return root / self.list
+        found = sorted(path for path in root.iterdir() if path.suffix.lower() in LISTS)
+        if len(found) > 1:
+            names = ", ".join(path.name for path in found)
+            raise InputError(f"{root}: has several lists of pictures ({names}); name one in data.samples=")
+        if not found and not (self.caption == "blip" and self.prior == "grounded_sam"):
+            raise InputError(f"{root}: has no list of pictures; write samples.yaml, see datamodules/folder.py")
+        return found[0] if found else None
+
+
+def read_list(path: Path) -> list[Any]:
+    """The rows of a YAML or JSONL file.
+
+    Raises:
+        InputError: it is missing or malformed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        rows = _lines(text) if path.suffix.lower() == ".jsonl" else yaml.safe_load(text)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; name the list of your pictures in data.samples=") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); mend its permissions") from None
+    except Exception as error:  # PyYAML raises all kinds
+        kind = "JSONL" if path.suffix.lower() == ".jsonl" else "YAML"
+        raise InputError(f"{path}: not valid {kind} ({one_line(str(error))}); mend it") from None
+    if not isinstance(rows, list):
+        raise InputError(f"{path}: is no list of pictures; begin every picture with '- image:'")
+    return rows
+
+
+def _lines(text: str) -> list[Any]:
+    """The rows of JSONL."""
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        try:
+            rows += [json.loads(line)] if line.strip() else []
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from None
+    return rows
+
+
+class _RowReader:
+    """Makes entries of rows.
+
+    Args:
+        root: what paths are relative to.
+        path: the list, for errors.
+        words: finds adjectives.
+        completes: whether prompts and priors may be missing.
+    """
+
+    def __init__(self, root: Path, path: Path, words: WordFinder, completes: bool) -> None:
+        self.root, self.path, self.words, self.completes = root, path, words, completes
+
+    def entry(self, row: Any, number: int) -> Entry:
+        where = f"{self.path}: picture {_id(row, number)}"
+        if not isinstance(row, dict) or not isinstance(row.get("image"), str):
+            raise InputError(f"{where}: has no image; write image: FILE")
+        if not isinstance(row.get("id") or "", (str, int)):
+            raise InputError(f"{where}: its id is no text; write id: TEXT")
+        unknown = [key for key in row if key not in KEYS]
+        if unknown:
+            raise InputError(f"{where}: unknown key {unknown[0]!r}; use {', '.join(KEYS)}")
+        prompt = row.get("prompt") or ""
+        if not isinstance(prompt, str) or not (prompt.strip() or self.completes):
+            raise InputError(f"{where}: has no prompt; write prompt: TEXT")
+        prompt, path = one_line(prompt), self.root / row["image"]
+        size = picture_size(path)
+        region = None if row.get("region") is None else self._shape(row["region"], row, size, f"{where}, region")
+        mentions, edits = self._mentions(row, prompt, size, where), _edits(row, where)
+        return Entry(_id(row, number), path, *size, prompt, mentions, edits, region)
+
+    def _mentions(self, row: Row, prompt: str, size: tuple[int, int], where: str) -> tuple[Mention, ...]:
+        priors = row.get("priors")
+        if priors is None and self.completes:
+            return ()
+        if not isinstance(priors, dict) or not all(isinstance(noun, str) for noun in priors):
+            raise InputError(f"{where}: has no priors; write priors: with one for every noun, or {{}} for none")
+        described = self._described(row, prompt, where)
+        mentions = []
+        for noun, spans in _places(priors, prompt, where).items():
+            shapes = self._shapes(priors[noun], len(spans), row, size, f"{where}, {noun}")
+            for span, meant in zip(spans, shapes, strict=True):
+                adjectives = tuple(a for a, n in described if _overlap(n, span) and not _overlap(a, span))
+                mentions.append(Mention(prompt[slice(*span)], span, meant, adjectives))
+        return tuple(sorted(mentions, key=lambda mention: mention.span))
+
+    def _described(self, row: Row, prompt: str, where: str) -> list[tuple[Span, Span]]:
+        """Spans of adjectives and of the nouns that they describe."""
+        given = row.get("adjectives")
+        if given is None:
+            return [(adjective.span, noun.span) for adjective, noun in self.words.pairs(prompt)]
+        pairs = []
+        for pair in given if isinstance(given, list) else [given]:
+            if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(word, str) for word in pair)):
+                raise InputError(f"{where}: {reprlib.repr(pair)} is no pair of words; write adjectives: [[red, cat]]")
+            try:
+                adjectives, nouns = (find_word(prompt, word) for word in pair)
+            except InputError as error:
+                raise InputError(f"{where}: {error}") from None
+            pairs.append(min(product(adjectives, nouns), key=lambda ends: abs(ends[0][0] - ends[1][0])))
+        return pairs
+
+    def _shapes(self, prior: Any, count: int, row: Row, size: tuple[int, int], where: str) -> list[tuple[Shape, ...]]:
+        """For each of the noun's ``count`` places the shapes that it means."""
+        if not isinstance(prior, list) or _is_box(prior):
+            return [(self._shape(prior, row, size, where),)] * count
+        shapes = [self._shape(one, row, size, where) for one in prior]
+        if count == 1 and shapes:
+            return [tuple(shapes)]
+        if len(shapes) != count:
+            raise InputError(
+                f"{where}: stands {count} times in the prompt and has {len(shapes)} priors; "
+                f"give one for each, or one for all"
+            )
+        return [(shape,) for shape in shapes]
+
+    def _shape(self, prior: Any, row: Row, size: tuple[int, int], where: str) -> Shape:
+        width, height = size
+        if isinstance(prior, str):
+            return Shape(MaskFile(self._existing(prior, where)))
+        if isinstance(prior, list):
+            return Shape(box=check_box(prior, width, height, where))
+        index, value = row.get("index"), prior
+        if isinstance(prior, dict) and "counts" in prior:
+            return Shape(compress(prior, width, height, where))
+        if isinstance(prior, dict):
+            index, value = prior.get("index", index), prior.get("value")
+        if isinstance(value, int) and not isinstance(value, bool) and isinstance(index, str):
+            return Shape(MaskFile(self._existing(index, where), value))
+        raise InputError(
+            f"{where}: {reprlib.repr(prior)} is no prior; "
+            f"give a mask's file, a box [x, y, width, height], {{index: FILE, value: N}} or {{size, counts}}"
+        )
+
+    def _existing(self, name: str, where: str) -> Path:
+        path = self.root / name
+        if not os.path.isfile(path):  # Path.is_file raises at names that are too long
+            raise InputError(f"{where}: {path}: no such mask; put it there or correct its name")
+        return path
+
+
+def _places(nouns: Iterable[str], prompt: str, where: str) -> dict[str, list[Span]]:
+    """Where the nouns stand in the prompt; a longer one hides the shorter one in it."""
+    places: dict[str, list[Span]] = {}
+    for noun in sorted(nouns, key=len, reverse=True):
+        try:
+            found = find_word(prompt, noun)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+        taken = [span for spans in places.values() for span in spans]
+        places[noun] = [span for span in found if not any(_overlap(span, other) for other in taken)]
+        if not places[noun]:
+            raise InputError(f"{where}: {noun!r} stands in the prompt only within another of its nouns; leave it out")
+    return places
+
+
+def _overlap(one: Span, other: Span) -> bool:
+    return one[0] < other[1] and other[0] < one[1]
+
+
+def _edits(row: Row, where: str) -> tuple[Edit, ...]:
+    edits = []
+    given = row.get("edits") or []
+    for edit in given if isinstance(given, list) else [given]:
+        known = {"prompt": edit} if isinstance(edit, str) else edit
+        texts = isinstance(known, dict) and all(isinstance(text, str) and text.strip() for text in known.values())
+        if not texts or known.keys() | {"kind"} != {"prompt", "kind"}:
+            raise InputError(f"{where}: {reprlib.repr(edit)} is no edit; write a prompt, or {{prompt: …, kind: …}}")
+        edits.append(Edit(one_line(known["prompt"]), known.get("kind", "edit")))
+    return tuple(edits)
+
+
+def _id(row: Any, number: int) -> str:
+    """A row's id, or the name of its picture's file, or its number where it says neither."""
+    row = row if isinstance(row, dict) else {}
+    if row.get("id") not in (None, ""):
+        return str(row["id"])
+    image = row.get("image")
+    return Path(image).stem if isinstance(image, str) and image else str(number)
+
+
+def _is_box(prior: Sequence[Any]) -> bool:
+    """Whether a list is meant as a box; a list of bare numbers of an index picture is none."""
+    return len(prior) == 4 and all(isinstance(number, (int, float)) for number in prior)
+
+
+def _pictures(root: Path) -> list[dict[str, str]]:
+    return [{"image": path.name} for path in sorted(root.iterdir()) if path.suffix.lower() in PICTURES]

@@ -1,0 +1,92 @@
+"""How a picture of any shape becomes one that the model takes, and its masks and boxes with it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from PIL import Image
+from torch import Tensor
+
+from locinv_pl.errors import InputError
+from locinv_pl.priors import Box, box_mask, resample
+
+Fit = Literal["crop", "pad", "native"]
+FITS = ("crop", "pad", "native")
+MULTIPLE = 64  # pixels: a latent of Stable Diffusion then halves three times without rest
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A window on a picture and the size that it is shown at.
+
+    Pictures, planes and boxes go through the same window, so that a mask stays on its object.
+
+    Args:
+        window: (x, y, w, h) in pixels of the picture; what lies beyond the picture is black.
+        size: (H, W) of what comes out.
+    """
+
+    window: Box
+    size: tuple[int, int]
+
+    @classmethod
+    def fitting(cls, width: int, height: int, side: int, fit: Fit = "crop") -> Frame:
+        """The frame for a picture of ``width`` x ``height``.
+
+        Args:
+            width, height: of the picture.
+            side: of the square that "crop" and "pad" give; the shorter side of what "native" gives.
+            fit: "crop" shows the centred square, "pad" the whole picture between black bars, "native" keeps the
+                picture's shape: sides are multiples of 64, and what exceeds their aspect ratio is cut off.
+        """
+        if fit == "native":
+            return cls._native(width, height, side)
+        edge = min(width, height) if fit == "crop" else max(width, height)
+        return cls(((width - edge) // 2, (height - edge) // 2, edge, edge), (side, side))
+
+    @classmethod
+    def _native(cls, width: int, height: int, side: int) -> Frame:
+        short = _round_to_multiple(side)
+        long = max(short, _round_to_multiple(short * max(width, height) / min(width, height)))
+        H, W = (short, long) if width >= height else (long, short)
+        w, h = min(width, height * W / H), min(height, width * H / W)
+        return cls(((width - w) / 2, (height - h) / 2, w, h), (H, W))
+
+    def picture(self, picture: Image.Image) -> Image.Image:
+        """Cut out and resize, bicubic with antialiasing; untouched where it has that size already."""
+        x, y, w, h = self.window
+        left, top = math.floor(x), math.floor(y)
+        around = picture.crop((left, top, math.ceil(x + w), math.ceil(y + h)))
+        inner = (x - left, y - top, x - left + w, y - top + h)
+        return around.resize(self.size[::-1], Image.Resampling.BICUBIC, box=inner)
+
+    def plane(self, plane: Tensor) -> Tensor:
+        """The same for a mask (H, W): area averages, shape ``size``."""
+        return resample(plane.double(), self.window, self.size).float()
+
+    def box(self, box: Box) -> Box:
+        """The same for a box (x, y, w, h)."""
+        x, y, w, h = box
+        left, top, width, height = self.window
+        down, across = self.size[0] / height, self.size[1] / width
+        return (x - left) * across, (y - top) * down, w * across, h * down
+
+    def box_plane(self, box: Box) -> Tensor:
+        """The box filled, on a plane of shape ``size``."""
+        return box_mask(self.box(box), self.size)
+
+
+def check_fit(fit: str) -> None:
+    """Refuse what is no way to fit.
+
+    Raises:
+        InputError: it is none.
+    """
+    if fit not in FITS:
+        raise InputError(f"data.fit={fit}: no way to fit a picture; choose {', '.join(FITS)}")
+
+
+def _round_to_multiple(pixels: float) -> int:
+    return max(1, round(pixels / MULTIPLE)) * MULTIPLE

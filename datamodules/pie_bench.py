@@ -1,0 +1,153 @@
+"""PIE-Bench (Ju et al., PnP Inversion, arXiv 2310.01506): 700 pictures, each with one edit and its region.
+
+``mapping_file.json`` holds, for every picture, prompts whose changed words stand in brackets, the pair of words
+that the edit blends, and the region as flat run lengths: starts and lengths over the 512x512 pixels row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as mask_utils
+
+from datamodules.annotations import read_json
+from datamodules.base import EditDataModule
+from datamodules.entries import Entry, Mention, Problems, Rle, Shape
+from datamodules.pictures import picture_size
+from locinv_pl.errors import InputError
+from locinv_pl.types import Edit
+from locinv_pl.words import WordFinder, find_word, load_words
+
+SIDE = 512  # pixels, of the masks and their pictures
+KINDS = {
+    "0": "random",
+    "1": "change_object",
+    "2": "add_object",
+    "3": "delete_object",
+    "4": "change_content",
+    "5": "change_pose",
+    "6": "change_color",
+    "7": "change_material",
+    "8": "change_background",
+    "9": "change_style",
+}
+
+
+class PieBenchDataModule(EditDataModule):
+    """PIE-Bench as it is distributed.
+
+    The mask is the edit region; it is also the prior of the noun that the first blended word names.
+
+    Args:
+        root: the folder that holds the mapping and the pictures.
+        mapping: the mapping file, relative to ``root``.
+        images: the folder of the pictures, relative to ``root``.
+        kinds: numbers of editing types to take, "0" to "9"; null for all.
+        num_images: the first so many; null for all.
+        kwargs: what every source of pictures takes.
+    """
+
+    name = "pie_bench"
+
+    def __init__(
+        self,
+        root: str,
+        mapping: str = "mapping_file.json",
+        images: str = "annotation_images",
+        kinds: list[str] | None = None,
+        num_images: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        if num_images is not None and num_images < 1:
+            raise InputError(f"data.num_images={num_images}: must be 1 or more")
+        self.root, self.mapping, self.images = root, mapping, images
+        self.kinds, self.num_images = kinds, num_images
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the samples depend on."""
+        return {**super().settings, "root": str(self.root), "mapping": self.mapping, "kinds": self.kinds}
+
+    def entries(self, side: int, problems: Problems) -> Sequence[Entry]:
+        """Read the mapping."""
+        root = Path(self.root)
+        if not root.is_dir():
+            raise InputError(f"{root}: no such folder; give the folder of PIE-Bench in data.root=")
+        path, words = root / self.mapping, load_words(self.words)
+        rows = read_json(path)
+        if not isinstance(rows, dict):
+            raise InputError(f"{path}: is no mapping of pictures; use PIE-Bench's mapping_file.json")
+        problems.num_pictures = len(rows)
+        entries: list[Entry] = []
+        for id, row in rows.items():
+            with problems.of(id):
+                _check_row(row, f"{path}: picture {id}")
+                if self.kinds is None or str(row["editing_type_id"]) in map(str, self.kinds):
+                    entries.append(_entry(id, row, root / self.images, words, f"{path}: picture {id}"))
+        if not entries and not problems.found:
+            raise InputError(f"{path}: has no picture of data.kinds={self.kinds}; choose others")
+        return entries[: self.num_images]
+
+
+def plain_prompt(prompt: str) -> str:
+    """A prompt without the brackets round its changed words."""
+    return prompt.replace("[", "").replace("]", "").strip()
+
+
+def region_mask(runs: Any, where: str) -> Rle:
+    """PIE-Bench's flat run lengths, [start, length, start, length, ...], as COCO's; its authors cut them at the end.
+
+    Raises:
+        InputError: they are no such numbers, or begin outside 512x512 pixels.
+    """
+    numbers = isinstance(runs, list) and len(runs) % 2 == 0 and all(type(n) is int and n >= 0 for n in runs)
+    if not numbers or any(start > SIDE * SIDE for start in runs[::2]):
+        raise InputError(
+            f"{where}: its mask is not pairs of start and length within {SIDE}x{SIDE} pixels; get the mapping again"
+        )
+    flat = np.zeros(SIDE * SIDE, dtype=np.uint8)
+    for start, length in zip(runs[::2], runs[1::2], strict=True):
+        flat[start : start + length] = 1
+    return mask_utils.encode(np.asfortranarray(flat.reshape(SIDE, SIDE)))
+
+
+def _check_row(row: Any, where: str) -> None:
+    for key in ("image_path", "original_prompt", "editing_prompt", "editing_type_id", "blended_word", "mask"):
+        if not isinstance(row, dict) or key not in row:
+            raise InputError(f"{where}: has no {key}; get the mapping again")
+    for key in ("image_path", "original_prompt", "editing_prompt", "blended_word"):
+        if not isinstance(row[key], str):
+            raise InputError(f"{where}: its {key} is no text; get the mapping again")
+    if not plain_prompt(row["original_prompt"]):
+        raise InputError(f"{where}: its original_prompt is empty; get the mapping again")
+
+
+def _entry(id: str, row: dict[str, Any], images: Path, words: WordFinder, where: str) -> Entry:
+    path, prompt = images / row["image_path"], plain_prompt(row["original_prompt"])
+    size, rle = picture_size(path), region_mask(row["mask"], where)
+    if size != (SIDE, SIDE):
+        raise InputError(f"{path}: is {size[0]}x{size[1]}, its mask {SIDE}x{SIDE}; use PIE-Bench's own pictures")
+    region = Shape(rle) if mask_utils.area(rle) > 0 else None
+    blended = row["blended_word"].split()
+    blend = (blended[0], blended[1]) if len(blended) == 2 else None
+    edit = Edit(plain_prompt(row["editing_prompt"]), KINDS.get(str(row["editing_type_id"]), "random"), blend)
+    mentions = _mentions(prompt, blended[0], region, words) if blended and region is not None else ()
+    return Entry(id, path, *size, prompt, mentions, (edit,), region)
+
+
+def _mentions(prompt: str, word: str, region: Shape, words: WordFinder) -> tuple[Mention, ...]:
+    """The first place of the blended word, if it is a noun there."""
+    try:
+        spans = find_word(prompt, word)
+    except InputError:
+        return ()
+    nouns = [noun.span for noun in words.nouns(prompt)]
+    for span in spans:
+        if any(start < span[1] and span[0] < stop for start, stop in nouns):
+            described = [a.span for a, n in words.pairs(prompt) if n.span[0] < span[1] and span[0] < n.span[1]]
+            return (Mention(prompt[slice(*span)], span, (region,), tuple(described)),)
+    return ()

@@ -1,0 +1,141 @@
+"""Batches of pictures, timestep by timestep, as processes claim them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from locinv_pl.errors import InputError
+from locinv_pl.types import EditSample
+
+Report = Callable[[str, InputError], None]
+Opened = list[tuple[str, EditSample | InputError]]
+
+
+class Timestep:
+    """One item of work for the module: a batch of pictures and the step i to take with it.
+
+    The pictures are opened at first use: Lightning asks for an item before it is through with the
+    one before, and a picture that can't be read must not keep the batch before from its last step.
+
+    A plain class, which Lightning hands over as it is: dataclasses and tuples it would take apart to
+    move their tensors, and the engine moves what it needs.
+    """
+
+    def __init__(self, open_samples: Callable[[], tuple[EditSample, ...]], i: int):
+        self._open, self.i = open_samples, i
+
+    @property
+    def samples(self) -> tuple[EditSample, ...]:
+        """The batch's pictures, the same objects at every step."""
+        return self._open()
+
+
+class TimestepLoader:
+    """The batches that this process claims, each ``num_steps`` times in a row, i = 0, 1, 2, ...
+
+    It has no length: how many batches a process gets shows only as it goes.
+
+    Args:
+        samples: all pictures, in the same order in every process.
+        ids: their ids.
+        batches: numbers of the pictures that belong together, batch by batch.
+        num_steps: T.
+        claim: answers the number of the next batch to take, over all processes.
+        pending: of a batch's ids, those that are still to do.
+        report: told of each picture that can't be opened, which then is left out of its batch; without it such a
+            picture raises its InputError at first use.
+        num_workers: processes that open pictures ahead; every one makes this process claim a batch earlier than
+            it can start on it. 0 opens them in this process.
+        pin_memory: opened pictures lie in page-locked memory; with workers only.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[EditSample],
+        ids: Sequence[str],
+        batches: Sequence[Sequence[int]],
+        num_steps: int,
+        claim: Callable[[], int],
+        pending: Callable[[Sequence[str]], Sequence[str]],
+        report: Report | None = None,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ):
+        self.samples, self.ids, self.batches = samples, ids, batches
+        self.num_steps, self.claim, self.pending = num_steps, claim, pending
+        self.report, self.num_workers, self.pin_memory = report, num_workers, pin_memory
+
+    def __iter__(self) -> Iterator[Timestep]:
+        for opened in self._opened():
+            take = cache(partial(self._take, opened))
+            if self.report is not None and not take():
+                continue
+            for i in range(self.num_steps):
+                yield Timestep(take, i)
+
+    def _claimed(self) -> Iterator[list[int]]:
+        """The pictures that are to do of every batch that this process claims."""
+        while (n := self.claim()) < len(self.batches):
+            todo = set(self.pending([self.ids[j] for j in self.batches[n]]))
+            mine = [j for j in self.batches[n] if self.ids[j] in todo]
+            if mine:
+                yield mine
+
+    def _opened(self) -> Iterator[Callable[[], Opened]]:
+        pictures = _Pictures(self.samples, self.ids)
+        if not self.num_workers:
+            yield from (partial(pictures.__getitem__, mine) for mine in self._claimed())
+            return
+        loader: DataLoader = DataLoader(
+            pictures,
+            batch_size=None,
+            sampler=self._claimed(),
+            num_workers=self.num_workers,
+            prefetch_factor=1,
+            collate_fn=_as_it_is,
+            pin_memory=self.pin_memory,
+        )
+        for opened in loader:
+            yield partial(_as_it_is, opened)
+
+    def _take(self, opened: Callable[[], Opened]) -> tuple[EditSample, ...]:
+        samples = []
+        for id, found in opened():
+            if not isinstance(found, InputError):
+                samples.append(found)
+            elif self.report is None:
+                raise found
+            else:
+                self.report(id, found)
+        return tuple(samples)
+
+
+class _Pictures(Dataset):
+    """Item: the pictures of a list of numbers, opened, or what is wrong with them."""
+
+    def __init__(self, samples: Sequence[EditSample], ids: Sequence[str]):
+        self.samples, self.ids = samples, ids
+
+    def __getitem__(self, numbers: Sequence[int]) -> Opened:
+        return [(self.ids[j], self._open(j)) for j in numbers]
+
+    def _open(self, number: int) -> EditSample | InputError:
+        try:
+            return self.samples[number]
+        except InputError as error:
+            return error
+
+
+def _as_it_is(opened: Any) -> Any:
+    return opened
+
+
+def local_queue() -> Callable[[], int]:
+    """A queue of this process alone, for any other strategy."""
+    numbers = iter(range(torch.iinfo(torch.int64).max))
+    return lambda: next(numbers)

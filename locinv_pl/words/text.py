@@ -1,0 +1,37 @@
+"""Words of a prompt and their places in it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from locinv_pl.errors import InputError
+from locinv_pl.types import Span
+
+LETTER = r"[\w\u0300-\u036f]"  # combining accents belong to their letter
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word or compound of a prompt, as the prompt spells it: ``prompt[start:stop] == text``."""
+
+    text: str
+    span: Span
+
+
+def whole_word(pattern: str) -> str:
+    """A regular expression that finds ``pattern`` as whole words only."""
+    return rf"(?<!{LETTER})(?:{pattern})(?!{LETTER})"
+
+
+def find_word(prompt: str, word: str) -> list[Span]:
+    """Character spans of a word (or several) in a prompt: whole words, any case.
+
+    Raises:
+        InputError: it is not there.
+    """
+    wanted = word.strip()
+    spans = [m.span() for m in re.finditer(whole_word(re.escape(wanted)), prompt, re.IGNORECASE)] if wanted else []
+    if not spans:
+        raise InputError(f"word {word!r} is not in the prompt {prompt!r}; name a word of the prompt")
+    return spans
