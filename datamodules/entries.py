@@ -20,7 +20,7 @@ from torch import Tensor
 
 from datamodules.frames import Fit, Frame
 from datamodules.pictures import read_picture
-from locinv_pl.errors import InputError, one_line
+from locinv_pl.errors import InputError
 from locinv_pl.priors import Box
 from locinv_pl.types import Adjective, Edit, EditSample, Noun, Span
 
@@ -137,10 +137,9 @@ class Problems:
         try:
             yield
         except InputError as error:
-            problem = one_line(str(error))  # names of files may have line breaks
             if self.on_error == "raise":
-                raise InputError(problem) from None
-            self.found.append(Problem(id, problem))
+                raise
+            self.found.append(Problem(id, str(error)))
 
 
 class EntrySamples(Sequence[EditSample]):
@@ -203,7 +202,7 @@ class EntrySamples(Sequence[EditSample]):
             for k, mention in enumerate(entry.mentions)
             for span in mention.adjectives
         )
-        region = None if entry.region is None else _union([entry.region], entry, frame) >= 0.5
+        region = None if entry.region is None else _inside(_union([entry.region], entry, frame))
         return EditSample(entry.id, pixels, entry.prompt, nouns, adjectives, entry.edits, region)
 
     def _noun(self, mention: Mention, entry: Entry, frame: Frame) -> Noun:
@@ -216,7 +215,7 @@ class EntrySamples(Sequence[EditSample]):
                 f"{entry.path}: the part of the picture that is shown has nothing of noun {mention.word!r}; "
                 f"use data.fit=pad or native, or leave the noun out"
             )
-        return Noun(mention.word, mention.span, prior, mask >= 0.5)
+        return Noun(mention.word, mention.span, prior, _inside(mask))
 
 
 def decode(mask: Rle | MaskFile, width: int, height: int) -> np.ndarray:
@@ -243,6 +242,11 @@ def mask_picture(path: Path) -> Iterator[Image.Image]:
         raise
     except Exception as error:  # PIL's readers raise all kinds
         raise InputError(f"{path}: the mask cannot be read ({type(error).__name__}); {mend}") from None
+
+
+def _inside(plane: Tensor) -> Tensor:
+    """The pixels that are half covered, or, of what is smaller than a pixel, those that are covered most."""
+    return (plane > 0) & (plane >= plane.amax().clamp_max(0.5))
 
 
 def _union(shapes: Sequence[Shape], entry: Entry, frame: Frame) -> Tensor:

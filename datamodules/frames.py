@@ -14,6 +14,7 @@ from locinv_pl.priors import Box, box_mask, resample
 
 Fit = Literal["crop", "pad", "native"]
 FITS = ("crop", "pad", "native")
+LONGEST = 4.0  # times the shorter side; a panorama would not fit into memory
 MULTIPLE = 64  # pixels: a latent of Stable Diffusion then halves three times without rest
 
 
@@ -39,7 +40,7 @@ class Frame:
             width, height: of the picture.
             side: of the square that "crop" and "pad" give; the shorter side of what "native" gives.
             fit: "crop" shows the centred square, "pad" the whole picture between black bars, "native" keeps the
-                picture's shape: sides are multiples of 64, and what exceeds their aspect ratio is cut off.
+                picture's shape, up to 4:1: sides are multiples of 64, what exceeds their aspect ratio is cut off.
         """
         if fit == "native":
             return cls._native(width, height, side)
@@ -49,7 +50,8 @@ class Frame:
     @classmethod
     def _native(cls, width: int, height: int, side: int) -> Frame:
         short = _round_to_multiple(side)
-        long = max(short, _round_to_multiple(short * max(width, height) / min(width, height)))
+        aspect = min(max(width, height) / min(width, height), LONGEST)
+        long = max(short, _round_to_multiple(short * aspect))
         H, W = (short, long) if width >= height else (long, short)
         w, h = min(width, height * W / H), min(height, width * H / W)
         return cls(((width - w) / 2, (height - h) / 2, w, h), (H, W))

@@ -58,8 +58,9 @@ class Alignment:
 def align(source: Tokens, target: Tokens) -> Alignment:
     """Align two tokenized prompts, word by word.
 
-    Words are compared without regard to case, see :func:`common_words`. In a stretch of words that differ, the last stand for each other, then those before, since English ends its phrases with the noun: of
-    "cat" and "big dog", "dog" takes the cat's place and "big" is new.
+    Words are compared without regard to case, see :func:`common_words`. In a stretch of words that differ, the
+    last stand for each other, then those before, since English ends its phrases with the noun: of "cat" and
+    "big dog", "dog" takes the cat's place and "big" is new.
     """
     length = len(source.ids)
     mapper, taken = torch.zeros(length, length), torch.zeros(length, dtype=torch.bool)

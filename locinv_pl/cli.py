@@ -1,6 +1,6 @@
 """The command line: a short grammar in front of LightningCLI.
 
-    python train.py [fit|validate] data=scenes method=nti trainer.devices=2 output=DIR
+    python train.py [fit|validate|predict] data=scenes method=nti trainer.devices=2 output=DIR
     locinv table RUN...
     locinv evaluate-backbone BACKBONE [json=FILE] [sheet=FILE]
     locinv pretrain recipe=core_cpu [output=DIR]
@@ -33,12 +33,13 @@ from locinv_pl.errors import InputError, one_line
 from locinv_pl.methods import CONFIGS
 from locinv_pl.module import LocInvModule
 
-SUBCOMMANDS = ("fit", "validate")
+SUBCOMMANDS = ("fit", "validate", "predict")
 ALIASES = {
     "method": "model.method",
     "backbone": "model.backbone",
     "prior": "data.prior",
     "callbacks": "trainer.callbacks",
+    "edit": "model.edit",
     "experiment": "config",
     "output": "trainer.default_root_dir",
 }
@@ -130,6 +131,7 @@ class LocInvCLI(LightningCLI):
         return {
             "fit": hidden | {"train_dataloaders", "val_dataloaders"},
             "validate": hidden,
+            "predict": hidden,
         }
 
     def before_instantiate_classes(self) -> None:

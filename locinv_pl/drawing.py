@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 
 import numpy as np
 import torch.nn.functional as F
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 COLORS = ("#e4572e", "#2e86ab", "#3f9c52", "#8e5aa8", "#d9a21b", "#5b5b5b")
@@ -49,11 +51,14 @@ def stack_strips(strips: list[Image.Image]) -> Image.Image:
     return page
 
 
-def to_png(picture: Figure | Image.Image, dpi: int = 100) -> bytes:
-    """PNG file content."""
+def to_png(picture: Figure | Image.Image, about: Mapping[str, str] | None = None, dpi: int = 100) -> bytes:
+    """PNG file content; ``about`` goes into its metadata."""
     buffer = io.BytesIO()
     if isinstance(picture, Figure):
         picture.savefig(buffer, format="png", dpi=dpi)
-    else:
-        picture.save(buffer, format="png")
+        return buffer.getvalue()
+    info = PngInfo()
+    for key, value in (about or {}).items():
+        info.add_itxt(key, value)
+    picture.save(buffer, format="png", pnginfo=info)
     return buffer.getvalue()

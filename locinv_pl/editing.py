@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,10 @@ class EditSettings:
         self_replace_steps: share of the steps in which it takes over the source's self-attention.
         self_resolution: the finest grid, cells along its shorter side, on which it does.
         reweight: factors on the attention to words of the target prompt.
+        keep: whose context the target has at the tokens that both prompts share. A text encoder lets every word
+            colour those after it, so that a changed noun changes the meaning of the rest of the prompt. "nothing":
+            the target prompt's own; "words": the source's at common words; "all": at the end mark and the padding,
+            too.
         blend: where the target may leave the source. "none": everywhere; "attention": where the changed words'
             maps exceed ``blend_threshold`` of their maximum, as in Prompt-to-Prompt; "prior": in the changed
             nouns' localization priors, widened by ``blend_margin``.
@@ -52,11 +56,16 @@ class EditSettings:
     self_replace_steps: float = 0.4
     self_resolution: int = 16
     reweight: Mapping[str, float] = field(default_factory=dict)
+    keep: Literal["nothing", "words", "all"] = "nothing"
     blend: Literal["none", "attention", "prior"] = "none"
     blend_threshold: float = 0.3
     blend_start: float = 0.2
     blend_margin: float = 0.08
     direct: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as in the YAML files."""
+        return {key: dict(value) if isinstance(value, Mapping) else value for key, value in vars(self).items()}
 
     def __post_init__(self) -> None:
         shares = ("cross_replace_steps", "self_replace_steps", "blend_threshold", "blend_start", "blend_margin")
@@ -114,9 +123,21 @@ def edit(
         InputError: the inversion comes from another backbone, a target prompt is too long, or the settings name
             a word that it hasn't.
     """
+    return edit_with_source(backbone, inversion, prompts, settings, region)[1:]
+
+
+@torch.no_grad()
+def edit_with_source(
+    backbone: Backbone,
+    inversion: Inversion,
+    prompts: str | Sequence[str],
+    settings: EditSettings = EditSettings(),  # noqa: B008 (frozen)
+    region: Tensor | None = None,
+) -> Tensor:
+    """As :func:`edit`, with the reconstruction before the edits: (1 + n, 3, H, W)."""
     targets = [prompts] if isinstance(prompts, str) else list(prompts)
     rows = _Rows.of(backbone, [inversion], [targets])
-    return backbone.decode(denoise(backbone, rows, settings, region)[1:]).cpu()
+    return backbone.decode(denoise(backbone, rows, settings, region)).cpu()
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +178,17 @@ class _Rows:
         """The rows that aren't sources."""
         return [n for n, alignment in enumerate(self.alignments) if alignment is not None]
 
+    def keep(self, states: Tensor, which: str) -> Tensor:
+        """The rows' context (R, L, D) with the source's at the tokens that a target shares with it."""
+        kept = states.clone()
+        for n, (source, alignment) in enumerate(zip(self.source, self.alignments, strict=True)):
+            if alignment is not None:
+                here = alignment.kept >= 0
+                if which == "words":
+                    here = here & torch.tensor([stop > start for start, stop in self.tokens[n].offsets])
+                kept[n, here] = states[source, alignment.kept[here]]
+        return kept
+
     def embeddings(self, i: int, own: Tensor) -> Tensor:
         """The rows' input embeddings at step i, (R, L, D): the words' own, and V_t where a row has such a token."""
         V = own.clone()
@@ -182,6 +214,8 @@ def denoise(backbone: Backbone, rows: _Rows, settings: EditSettings, region: Ten
     for i in range(len(schedule)):
         t, (abar_t, abar_s) = schedule.timesteps[i], schedule.alphas[i : i + 2]
         context = dynamic_context(backbone, method.tokens, ids, rows.embeddings(i, own), plain)
+        if settings.keep != "nothing":
+            context = Context(rows.keep(context.keys, settings.keep), rows.keep(context.values, settings.keep))
         null = torch.stack([rows.inversions[b].null[i] for b in rows.owner]).to(device)
         if control is not None:
             control.step = i

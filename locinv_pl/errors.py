@@ -9,5 +9,9 @@ def one_line(text: str) -> str:
 class InputError(ValueError):
     """Bad input: one line that names the file or key, the problem and the mend.
 
-    The command line prints it without a traceback and exits with a non-zero code.
+    The command line prints it without a traceback and exits with a non-zero code. Line breaks in the values that
+    it quotes become spaces.
     """
+
+    def __init__(self, message: str):
+        super().__init__(one_line(message))

@@ -11,11 +11,11 @@ from lightning.pytorch import LightningModule
 
 import locinv_pl.strategy  # noqa: F401 (registers image_parallel)
 from locinv_pl.backbone import Backbone, load_backbone
-from locinv_pl.editing import reconstruct
+from locinv_pl.editing import EditSettings, edit_with_source, reconstruct
 from locinv_pl.inversion import Task, collect, invert_step, prepare, settings_of
 from locinv_pl.loader import Timestep
 from locinv_pl.methods import Method
-from locinv_pl.results import Result, score
+from locinv_pl.results import EditResult, Result, save_edits, score
 from locinv_pl.store import RunFolder, write_json
 from locinv_pl.summary import summarize, table
 from locinv_pl.types import Inversion, StepRecord
@@ -30,6 +30,7 @@ class LocInvModule(LightningModule):
         num_steps: T, DDIM steps.
         resolution: R, side of the attention grid that is read.
         dtype: of the frozen weights.
+        edit: how ``predict`` edits.
     """
 
     def __init__(
@@ -39,11 +40,13 @@ class LocInvModule(LightningModule):
         num_steps: int = 50,
         resolution: int = 16,
         dtype: str = "float32",
+        edit: EditSettings = EditSettings(),  # noqa: B008 (frozen)
     ):
         super().__init__()
         self.automatic_optimization = False
         self.backbone_name, self.dtype_name = backbone, dtype
         self.method, self.num_steps, self.resolution = method, num_steps, resolution
+        self.edit = edit
         self.clock = torch.zeros(())
         self._task: Task | None = None
         self._records: list[StepRecord] = []
@@ -115,9 +118,21 @@ class LocInvModule(LightningModule):
         for result in score(self.backbone, batch.samples, inversions, pictures, seconds):
             self.run.save_scores("validation", result.sample.id, result.scores)
 
+    def predict_step(self, batch: Timestep, batch_idx: int) -> list[EditResult]:
+        """Edit every picture of the batch by the edits that its data names; from the files alone."""
+        results = []
+        for sample in batch.samples:
+            inversion = Inversion.load(self.run.inversion_path(sample.id))
+            prompts = [edit.prompt for edit in sample.edits]
+            pictures = edit_with_source(self.backbone, inversion, prompts, self.edit, sample.region)
+            result = EditResult(sample, inversion, self.edit, pictures[0], sample.edits, pictures[1:])
+            save_edits(self.run, result)
+            results.append(result)
+        return results
+
     def teardown(self, stage: str) -> None:
         """Once every process has ended, the first one sums up: summary.json or validation.json."""
-        if not self.trainer.is_global_zero:
+        if not self.trainer.is_global_zero or stage == "predict":
             return
         kind, file = ("inversions", "summary.json") if stage == "fit" else ("validation", "validation.json")
         summary = summarize(self.run.scores(kind), self.settings)

@@ -5,6 +5,8 @@ inversions/<id>.safetensors the inversion
 inversions/<id>.json        its scores; written last, it marks the picture as finished
 running/<batch>/<i>         one record per timestep of a batch that isn't finished
 validation/<id>.json        scores of the reconstruction from the files
+edits/<id>/                 its source, its reconstruction, its edits, and edits.json
+skipped/<id>.json           why a picture was left out
 summary.json, validation.json  the whole run
 """
 
@@ -35,6 +37,10 @@ class RunFolder:
     def image_path(self, kind: str, id: str) -> Path:
         """Where a picture made of ``id`` is kept; ``kind`` names the folder."""
         return self.root / kind / f"{quote(id, safe='')}.png"
+
+    def edits_path(self, id: str) -> Path:
+        """The folder of the edits of picture ``id``."""
+        return self.root / "edits" / quote(id, safe="")
 
     def claim(self, settings: Mapping[str, Any]) -> None:
         """Say what configuration this run has.

@@ -28,7 +28,7 @@ def written_out(width: int, height: int, side: int, fit: Fit) -> tuple[Box, tupl
     """Window and size (H, W), once more."""
     if fit == "native":
         short = max(64, 64 * round(side / 64))
-        long = max(short, 64 * round(short * max(width, height) / min(width, height) / 64))
+        long = max(short, 64 * round(short * min(4, max(width, height) / min(width, height)) / 64))
         W, H = (long, short) if width >= height else (short, long)
         scale = max(W / width, H / height)
         w, h = W / scale, H / scale
@@ -119,11 +119,15 @@ def test_native_keeps_the_shape_in_multiples_of_64(width: int, height: int, side
     assert H % 64 == W % 64 == 0 and (W - H) * (width - height) >= 0
     short, long = min(H, W), max(H, W)
     assert short == 64 or abs(short - side) <= 32
-    assert abs(long - short * max(width, height) / min(width, height)) <= 32 + 1e-6
+    assert abs(long - short * min(4, max(width, height) / min(width, height))) <= 32 + 1e-6
     assert w / h == pytest.approx(W / H, rel=1e-12)
     assert min(x, y) >= 0 and x + w <= width * (1 + 1e-12) and y + h <= height * (1 + 1e-12)
     assert w == width or h == height
     assert (x + w / 2, y + h / 2) == pytest.approx((width / 2, height / 2))
+
+
+def test_panoramas_are_cut_off_at_four_to_one() -> None:
+    assert Frame.fitting(9000, 100, 128, "native").size == (128, 512)
 
 
 def test_native_sizes_of_common_pictures() -> None:
