@@ -78,7 +78,7 @@ def save_edits(run: RunFolder, result: EditResult) -> None:
     Every PNG holds the prompt and the settings in its metadata; edits.json is written last.
     """
     folder = run.edits_path(result.sample.id)
-    settings = result.settings.to_dict()
+    settings, prompt = result.settings.to_dict(), result.sample.prompt
     shown = {
         "source": (result.sample.image, result.sample.prompt),
         "reconstruction": (result.reconstruction, result.inversion.prompt),
