@@ -2,7 +2,7 @@
 
 from locinv_pl.api import invert
 from locinv_pl.backbone import Backbone, load_backbone
-from locinv_pl.editing import reconstruct
+from locinv_pl.editing import EditSettings, edit, reconstruct
 from locinv_pl.errors import InputError
 from locinv_pl.methods import Method, load_method
 from locinv_pl.types import Edit, EditSample, Inversion, Noun
@@ -11,10 +11,12 @@ __all__ = [
     "Backbone",
     "Edit",
     "EditSample",
+    "EditSettings",
     "InputError",
     "Inversion",
     "Method",
     "Noun",
+    "edit",
     "invert",
     "load_backbone",
     "load_method",

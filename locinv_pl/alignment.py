@@ -17,6 +17,7 @@ from torch import Tensor
 
 from locinv_pl.prompts import Tokens
 from locinv_pl.types import Span
+from locinv_pl.words import load_words
 
 Kind = Literal["word_swap", "attribute", "add", "remove", "same"]
 KINDS = ("word_swap", "attribute", "add", "remove", "same")
@@ -82,6 +83,32 @@ def align(source: Tokens, target: Tokens) -> Alignment:
             else:
                 mapper[list(mine), position] = 1 / len(yours)
     return Alignment(mapper, taken, kept, changes)
+
+
+def edit_kind(source: str, target: str) -> Kind:
+    """What kind of edit two prompts ask for.
+
+    "attribute": only adjectives differ; "add": the target has words more; "remove": it has words less;
+    "word_swap": words stand in the place of others; "same": nothing differs.
+    """
+    changes = [change for change in _changes(source, target) if not change.is_equal]
+    if not changes:
+        return "same"
+    mine = _described(source, [span for change in changes for span in change.source])
+    yours = _described(target, [span for change in changes for span in change.target])
+    if all([*mine, *yours]):
+        return "attribute"
+    return "word_swap" if mine and yours else "remove" if mine else "add"
+
+
+def _described(prompt: str, spans: Sequence[Span]) -> list[bool]:
+    """Of some words of a prompt, but for articles, which follow from others: whether each is an adjective."""
+    adjectives = [adjective.span for adjective, _ in load_words().pairs(prompt)]
+    return [
+        any(start < span[1] and span[0] < stop for start, stop in adjectives)
+        for span in spans
+        if prompt[slice(*span)].lower() not in ("a", "an")
+    ]
 
 
 def _changes(source: str, target: str) -> Iterator[Change]:

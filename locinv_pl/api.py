@@ -11,12 +11,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from locinv_pl.backbone import Backbone
+from locinv_pl.alignment import edit_kind
+from locinv_pl.backbone import Backbone, load_backbone
+from locinv_pl.editing import EditSettings, edit_with_source
 from locinv_pl.errors import InputError
 from locinv_pl.inversion import collect, invert_step, prepare
 from locinv_pl.methods import Method, load_method
 from locinv_pl.priors import box_mask
-from locinv_pl.types import Adjective, EditSample, Inversion, Noun, StepRecord
+from locinv_pl.results import save_edits
+from locinv_pl.store import RunFolder, read_json
+from locinv_pl.types import Adjective, Edit, EditSample, Inversion, Noun, StepRecord
 from locinv_pl.words import find_word
 
 Prior = Tensor | np.ndarray | Sequence[float]
@@ -65,6 +69,45 @@ def invert(
         if on_step is not None:
             on_step(i, records[-1])
     return collect(task, records)[0]
+
+
+def edit_run(
+    run: str | Path,
+    image: str,
+    prompts: str | Sequence[str],
+    settings: EditSettings | None = None,
+    region: str | Path | None = None,
+    device: str = "cpu",
+) -> list[Path]:
+    """Edit a picture that a run has inverted; what comes out lies in the run's folder under ``edits/``.
+
+    Args:
+        run: the run's folder.
+        image: the picture's id.
+        prompts: target prompts, edited as one batch.
+        settings: how; those of an :class:`~locinv_pl.editing.EditSettings` by default.
+        region: a mask of the picture's size, non-zero where edits may change it, for ``blend="prior"``.
+        device: where to compute.
+
+    Returns:
+        the edits' files.
+
+    Raises:
+        InputError: no such run or picture in it, a target prompt that is the source's own or too long.
+    """
+    folder, settings = RunFolder(run), settings or EditSettings()
+    made_by = read_json(folder.root / "settings.json")
+    inversion = Inversion.load(folder.inversion_path(image))
+    targets = [prompts] if isinstance(prompts, str) else list(prompts)
+    edits = [Edit(prompt, edit_kind(inversion.prompt, prompt)) for prompt in targets]
+    for edit in edits:
+        if edit.kind == "same":
+            raise InputError(f"prompt {edit.prompt!r}: is the source prompt of {image!r}; change a word of it")
+    backbone = load_backbone(made_by["backbone"], made_by["dtype"], device)
+    allowed = None if region is None else _picture(region).amax(0)
+    pictures = edit_with_source(backbone, inversion, targets, settings, allowed)
+    source = backbone.decode(inversion.trajectory[:1])[0].cpu()
+    return save_edits(folder, inversion, settings, source, pictures[0], edits, pictures[1:])
 
 
 def make_sample(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from locinv_pl.editing import EditSettings
 from locinv_pl.errors import InputError
 from locinv_pl.store import read_json, write_json
 
@@ -79,7 +80,41 @@ def pretrain(recipe: Recipe, output: Path = Path("outputs/pretrain"), stages: li
     draw_curves(output, STAGES).savefig(output / "curves.png", dpi=120)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"evaluate-backbone": evaluate_backbone, "pretrain": pretrain}
+def edit(
+    run: Path,
+    image: str = "",
+    prompt: str | list[str] = "",
+    edit: EditSettings = EditSettings(),  # noqa: B008 (frozen)
+    region: Path | None = None,
+    device: str = "cpu",
+) -> None:
+    """Edit a picture that a run has inverted; the results lie in the run's folder, under edits/.
+
+    Args:
+        run: the run's folder.
+        image: the picture's id, as its files in inversions/ are named.
+        prompt: the target prompt, or several in one batch: prompt='["a blue car", "a red bus"]'.
+        edit: how; edit.KEY=VALUE for any key of EditSettings.
+        region: a mask of the picture's size, white where edits may change it, for edit.blend=prior.
+        device: where to compute.
+
+    Raises:
+        InputError: no such run or inversion, or a prompt that is the source's own or doesn't fit.
+    """
+    from locinv_pl.api import edit_run
+
+    for key, value in (("image", image), ("prompt", prompt)):
+        if not value:
+            raise InputError(f"edit: has no {key}; name it in {key}=")
+    for path in edit_run(run, image, prompt, edit, region, device):
+        print(path)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "edit": edit,
+    "evaluate-backbone": evaluate_backbone,
+    "pretrain": pretrain,
+}
 
 DATA_COMMANDS = {
     "check": ("check", "data=scenes"),

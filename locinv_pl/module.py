@@ -125,9 +125,9 @@ class LocInvModule(LightningModule):
             inversion = Inversion.load(self.run.inversion_path(sample.id))
             prompts = [edit.prompt for edit in sample.edits]
             pictures = edit_with_source(self.backbone, inversion, prompts, self.edit, sample.region)
-            result = EditResult(sample, inversion, self.edit, pictures[0], sample.edits, pictures[1:])
-            save_edits(self.run, result)
-            results.append(result)
+            back, edited = pictures[0], pictures[1:]
+            save_edits(self.run, inversion, self.edit, sample.image, back, sample.edits, edited)
+            results.append(EditResult(sample, inversion, self.edit, back, sample.edits, edited))
         return results
 
     def teardown(self, stage: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from locinv_pl.backbone import Backbone
 from locinv_pl.drawing import to_array, to_png
 from locinv_pl.editing import EditSettings
 from locinv_pl.metrics import attention_iou, psnr
-from locinv_pl.store import RunFolder, write_json
+from locinv_pl.store import RunFolder, read_json, write_json
 from locinv_pl.types import Edit, EditSample, Inversion, write_atomically
 
 
@@ -30,16 +31,23 @@ class Result:
     scores: dict[str, Any]
 
 
-@dataclass(frozen=True, eq=False)
 class EditResult:
-    """An inverted picture with its reconstruction (3, H, W) and its edits' pictures (n, 3, H, W), in [0, 1]."""
+    """An inverted picture with its reconstruction (3, H, W) and its edits' pictures (n, 3, H, W), in [0, 1].
 
-    sample: EditSample
-    inversion: Inversion
-    settings: EditSettings
-    reconstruction: Tensor
-    edits: tuple[Edit, ...]
-    pictures: Tensor
+    A plain class, which Lightning hands over as it is: it would take a dataclass apart.
+    """
+
+    def __init__(
+        self,
+        sample: EditSample,
+        inversion: Inversion,
+        settings: EditSettings,
+        reconstruction: Tensor,
+        edits: Sequence[Edit],
+        pictures: Tensor,
+    ):
+        self.sample, self.inversion, self.settings = sample, inversion, settings
+        self.reconstruction, self.edits, self.pictures = reconstruction, tuple(edits), pictures
 
 
 def score(
@@ -72,21 +80,42 @@ def _scores(sample: EditSample, inversion: Inversion, back: Tensor, vae: Tensor)
     }
 
 
-def save_edits(run: RunFolder, result: EditResult) -> None:
+def save_edits(
+    run: RunFolder,
+    inversion: Inversion,
+    settings: EditSettings,
+    source: Tensor,
+    reconstruction: Tensor,
+    edits: Sequence[Edit],
+    pictures: Tensor,
+) -> list[Path]:
     """Write ``edits/<id>/``: source.png, reconstruction.png, a numbered PNG for each edit, and edits.json.
 
-    Every PNG holds the prompt and the settings in its metadata; edits.json is written last.
+    An edit that is there already, with this prompt and these settings, is written again under its own number;
+    others are kept. Every PNG holds prompt and settings in its metadata; edits.json is written last.
+
+    Returns:
+        the edits' files.
     """
-    folder = run.edits_path(result.sample.id)
-    settings, prompt = result.settings.to_dict(), result.sample.prompt
-    shown = {
-        "source": (result.sample.image, result.sample.prompt),
-        "reconstruction": (result.reconstruction, result.inversion.prompt),
-    }
-    named = [(f"{n}-{edit.kind}", edit) for n, edit in enumerate(result.edits, start=1)]
-    shown |= {name: (picture, edit.prompt) for (name, edit), picture in zip(named, result.pictures, strict=True)}
-    for name, (picture, made_by) in shown.items():
-        about = {"prompt": made_by, "source_prompt": prompt, "settings": json.dumps(settings)}
-        write_atomically(folder / f"{name}.png", to_png(Image.fromarray(to_array(picture)), about))
-    rows = [{"file": f"{name}.png", "kind": edit.kind, "prompt": edit.prompt} for name, edit in named]
-    write_json(folder / "edits.json", {"id": result.sample.id, "prompt": prompt, "settings": settings, "edits": rows})
+    values = settings.to_dict()
+    folder = run.edits_path(inversion.id)
+    rows = read_json(folder / "edits.json")["edits"] if (folder / "edits.json").exists() else []
+    about = {"source_prompt": inversion.prompt, "settings": json.dumps(values)}
+
+    def write(name: str, picture: Tensor, prompt: str) -> Path:
+        path = folder / name
+        write_atomically(path, to_png(Image.fromarray(to_array(picture)), {"prompt": prompt, **about}))
+        return path
+
+    write("source.png", source, inversion.prompt)
+    write("reconstruction.png", reconstruction, inversion.prompt)
+    paths = []
+    for edit, picture in zip(edits, pictures, strict=True):
+        row = {"kind": edit.kind, "prompt": edit.prompt, "settings": values}
+        same = [there for there in rows if row.items() <= there.items()]
+        if not same:
+            same = [{"file": f"{len(rows) + 1}-{edit.kind}.png", **row}]
+            rows += same
+        paths.append(write(same[0]["file"], picture, edit.prompt))
+    write_json(folder / "edits.json", {"id": inversion.id, "prompt": inversion.prompt, "edits": rows})
+    return paths

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from locinv_pl.alignment import Alignment, align, common_words
+from locinv_pl.alignment import Alignment, align, common_words, edit_kind
 from locinv_pl.prompts import tokenize
 
 
@@ -111,3 +111,22 @@ def test_common_words(source, target, pairs):
     assert len(found) == len(pairs)
     if source != "a cat":  # either of the two cats will do
         assert found == pairs
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "kind"),
+    [
+        ("a cat and a dog", "a tiger and a dog", "word_swap"),
+        ("a cat and a dog", "an elephant and a dog", "word_swap"),
+        ("a red cat and a dog", "a blue cat and a dog", "attribute"),
+        ("a red cat", "an orange cat", "attribute"),
+        ("a cat and a dog", "a black cat and a dog", "attribute"),
+        ("a black cat", "a cat", "attribute"),
+        ("a cat", "a cat on the grass", "add"),
+        ("a cat and a dog", "a cat", "remove"),
+        ("a red cat on the grass", "a blue dog on the grass", "word_swap"),
+        ("A cat", "a  Cat", "same"),
+    ],
+)
+def test_kinds_of_edits(source, target, kind):
+    assert edit_kind(source, target) == kind
