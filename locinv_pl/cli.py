@@ -235,5 +235,5 @@ def _readable(text: str) -> str:
     """A message on one line; of jsonargparse's account of a Union only the complaints are kept."""
     union = r"Does not validate against any of the Union subtypes\s+Subtypes:.*?Errors:(.*?)Given value type:.*"
     text = re.sub(union, r"\1", text, flags=re.DOTALL)
-    text = re.sub(r"\n\s*- Expected a <class 'NoneType'>", "", text)
+    text = re.sub(r"\s*- Expected a <class 'NoneType'>", "", text)
     return one_line(text).removeprefix("- ").replace(": - ", ": ")

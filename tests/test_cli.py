@@ -184,7 +184,7 @@ class TestTranslate:
             ("data=nowhere", r"data=nowhere: no such config; use one of .*coco_edit, .*scenes.*, or a YAML file"),
             ("method=foo", "use one of .*ddim, .*locinv, "),
             ("scenes", "scenes: not understood; write key=value"),
-            ("predict", "predict: not understood"),
+            ("foresee", "foresee: not understood"),
         ],
     )
     def test_errors(self, word, says):

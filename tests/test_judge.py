@@ -124,5 +124,5 @@ def test_sheet_has_a_place_for_every_picture():
     requests = [Request("a red cat", (("cat", "red"),))] * 4
     generated = Generated(requests, torch.rand(4, 3, 128, 128), [(Sighting("cat", "red", 0.2),)] * 4)
     sheet = draw_sheet(generated, columns=2, rows=2)
-    assert sheet.size == (256, 2 * 158)
+    assert sheet.size == (256, 2 * 170)
     assert {field for field in BackboneScores.__dataclass_fields__} >= {"vae_psnr", "package_mib"}
