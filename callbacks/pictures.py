@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -9,9 +12,11 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from locinv_pl.drawing import COLORS, outline, overlay, to_array
-from locinv_pl.metrics import attention_iou
-from locinv_pl.results import Result
+from locinv_pl.drawing import COLORS, difference, outline, overlay, to_array
+from locinv_pl.editing import EditSettings
+from locinv_pl.metrics import attention_iou, psnr
+from locinv_pl.results import EditResult, Result
+from locinv_pl.types import EditSample, Inversion
 
 LOSSES = ("similarity", "overlap", "adjective")
 
@@ -26,17 +31,15 @@ def sheet(result: Result, map_columns: int = 6) -> Figure:
     sample, inversion, nouns = result.sample, result.inversion, result.sample.nouns
     columns = 3 + map_columns
     figure = Figure(figsize=(1.75 * columns, 2.6 + 2.0 * len(nouns)), layout="constrained")
-    method, scores = inversion.settings["method"]["name"], result.scores
-    figure.suptitle(f"{sample.id}: “{sample.prompt}”   ({method}, {inversion.num_steps} steps)", fontsize=12)
+    method, scores = _names(inversion)[1], result.scores
+    _head(figure, inversion)
     cells = figure.add_gridspec(1 + len(nouns), columns, height_ratios=[1.25] + [1.0] * len(nouns))
 
-    difference = (result.reconstruction - sample.image).abs().mean(0, keepdim=True).expand(3, -1, -1)
+    back = to_array(result.reconstruction)
     top = {
         "picture and priors": outline(sample.image, [n.prior for n in nouns]),
-        f"reconstruction {scores['psnr']:.1f} dB\n(VAE alone {scores['psnr_vae']:.1f} dB)": to_array(
-            result.reconstruction
-        ),
-        "difference × 4": to_array(4 * difference),
+        f"reconstruction {scores['psnr']:.1f} dB\n(VAE alone {scores['psnr_vae']:.1f} dB)": back,
+        "difference × 4": difference(back, to_array(sample.image)),
     }
     for column, (title, image) in enumerate(top.items()):
         _image(figure.add_subplot(cells[0, column]), image, title)
@@ -57,40 +60,110 @@ def sheet(result: Result, map_columns: int = 6) -> Figure:
     return figure
 
 
+def edit_sheet(result: EditResult) -> Figure:
+    """One picture's edits on a page: pictures, below them what changed, and every noun's mean maps."""
+    sample, inversion, nouns = result.sample, result.inversion, result.sample.nouns
+    columns = max(2 + len(result.edits), 2 * len(nouns), 4)
+    cell = 2.2 * sample.image.shape[-2] / sample.image.shape[-1]
+    rows = 3 if nouns else 2
+    figure = Figure(figsize=(2.2 * columns, rows * (cell + 0.35) + 0.7), layout="constrained")
+    _head(figure, inversion)
+    cells = figure.add_gridspec(rows, columns)
+    source, back = to_array(sample.image), to_array(result.reconstruction)
+    decibels = psnr(result.reconstruction, sample.image).item()
+
+    _image(figure.add_subplot(cells[0, 0]), outline(sample.image, [n.prior for n in nouns]), "source and priors")
+    _draw_settings(figure.add_subplot(cells[1, 0]), result)
+    _image(figure.add_subplot(cells[0, 1]), back, f"reconstruction {decibels:.1f} dB")
+    _image(figure.add_subplot(cells[1, 1]), difference(back, source), "its difference × 4\nfrom the source")
+    for n, (edit, picture) in enumerate(zip(result.edits, result.pictures, strict=True), start=1):
+        edited, column = to_array(picture), n + 1
+        title = textwrap.fill(f"{n} {edit.kind}: “{edit.prompt}”", 34, max_lines=4, placeholder=" …")
+        _image(figure.add_subplot(cells[0, column]), edited, title, weight="bold")
+        changed = f"difference × 4\nof edit {n} from the reconstruction"
+        _image(figure.add_subplot(cells[1, column]), difference(edited, back), changed)
+    for k, (noun, ious) in enumerate(zip(nouns, mean_ious(sample, inversion), strict=True)):
+        for m, (name, maps, iou) in enumerate(zip(_names(inversion), _both(inversion), ious, strict=True)):
+            drawn = overlay(sample.image, maps[:, k].mean(0))
+            title = f"“{noun.word}”, {name}\nIoU {iou:.2f}"
+            _image(figure.add_subplot(cells[2, 2 * k + m]), drawn, title, COLORS[k % len(COLORS)])
+    return figure
+
+
 def strip(result: Result, tile: int = 128) -> Image.Image:
     """One picture's inversion on a line, for a contact sheet: picture, reconstruction, maps before and after."""
     sample, inversion, scores = result.sample, result.inversion, result.scores
-    method = inversion.settings["method"]["name"]
-    tiles = {
-        sample.id: outline(sample.image, [n.prior for n in sample.nouns], side=2 * tile),
-        f"{scores['psnr']:.1f} dB": to_array(result.reconstruction),
-    }
+    tiles = [
+        (sample.id, outline(sample.image, [n.prior for n in sample.nouns], side=2 * tile), ""),
+        (f"{scores['psnr']:.1f} dB", to_array(result.reconstruction), ""),
+    ]
     for k, noun in enumerate(sample.nouns):
-        before, after = inversion.initial_maps[:, k].mean(0), inversion.maps[:, k].mean(0)
-        tiles[f"{noun.word} ({k + 1}): DDIM {scores['iou_initial'][k]:.2f}"] = overlay(sample.image, before)
-        tiles[f"{noun.word} ({k + 1}): {scores['iou'][k]:.2f}"] = overlay(sample.image, after)
-    font, line = ImageFont.load_default(11), 16
-    page = Image.new("RGB", (len(tiles) * (tile + 4), tile + 2 * line + 4), "white")
-    draw = ImageDraw.Draw(page)
-    draw.text((2, 1), f"{sample.prompt}   [{method}]", fill="black", font=font)
-    for n, (title, array) in enumerate(tiles.items()):
-        draw.text((n * (tile + 4) + 2, line), title, fill="#444444", font=font)
-        page.paste(Image.fromarray(array).resize((tile, tile)), (n * (tile + 4), 2 * line))
+        for name, maps, key in zip(("DDIM ", ""), _both(inversion), ("iou_initial", "iou"), strict=True):
+            title = f"{noun.word} ({k + 1}): {name}{scores[key][k]:.2f}"
+            tiles.append((title, overlay(sample.image, maps[:, k].mean(0)), ""))
+    return tile_row(f"{sample.prompt}   [{_names(inversion)[1]}]", tiles, tile)
+
+
+def tile_row(heading: str, tiles: Sequence[tuple[str, np.ndarray, str]], height: int = 128) -> Image.Image:
+    """Pictures on a line, as (title, picture, text): the titles above them, the texts wrapped below."""
+    font, line, gap = ImageFont.load_default(11), 16, 4
+    widths = [max(1, round(height * array.shape[1] / array.shape[0])) for _, array, _ in tiles]
+    texts = [
+        textwrap.wrap(text, max(8, width // 6), max_lines=5, placeholder=" …")
+        for width, (_, _, text) in zip(widths, tiles, strict=True)
+    ]
+    lines = 2 + max(map(len, texts))
+    page = Image.new("RGB", (sum(widths) + gap * len(tiles), height + lines * line + gap), "white")
+    draw, left = ImageDraw.Draw(page), 0
+    draw.text((2, 1), heading, fill="black", font=font)
+    for (title, array, _), width, text in zip(tiles, widths, texts, strict=True):
+        draw.text((left + 2, line), title, fill="#444444", font=font)
+        page.paste(Image.fromarray(array).resize((width, height)), (left, 2 * line))
+        for n, words in enumerate(text):
+            draw.text((left + 2, height + (2 + n) * line + 1), words, fill="black", font=font)
+        left += width + gap
     return page
 
 
-def iou_curves(result: Result) -> tuple[Tensor, Tensor]:
+def iou_curves(sample: EditSample, inversion: Inversion) -> tuple[Tensor, Tensor]:
     """Attention IoU of every noun at every step, (T, K): of plain DDIM, and of this inversion."""
-    masks, inversion = result.sample.masks, result.inversion
-    before, after = (
-        torch.stack([attention_iou(A, masks) for A in maps]) for maps in (inversion.initial_maps, inversion.maps)
-    )
+    before, after = (torch.stack([attention_iou(A, sample.masks) for A in maps]) for maps in _both(inversion))
     return before, after
 
 
-def _image(axes: Axes, image: np.ndarray, title: str, color: str = "black") -> None:
+def mean_ious(sample: EditSample, inversion: Inversion) -> list[list[float]]:
+    """Attention IoU of every noun's map, averaged over the steps: of plain DDIM, and of this inversion."""
+    return torch.stack([attention_iou(maps.mean(0), sample.masks) for maps in _both(inversion)], 1).tolist()
+
+
+def _both(inversion: Inversion) -> tuple[Tensor, Tensor]:
+    return inversion.initial_maps, inversion.maps
+
+
+def _names(inversion: Inversion) -> tuple[str, str]:
+    """What makes the maps of :func:`_both`."""
+    return "plain DDIM", inversion.settings["method"]["name"]
+
+
+def _head(figure: Figure, inversion: Inversion) -> None:
+    made_by = f"({_names(inversion)[1]}, {inversion.num_steps} steps)"
+    figure.suptitle(f"{inversion.id}: “{inversion.prompt}”   {made_by}", fontsize=12, parse_math=False)
+
+
+def _image(axes: Axes, image: np.ndarray, title: str, color: str = "black", weight: str = "normal") -> None:
     axes.imshow(image)
-    axes.set_title(title, fontsize=8, color=color)
+    axes.set_title(title, fontsize=8, color=color, weight=weight, parse_math=False)
+    axes.set_axis_off()
+
+
+def _draw_settings(axes: Axes, result: EditResult) -> None:
+    """The nouns in their outlines' colours, and the edit settings that aren't the default."""
+    usual, settings = EditSettings().to_dict(), result.settings.to_dict()
+    lines = [(f"■ {noun.word}", COLORS[k % len(COLORS)]) for k, noun in enumerate(result.sample.nouns)]
+    other = [f"{key} = {value}" for key, value in settings.items() if value != usual[key]]
+    lines += [("", "black"), ("edit settings:", "black"), *((text, "black") for text in other or ["the defaults"])]
+    for n, (text, color) in enumerate(lines):
+        axes.text(0.02, 0.95 - 0.08 * n, text, color=color, fontsize=8, va="top", parse_math=False)
     axes.set_axis_off()
 
 
@@ -107,7 +180,7 @@ def _draw_losses(axes: Axes, result: Result) -> None:
 
 def _draw_iou(axes: Axes, result: Result) -> None:
     if result.sample.nouns:
-        before, after = iou_curves(result)
+        before, after = iou_curves(result.sample, result.inversion)
         for k, noun in enumerate(result.sample.nouns):
             color = COLORS[k % len(COLORS)]
             axes.plot(after[:, k].numpy(), color=color, label=noun.word)

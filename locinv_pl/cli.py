@@ -43,7 +43,7 @@ ALIASES = {
     "experiment": "config",
     "output": "trainer.default_root_dir",
 }
-GROUPS = {"data", "model", "method", "trainer", "callbacks", "experiment"}
+GROUPS = {"data", "model", "method", "edit", "trainer", "callbacks", "experiment"}
 WITHOUT_VALUE = {"-h", "--help", "--print_config"}
 
 

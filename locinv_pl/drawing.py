@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch.nn.functional as F
@@ -21,13 +21,29 @@ def to_array(picture: Tensor) -> np.ndarray:
     return (picture.clamp(0, 1).movedim(0, -1).cpu().numpy() * 255).round().astype(np.uint8)
 
 
+def difference(one: np.ndarray, other: np.ndarray, factor: float = 4) -> np.ndarray:
+    """How far two pictures (H, W, 3) are apart, enlarged, in grey: (H, W, 3) uint8."""
+    apart = factor * np.abs(one.astype(np.float32) - other).mean(-1, keepdims=True)
+    return apart.clip(0, 255).round().astype(np.uint8).repeat(3, -1)
+
+
+def heat(plane: Tensor, size: Sequence[int]) -> np.ndarray:
+    """A map (r, c) of any range in colours, brightest at its maximum: (*size, 3) in [0, 1]."""
+    scaled = plane / plane.amax().clamp_min(1e-12)
+    scaled = F.interpolate(scaled[None, None], tuple(size), mode="bilinear", align_corners=False)[0, 0]
+    return colormaps["inferno"](scaled.cpu().numpy())[..., :3]
+
+
 def overlay(picture: Tensor, plane: Tensor) -> np.ndarray:
     """A map (r, c) of any range over a picture (3, H, W), brightest at its maximum: (H, W, 3) uint8."""
-    heat = plane / plane.amax().clamp_min(1e-12)
-    heat = F.interpolate(heat[None, None], picture.shape[-2:], mode="bilinear", align_corners=False)[0, 0]
-    colors = colormaps["inferno"](heat.cpu().numpy())[..., :3]
     grey = picture.mean(0).cpu().numpy()[..., None]
-    return ((0.3 * grey + 0.7 * colors) * 255).round().astype(np.uint8)
+    return ((0.3 * grey + 0.7 * heat(plane, picture.shape[-2:])) * 255).round().astype(np.uint8)
+
+
+def heat_strip(planes: Sequence[Tensor], scale: int = 4) -> Image.Image:
+    """Maps (r, c) of one size in colours, each as :func:`heat` draws it, under each other."""
+    size = [scale * side for side in planes[0].shape]
+    return Image.fromarray((np.concatenate([heat(plane, size) for plane in planes]) * 255).round().astype(np.uint8))
 
 
 def outline(picture: Tensor, planes: list[Tensor], side: int = 384) -> np.ndarray:
@@ -55,10 +71,17 @@ def to_png(picture: Figure | Image.Image, about: Mapping[str, str] | None = None
     """PNG file content; ``about`` goes into its metadata."""
     buffer = io.BytesIO()
     if isinstance(picture, Figure):
-        picture.savefig(buffer, format="png", dpi=dpi)
+        picture.savefig(buffer, format="png", dpi=dpi, metadata=dict(about or {}))
         return buffer.getvalue()
     info = PngInfo()
     for key, value in (about or {}).items():
         info.add_itxt(key, value)
     picture.save(buffer, format="png", pnginfo=info)
+    return buffer.getvalue()
+
+
+def to_jpeg(picture: Image.Image) -> bytes:
+    """JPEG file content."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="jpeg", quality=90)
     return buffer.getvalue()

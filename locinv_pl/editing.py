@@ -56,8 +56,8 @@ class EditSettings:
     self_replace_steps: float = 0.4
     self_resolution: int = 16
     reweight: Mapping[str, float] = field(default_factory=dict)
-    keep: Literal["nothing", "words", "all"] = "nothing"
-    blend: Literal["none", "attention", "prior"] = "none"
+    keep: Literal["nothing", "words", "all"] = "all"
+    blend: Literal["none", "attention", "prior"] = "attention"
     blend_threshold: float = 0.3
     blend_start: float = 0.2
     blend_margin: float = 0.08

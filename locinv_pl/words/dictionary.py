@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from enum import Flag, auto
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib.abc import MetaPathFinder
 from os.path import commonprefix
+from typing import Any
 
 from locinv_pl.words.lexicon import (
     ADJUNCTS,
@@ -21,12 +24,31 @@ from locinv_pl.words.lexicon import (
 from locinv_pl.words.text import LETTER
 
 
+@cache
+def _lemminflect() -> Any:
+    """The library, without spaCy, for which it has hooks: to import that takes seconds."""
+    without = _WithoutSpacy()
+    sys.meta_path.insert(0, without)
+    try:
+        import lemminflect
+    finally:
+        sys.meta_path.remove(without)
+    return lemminflect
+
+
+class _WithoutSpacy(MetaPathFinder):
+    """Finds no spaCy."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:
+        """Say that there is none."""
+        if fullname == "spacy":
+            raise ImportError(fullname)
+
+
 @lru_cache(maxsize=1 << 16)
 def lemmas(word: str) -> Mapping[str, tuple[str, ...]]:
     """The lemmas of a lower-case word by part of speech; nothing for a word that no dictionary has."""
-    from lemminflect import getAllLemmas  # takes seconds to import
-
-    found: dict[str, tuple[str, ...]] = getAllLemmas(word)
+    found: dict[str, tuple[str, ...]] = _lemminflect().getAllLemmas(word)
     missing = MISSING_NOUNS & {word, word.removesuffix("s"), *found.get("VERB", ())}
     return {**found, "NOUN": tuple(missing)} if missing else found
 
@@ -34,11 +56,9 @@ def lemmas(word: str) -> Mapping[str, tuple[str, ...]]:
 @lru_cache(maxsize=1 << 16)
 def _plurals(noun: str) -> tuple[str, ...]:
     """The dictionary's plurals of a lower-case singular noun, the most common first."""
-    from lemminflect import getInflection
-
     if noun in COMMON_PLURALS:
         return (COMMON_PLURALS[noun],)
-    return tuple(getInflection(noun, "NNS", inflect_oov=False))
+    return tuple(_lemminflect().getInflection(noun, "NNS", inflect_oov=False))
 
 
 @lru_cache(maxsize=1 << 16)

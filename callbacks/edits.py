@@ -1,0 +1,109 @@
+"""Every edited picture as a page, in TensorBoard, on the run's contact sheet and in its report."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
+
+from callbacks.pictures import edit_sheet, iou_curves, mean_ious, shown_steps, tile_row
+from callbacks.report import MAPS, open_picture, read_edits, write_report
+from callbacks.tensorboard import image_writer
+from locinv_pl.drawing import difference, heat_strip, stack_strips, to_array, to_jpeg, to_png
+from locinv_pl.module import LocInvModule
+from locinv_pl.results import EditResult
+from locinv_pl.store import RunFolder, write_json
+from locinv_pl.types import write_atomically
+
+
+class EditSheets(Callback):
+    """Draws ``edit_sheets/<id>.png``, ``edits_contact_sheet.png`` and ``report.html``; writes ``edits.json``.
+
+    Args:
+        map_steps: timesteps whose maps the report shows.
+        tensorboard: whether the pictures go to TensorBoard.
+        contact_images: pictures on the contact sheet at most.
+    """
+
+    def __init__(self, map_steps: int = 10, tensorboard: bool = True, contact_images: int = 100):
+        self.map_steps = map_steps
+        self.tensorboard = tensorboard
+        self.contact_images = contact_images
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Draw the pictures that this batch edited."""
+        assert isinstance(pl_module, LocInvModule)
+        result: EditResult
+        for result in outputs:
+            about = {"source_prompt": result.inversion.prompt, "settings": json.dumps(result.settings.to_dict())}
+            about |= {f"prompt {n}": edit.prompt for n, edit in enumerate(result.edits, start=1)}
+            path = pl_module.run.image_path("edit_sheets", result.inversion.id)
+            write_atomically(path, to_png(edit_sheet(result), about))
+            save_maps(pl_module.run, result, self.map_steps)
+            if self.tensorboard:
+                _log(pl_module.run, result)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Once every process has ended, the first one sums up what all of them have written."""
+        assert isinstance(pl_module, LocInvModule)
+        if stage != "predict" or not trainer.is_global_zero:
+            return
+        run = pl_module.run
+        edited = read_edits(run)
+        write_json(run.root / "edits.json", edited)
+        if edited:
+            rows = [_contact_row(run, picture) for picture in edited[: self.contact_images]]
+            write_atomically(run.root / "edits_contact_sheet.png", to_png(stack_strips(rows)))
+        print(f"\nEdits: {write_report(run)}")
+
+
+def save_maps(run: RunFolder, result: EditResult, count: int) -> None:
+    """Write the folder ``maps`` of a picture's edits: what the report shows of the nouns' attention.
+
+    ``N-ddim.jpg`` and ``N-inversion.jpg`` hold the maps of noun N under each other, the mean over all steps first,
+    then ``count`` steps. ``maps.json`` names the steps and has the attention IoU of every map, in the same order.
+    """
+    inversion, nouns = result.inversion, result.sample.nouns
+    folder = run.edits_path(inversion.id) / MAPS
+    steps = shown_steps(inversion.num_steps, count)
+    rows: list[dict[str, Any]] = [{"word": noun.word} for noun in nouns]
+    if nouns:
+        means, curves = mean_ious(result.sample, inversion), iou_curves(result.sample, inversion)
+        for m, (name, maps) in enumerate((("ddim", inversion.initial_maps), ("inversion", inversion.maps))):
+            for k, row in enumerate(rows):
+                planes = [maps[:, k].mean(0), *maps[steps, k]]
+                row[name] = [round(iou, 4) for iou in (means[k][m], *curves[m][steps, k].tolist())]
+                write_atomically(folder / f"{k + 1}-{name}.jpg", to_jpeg(heat_strip(planes)))
+    write_json(folder / "maps.json", {"num_steps": inversion.num_steps, "steps": steps, "nouns": rows})
+
+
+def _contact_row(run: RunFolder, edited: dict[str, Any]) -> Image.Image:
+    """A picture's row of the contact sheet, from its files."""
+    folder = run.edits_path(edited["id"])
+    tiles = [("source", "source.png", edited["prompt"]), ("reconstruction", "reconstruction.png", "")]
+    tiles += [(edit["kind"], edit["file"], edit["prompt"]) for edit in edited["edits"]]
+    drawn = [(title, np.asarray(open_picture(folder / file)), text) for title, file, text in tiles]
+    return tile_row(edited["id"], drawn, height=160)
+
+
+def _log(run: RunFolder, result: EditResult) -> None:
+    back = to_array(result.reconstruction)
+    with image_writer(run, result.inversion.id) as writer:
+        writer.add_image("edit/0_source", result.sample.image)
+        writer.add_image("edit/0_reconstruction", result.reconstruction)
+        for n, (edit, picture) in enumerate(zip(result.edits, result.pictures, strict=True), start=1):
+            tag = f"{n}_{edit.kind.replace(' ', '_')}"
+            writer.add_image(f"edit/{tag}", picture)
+            writer.add_image(f"edit_difference/{tag}", difference(to_array(picture), back), dataformats="HWC")
+            writer.add_text(f"edit/{tag}", edit.prompt)
