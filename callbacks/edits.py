@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,13 +60,17 @@ class EditSheets(Callback):
         assert isinstance(pl_module, LocInvModule)
         if stage != "predict" or not trainer.is_global_zero:
             return
-        run = pl_module.run
-        edited = read_edits(run)
-        write_json(run.root / "edits.json", edited)
-        if edited:
-            rows = [_contact_row(run, picture) for picture in edited[: self.contact_images]]
-            write_atomically(run.root / "edits_contact_sheet.png", to_png(stack_strips(rows)))
-        print(f"\nEdits: {write_report(run)}")
+        print(f"\nEdits: {sum_up(pl_module.run, self.contact_images)}")
+
+
+def sum_up(run: RunFolder, contact_images: int = 100) -> Path:
+    """Write edits.json, edits_contact_sheet.png and report.html from the pictures' files; returns the report."""
+    edited = read_edits(run)
+    write_json(run.root / "edits.json", edited)
+    if edited:
+        rows = [_contact_row(run, picture) for picture in edited[:contact_images]]
+        write_atomically(run.root / "edits_contact_sheet.png", to_png(stack_strips(rows)))
+    return write_report(run)
 
 
 def save_maps(run: RunFolder, result: EditResult, count: int) -> None:

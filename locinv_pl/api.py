@@ -106,7 +106,8 @@ def edit_run(
     backbone = load_backbone(made_by["backbone"], made_by["dtype"], device)
     allowed = None if region is None else _picture(region).amax(0)
     pictures = edit_with_source(backbone, inversion, targets, settings, allowed)
-    source = backbone.decode(inversion.trajectory[:1])[0].cpu()
+    has_source = (folder.edits_path(image) / "source.png").exists()  # else the VAE's must do
+    source = None if has_source else backbone.decode(inversion.trajectory[:1])[0].cpu()
     return save_edits(folder, inversion, settings, source, pictures[0], edits, pictures[1:])
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from locinv_pl.editing import EditSettings
 from locinv_pl.errors import InputError
-from locinv_pl.store import read_json, write_json
+from locinv_pl.store import RunFolder, read_json, write_json
 
 if TYPE_CHECKING:
     from locinv_pl.pretrain.recipe import Recipe
@@ -108,6 +109,7 @@ def edit(
             raise InputError(f"edit: has no {key}; name it in {key}=")
     for path in edit_run(run, image, prompt, edit, region, device):
         print(path)
+    import_module("callbacks.edits").sum_up(RunFolder(run))  # known by name alone, as in the configs
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

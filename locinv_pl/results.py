@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import torch
 from PIL import Image
@@ -84,7 +85,7 @@ def save_edits(
     run: RunFolder,
     inversion: Inversion,
     settings: EditSettings,
-    source: Tensor,
+    source: Tensor | None,
     reconstruction: Tensor,
     edits: Sequence[Edit],
     pictures: Tensor,
@@ -92,7 +93,8 @@ def save_edits(
     """Write ``edits/<id>/``: source.png, reconstruction.png, a numbered PNG for each edit, and edits.json.
 
     An edit that is there already, with this prompt and these settings, is written again under its own number;
-    others are kept. Every PNG holds prompt and settings in its metadata; edits.json is written last.
+    others are kept. Without a ``source`` that picture is left as it is. Every PNG holds prompt and settings in its
+    metadata; edits.json is written last.
 
     Returns:
         the edits' files.
@@ -107,14 +109,15 @@ def save_edits(
         write_atomically(path, to_png(Image.fromarray(to_array(picture)), {"prompt": prompt, **about}))
         return path
 
-    write("source.png", source, inversion.prompt)
+    if source is not None:
+        write("source.png", source, inversion.prompt)
     write("reconstruction.png", reconstruction, inversion.prompt)
     paths = []
     for edit, picture in zip(edits, pictures, strict=True):
         row = {"kind": edit.kind, "prompt": edit.prompt, "settings": values}
         same = [there for there in rows if row.items() <= there.items()]
         if not same:
-            same = [{"file": f"{len(rows) + 1}-{edit.kind}.png", **row}]
+            same = [{"file": f"{len(rows) + 1}-{quote(edit.kind, safe='')}.png", **row}]
             rows += same
         paths.append(write(same[0]["file"], picture, edit.prompt))
     write_json(folder / "edits.json", {"id": inversion.id, "prompt": inversion.prompt, "edits": rows})

@@ -6,6 +6,7 @@ inversions/<id>.json        its scores; written last, it marks the picture as fi
 running/<batch>/<i>         one record per timestep of a batch that isn't finished
 validation/<id>.json        scores of the reconstruction from the files
 edits/<id>/                 its source, its reconstruction, its edits, and edits.json
+edits.json                  all of these
 skipped/<id>.json           why a picture was left out
 summary.json, validation.json  the whole run
 """
