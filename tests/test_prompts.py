@@ -2,7 +2,11 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import CLIPTokenizer
 
+from locinv_pl.backbone import EMBEDDED
 from locinv_pl.errors import InputError
 from locinv_pl.prompts import prompt_batch, tokenize
 from locinv_pl.types import Adjective, EditSample, Noun
@@ -86,3 +90,28 @@ def test_adjectives_move_only_when_they_are_bound(tiny):
     bound = edit_sample("a red cat", "cat", adjectives=(Adjective("red", (2, 5), 0),))
     assert prompt_batch(tiny.tokenizer, [bound], False).dynamic.sum() == 1
     assert prompt_batch(tiny.tokenizer, [bound], True).dynamic.sum() == 2
+
+
+@pytest.fixture(scope="module")
+def roomy():
+    """The embedded model's tokenizer, which knows every byte, with room for any prompt."""
+    tokenizer = CLIPTokenizer.from_pretrained(EMBEDDED / "tokenizer")
+    tokenizer.model_max_length = 2000
+    return tokenizer
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    left=st.text(max_size=40),
+    right=st.text(max_size=40),
+    word=st.sampled_from(["cat", "Dog", "HOUSE", "zebra", "café"]),
+)
+def test_a_span_has_exactly_the_tokens_of_its_word_in_any_text(roomy, left, right, word):
+    prompt = f"{left} {word} {right}"
+    tokens = tokenize(roomy, prompt)
+    alone = roomy(word).input_ids[1:-1]
+    for span in find_word(prompt, word):
+        assert prompt[slice(*span)].lower() == word.lower()
+    start = len(left) + 1
+    positions = tokens.positions((start, start + len(word)))
+    assert tokens.ids[list(positions)].tolist() == alone
