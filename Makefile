@@ -1,4 +1,4 @@
-# make demo: set up, invert six scenes with LocInv and with null-text inversion, show where to look.
+# make demo: set up, invert six scenes with LocInv, edit them, invert them with null-text inversion, show where to look.
 # make test: set up, run the test suite.
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,12 +9,14 @@ DEMO := data=scenes data.num_images=6 data.batch_size=3 trainer.accelerator=cpu 
 
 demo: $(VENV)/installed
 	$(BIN)/python train.py $(DEMO) output=outputs/demo/locinv
+	$(BIN)/python train.py predict $(DEMO) output=outputs/demo/locinv
 	$(BIN)/python train.py $(DEMO) method=nti output=outputs/demo/nti
 	@echo
 	@$(BIN)/python train.py table outputs/demo/locinv outputs/demo/nti
 	@echo
 	@echo "Look at   outputs/demo/locinv/contact_sheet.png   all pictures: maps before and after"
 	@echo "          outputs/demo/locinv/sheets/             a page for each picture"
+	@echo "          outputs/demo/locinv/report.html         its edits, with sliders"
 	@echo "          $(BIN)/tensorboard --logdir outputs/demo"
 
 test: $(VENV)/installed
