@@ -11,11 +11,11 @@ import numpy as np
 from pycocotools import mask as mask_utils
 
 from datamodules.annotations import AnnotationReader, Instance, Row
-from datamodules.entries import Entry, Mention, PriorKind, Rle
+from datamodules.entries import Entry, Mention, PriorKind, Rle, adjectives_of
 from datamodules.frames import Fit, Frame
 from locinv_pl.errors import InputError
 from locinv_pl.priors import Box
-from locinv_pl.types import Edit, Span
+from locinv_pl.types import Edit
 from locinv_pl.words import Named, Vocabulary, WordFinder
 
 
@@ -85,10 +85,7 @@ class CocoReader:
     def mentions(self, reading: Reading) -> tuple[Mention, ...]:
         """The nouns of the caption, their adjectives, and the instances that each means."""
         described = [(adjective.span, noun.span) for adjective, noun in self.words.pairs(reading.caption)]
-        adjectives = [
-            tuple(a for a, noun in described if _overlap(noun, named.word.span) and not _overlap(a, named.word.span))
-            for named in reading.named
-        ]
+        adjectives = [adjectives_of(named.word.span, described) for named in reading.named]
         said = [{reading.caption[slice(*span)].lower() for span in spans} for spans in adjectives]
         meant: dict[int, list[Instance]] = {}
         for name in reading.names:
@@ -158,10 +155,6 @@ def _shows_mask(window: Box, rle: Rle) -> bool:
         return True
     shown = mask_utils.frPyObjects(np.array([window], dtype=float), *rle["size"])
     return bool(mask_utils.area(mask_utils.merge([rle, *shown], intersect=True)) > 0)
-
-
-def _overlap(one: Span, other: Span) -> bool:
-    return one[0] < other[1] and other[0] < one[1]
 
 
 def _boxes_overlap(one: Box, other: Box) -> bool:

@@ -6,7 +6,7 @@ through one frame and become an :class:`~locinv_pl.types.EditSample`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from datamodules.frames import Fit, Frame
 from datamodules.pictures import read_picture
 from locinv_pl.errors import InputError
 from locinv_pl.priors import Box
-from locinv_pl.types import Adjective, Edit, EditSample, Noun, Span
+from locinv_pl.types import Adjective, Edit, EditSample, Noun, Span, overlap
 
 Rle = dict[str, Any]  # COCO's compressed run lengths: {"size": [H, W], "counts": ...}
 PriorKind = Literal["segment", "box", "grounded_sam"]
@@ -82,6 +82,11 @@ class Mention:
     shapes: tuple[Shape, ...]
     adjectives: tuple[Span, ...] = ()
     prior: tuple[Shape, ...] = ()
+
+
+def adjectives_of(noun: Span, described: Iterable[tuple[Span, Span]]) -> tuple[Span, ...]:
+    """The adjectives of a noun, from spans of adjectives and the nouns that they describe; none of its own words."""
+    return tuple(adjective for adjective, of in described if overlap(of, noun) and not overlap(adjective, noun))
 
 
 @dataclass(frozen=True)

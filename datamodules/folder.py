@@ -34,10 +34,10 @@ import yaml
 
 from datamodules.annotations import check_box, compress
 from datamodules.base import EditDataModule
-from datamodules.entries import Entry, MaskFile, Mention, Problems, Shape
+from datamodules.entries import Entry, MaskFile, Mention, Problems, Shape, adjectives_of
 from datamodules.pictures import picture_size
 from locinv_pl.errors import InputError, one_line
-from locinv_pl.types import Edit, Span
+from locinv_pl.types import Edit, Span, overlap
 from locinv_pl.words import WordFinder, find_word, load_words
 
 KEYS = ("id", "image", "prompt", "priors", "index", "adjectives", "edits", "region")
@@ -177,8 +177,7 @@ class _RowReader:
         for noun, spans in _places(priors, prompt, where).items():
             shapes = self._shapes(priors[noun], len(spans), row, size, f"{where}, {noun}")
             for span, meant in zip(spans, shapes, strict=True):
-                adjectives = tuple(a for a, n in described if _overlap(n, span) and not _overlap(a, span))
-                mentions.append(Mention(prompt[slice(*span)], span, meant, adjectives))
+                mentions.append(Mention(prompt[slice(*span)], span, meant, adjectives_of(span, described)))
         return tuple(sorted(mentions, key=lambda mention: mention.span))
 
     def _described(self, row: Row, prompt: str, where: str) -> list[tuple[Span, Span]]:
@@ -245,14 +244,10 @@ def _places(nouns: Iterable[str], prompt: str, where: str) -> dict[str, list[Spa
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
         taken = [span for spans in places.values() for span in spans]
-        places[noun] = [span for span in found if not any(_overlap(span, other) for other in taken)]
+        places[noun] = [span for span in found if not any(overlap(span, other) for other in taken)]
         if not places[noun]:
             raise InputError(f"{where}: {noun!r} stands in the prompt only within another of its nouns; leave it out")
     return places
-
-
-def _overlap(one: Span, other: Span) -> bool:
-    return one[0] < other[1] and other[0] < one[1]
 
 
 def _edits(row: Row, where: str) -> tuple[Edit, ...]:

@@ -15,10 +15,10 @@ from pycocotools import mask as mask_utils
 
 from datamodules.annotations import read_json
 from datamodules.base import EditDataModule
-from datamodules.entries import Entry, Mention, Problems, Rle, Shape
+from datamodules.entries import Entry, Mention, Problems, Rle, Shape, adjectives_of
 from datamodules.pictures import picture_size
 from locinv_pl.errors import InputError
-from locinv_pl.types import Edit
+from locinv_pl.types import Edit, overlap
 from locinv_pl.words import WordFinder, find_word, load_words
 
 SIDE = 512  # pixels, of the masks and their pictures
@@ -146,8 +146,8 @@ def _mentions(prompt: str, word: str, region: Shape, words: WordFinder) -> tuple
     except InputError:
         return ()
     nouns = [noun.span for noun in words.nouns(prompt)]
+    described = [(adjective.span, noun.span) for adjective, noun in words.pairs(prompt)]
     for span in spans:
-        if any(start < span[1] and span[0] < stop for start, stop in nouns):
-            described = [a.span for a, n in words.pairs(prompt) if n.span[0] < span[1] and span[0] < n.span[1]]
-            return (Mention(prompt[slice(*span)], span, (region,), tuple(described)),)
+        if any(overlap(noun, span) for noun in nouns):
+            return (Mention(prompt[slice(*span)], span, (region,), adjectives_of(span, described)),)
     return ()

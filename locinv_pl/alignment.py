@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from locinv_pl.prompts import Tokens
-from locinv_pl.types import Span
+from locinv_pl.types import Span, overlap
 from locinv_pl.words import load_words
 
 Kind = Literal["word_swap", "attribute", "add", "remove", "same"]
-KINDS = ("word_swap", "attribute", "add", "remove", "same")
 GAP = 1e-3  # what a break between common words costs, of a word
 
 
@@ -105,7 +104,7 @@ def _described(prompt: str, spans: Sequence[Span]) -> list[bool]:
     """Of some words of a prompt, but for articles, which follow from others: whether each is an adjective."""
     adjectives = [adjective.span for adjective, _ in load_words().pairs(prompt)]
     return [
-        any(start < span[1] and span[0] < stop for start, stop in adjectives)
+        any(overlap(adjective, span) for adjective in adjectives)
         for span in spans
         if prompt[slice(*span)].lower() not in ("a", "an")
     ]

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from locinv_pl.alignment import edit_kind
 from locinv_pl.backbone import Backbone, load_backbone
-from locinv_pl.editing import EditSettings, edit_with_source
+from locinv_pl.editing import EditSettings
+from locinv_pl.editing import edit as edit_inversion
 from locinv_pl.errors import InputError
 from locinv_pl.inversion import collect, invert_step, prepare
 from locinv_pl.methods import Method, load_method
@@ -105,7 +106,7 @@ def edit_run(
             raise InputError(f"prompt {edit.prompt!r}: is the source prompt of {image!r}; change a word of it")
     backbone = load_backbone(made_by["backbone"], made_by["dtype"], device)
     allowed = None if region is None else _picture(region).amax(0)
-    pictures = edit_with_source(backbone, inversion, targets, settings, allowed)
+    pictures = edit_inversion(backbone, inversion, targets, settings, allowed, with_source=True)
     has_source = (folder.edits_path(image) / "source.png").exists()  # else the VAE's must do
     source = None if has_source else backbone.decode(inversion.trajectory[:1])[0].cpu()
     return save_edits(folder, inversion, settings, source, pictures[0], edits, pictures[1:])

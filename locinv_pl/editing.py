@@ -23,7 +23,7 @@ from locinv_pl.inversion import dynamic_context
 from locinv_pl.methods import Method
 from locinv_pl.prompts import Tokens, tokenize
 from locinv_pl.schedule import ddim_step, guided_noise
-from locinv_pl.types import Inversion, Span
+from locinv_pl.types import Inversion, overlap
 from locinv_pl.words import find_word, load_words
 
 
@@ -105,6 +105,7 @@ def edit(
     prompts: str | Sequence[str],
     settings: EditSettings = EditSettings(),  # noqa: B008 (frozen)
     region: Tensor | None = None,
+    with_source: bool = False,
 ) -> Tensor:
     """Edit an inverted picture; several edits run as one batch over one source branch.
 
@@ -115,29 +116,19 @@ def edit(
         settings: how.
         region: (H, W), where edits may change the picture, for ``blend="prior"``; by default the priors of the
             nouns that change.
+        with_source: whether the reconstruction comes before the edits.
 
     Returns:
-        (n, 3, H, W) in [0, 1], on the CPU.
+        (n, 3, H, W), or (1 + n, 3, H, W), in [0, 1], on the CPU.
 
     Raises:
         InputError: the inversion comes from another backbone, a target prompt is too long, or the settings name
             a word that it hasn't.
     """
-    return edit_with_source(backbone, inversion, prompts, settings, region)[1:]
-
-
-@torch.no_grad()
-def edit_with_source(
-    backbone: Backbone,
-    inversion: Inversion,
-    prompts: str | Sequence[str],
-    settings: EditSettings = EditSettings(),  # noqa: B008 (frozen)
-    region: Tensor | None = None,
-) -> Tensor:
-    """As :func:`edit`, with the reconstruction before the edits: (1 + n, 3, H, W)."""
     targets = [prompts] if isinstance(prompts, str) else list(prompts)
     rows = _Rows.of(backbone, [inversion], [targets])
-    return backbone.decode(denoise(backbone, rows, settings, region)).cpu()
+    z = denoise(backbone, rows, settings, region)
+    return backbone.decode(z if with_source else z[1:]).cpu()
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,7 +201,7 @@ def denoise(backbone: Backbone, rows: _Rows, settings: EditSettings, region: Ten
     own, plain = backbone.embed(ids), backbone.encode_text(ids)
     z = torch.stack([rows.inversions[b].noise for b in rows.owner]).to(device)
     control = AttentionEdit(rows, settings, len(schedule), device) if rows.targets else None
-    blend = Blend(rows, settings, z.shape[-2:], region).to(device) if rows.targets else None
+    blend = Blend(rows, settings, z.shape[-2:], region) if rows.targets else None
     for i in range(len(schedule)):
         t, (abar_t, abar_s) = schedule.timesteps[i], schedule.alphas[i : i + 2]
         context = dynamic_context(backbone, method.tokens, ids, rows.embeddings(i, own), plain)
@@ -311,25 +302,19 @@ class Blend:
 
     def __init__(self, rows: _Rows, settings: EditSettings, size: Sequence[int], region: Tensor | None):
         self.rows, self.settings, self.size = rows, settings, (int(size[0]), int(size[1]))
-        self.masks = {n: self._prior(n, region) for n in rows.targets} if settings.blend == "prior" else {}
-
-    def to(self, device: torch.device) -> Blend:
-        """The same with its masks on a device."""
-        self.masks = {n: mask.to(device) for n, mask in self.masks.items()}
-        return self
+        self.priors = {n: self._prior(n, region) for n in rows.targets} if settings.blend == "prior" else {}
 
     def __call__(self, z: Tensor, control: AttentionEdit) -> Tensor:
         """Blend the rows' latents (R, C, h, w)."""
         if self.settings.blend == "none":
             return z
-        if self.settings.blend == "attention":
-            if control.step < self.settings.blend_start * control.num_steps:
-                return z
-            self.masks = {n: self._attention(n, control) for n in self.rows.targets}
+        by_attention = self.settings.blend == "attention"
+        if by_attention and control.step < self.settings.blend_start * control.num_steps:
+            return z
         blended = z.clone()
-        for n, mask in self.masks.items():
-            source = z[self.rows.source[n]]
-            blended[n] = source + mask * (z[n] - source)
+        for n in self.rows.targets:
+            source, mask = z[self.rows.source[n]], self._attention(n, control) if by_attention else self.priors[n]
+            blended[n] = source + mask.to(z.device) * (z[n] - source)
         return blended
 
     def _prior(self, row: int, region: Tensor | None) -> Tensor:
@@ -370,16 +355,12 @@ class Blend:
 def changed_nouns(inversion: Inversion, source: Tokens, target: Tokens, alignment: Alignment) -> list[int]:
     """The inversion's nouns that a target prompt replaces, removes, or describes otherwise than the source does."""
     changed = {p for change in alignment.changed for span in change.source for p in source.positions(span)}
-    words = load_words()
+    before, after = (load_words().pairs(tokens.prompt) for tokens in (source, target))
     for change in alignment.changed:
-        for adjective, noun in words.pairs(source.prompt):
-            if any(_overlap(adjective.span, span) for span in change.source):
+        for adjective, noun in before:
+            if any(overlap(adjective.span, span) for span in change.source):
                 changed.update(source.positions(noun.span))
-        for adjective, noun in words.pairs(target.prompt):
-            if any(_overlap(adjective.span, span) for span in change.target):
+        for adjective, noun in after:
+            if any(overlap(adjective.span, span) for span in change.target):
                 changed.update(alignment.kept[list(target.positions(noun.span))].tolist())
     return [k for k, positions in enumerate(inversion.noun_positions) if changed & set(positions)]
-
-
-def _overlap(one: Span, other: Span) -> bool:
-    return one[0] < other[1] and other[0] < one[1]

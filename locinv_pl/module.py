@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule
 
 import locinv_pl.strategy  # noqa: F401 (registers image_parallel)
 from locinv_pl.backbone import Backbone, load_backbone
-from locinv_pl.editing import EditSettings, edit_with_source, reconstruct
+from locinv_pl.editing import EditSettings, edit, reconstruct
 from locinv_pl.inversion import Task, collect, invert_step, prepare, settings_of
 from locinv_pl.loader import Timestep
 from locinv_pl.methods import Method
@@ -123,8 +123,8 @@ class LocInvModule(LightningModule):
         results = []
         for sample in batch.samples:
             inversion = Inversion.load(self.run.inversion_path(sample.id))
-            prompts = [edit.prompt for edit in sample.edits]
-            pictures = edit_with_source(self.backbone, inversion, prompts, self.edit, sample.region)
+            prompts = [listed.prompt for listed in sample.edits]
+            pictures = edit(self.backbone, inversion, prompts, self.edit, sample.region, with_source=True)
             back, edited = pictures[0], pictures[1:]
             save_edits(self.run, inversion, self.edit, sample.image, back, sample.edits, edited)
             results.append(EditResult(sample, inversion, self.edit, back, sample.edits, edited))

@@ -24,6 +24,11 @@ FORMAT = 1
 Span = tuple[int, int]
 
 
+def overlap(one: Span, other: Span) -> bool:
+    """Whether two stretches of characters share one."""
+    return one[0] < other[1] and other[0] < one[1]
+
+
 @dataclass(frozen=True, eq=False)
 class Noun:
     """A noun of the prompt with its localization prior.
