@@ -7,9 +7,9 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.tensorboard import SummaryWriter
 
-from callbacks.pictures import LOSSES
 from callbacks.tensorboard import image_writer, noun_tag
 from locinv_pl.inversion import Task
+from locinv_pl.methods import LOSSES
 from locinv_pl.metrics import attention_iou
 from locinv_pl.module import LocInvModule
 from locinv_pl.types import StepRecord
@@ -44,9 +44,10 @@ class AttentionIoUCurves(Callback):
             "tokens/gradient_steps": record.token_steps[b].item(),
         }
         for n, name in enumerate(LOSSES):
-            if not record.losses[b, n].isnan():
+            if name in task.method.tokens.active and not record.losses[b, n].isnan():
                 scalars[f"{name}/loss"] = record.losses[b, n].item()
-                scalars[f"{name}/threshold"] = record.thresholds[n].item()
+                if record.thresholds[n].isfinite():
+                    scalars[f"{name}/threshold"] = record.thresholds[n].item()
         nouns, masks = task.samples[b].nouns, task.samples[b].masks
         ious = attention_iou(record.maps[b, : len(nouns)].cpu(), masks)
         before = attention_iou(task.initial_maps[i, b, : len(nouns)].cpu(), masks)

@@ -14,11 +14,10 @@ from torch import Tensor
 
 from locinv_pl.drawing import COLORS, difference, outline, overlay, to_array
 from locinv_pl.editing import EditSettings
+from locinv_pl.methods import LOSSES, Method
 from locinv_pl.metrics import attention_iou, psnr
 from locinv_pl.results import EditResult, Result
 from locinv_pl.types import EditSample, Inversion
-
-LOSSES = ("similarity", "overlap", "adjective")
 
 
 def shown_steps(num_steps: int, count: int) -> list[int]:
@@ -169,8 +168,9 @@ def _draw_settings(axes: Axes, result: EditResult) -> None:
 
 def _draw_losses(axes: Axes, result: Result) -> None:
     inversion = result.inversion
+    shown = Method.from_dict(inversion.settings["method"]).tokens.active
     for n, name in enumerate(LOSSES):
-        if inversion.losses[:, n].isnan().all():
+        if name not in shown or inversion.losses[:, n].isnan().all():
             continue
         axes.plot(inversion.losses[:, n].numpy(), color=COLORS[n], label=name)
         axes.plot(inversion.thresholds[:, n].numpy(), color=COLORS[n], linestyle=":", linewidth=1)

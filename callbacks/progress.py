@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
-from callbacks.pictures import LOSSES
+from locinv_pl.methods import LOSSES
 from locinv_pl.metrics import attention_iou
 
 
@@ -42,7 +42,8 @@ class InversionProgress(TQDMProgressBar):
             "timestep": f"{outputs['i'] + 1}/{len(task.schedule)}",
         }
         means = record.losses.nanmean(0).tolist()
-        self._now |= {n[:3]: f"{v:.3f}" for n, v in zip(LOSSES, means, strict=True) if v == v}
+        shown = outputs["task"].method.tokens.active
+        self._now |= {n[:3]: f"{v:.3f}" for n, v in zip(LOSSES, means, strict=True) if n in shown and v == v}
         ious = [
             attention_iou(record.maps[b, : len(s.nouns)].cpu(), s.masks) for b, s in enumerate(task.samples) if s.nouns
         ]

@@ -77,6 +77,50 @@ class CrossAttentionMaps:
         return (self._sum / self.layers).unflatten(1, self.grid)
 
 
+class SelfAttentionMaps:
+    """Self-attention at one resolution, averaged over heads, layers and all passes.
+
+    Args:
+        grid: of the layers to read.
+    """
+
+    def __init__(self, grid: Grid):
+        self.grid, self._calls = grid, 0
+        self._sum: Tensor | None = None
+
+    def wants(self, layer: Layer) -> bool:
+        return not layer.is_cross and layer.queries == self.grid[0] * self.grid[1]
+
+    def __call__(self, probs: Tensor, layer: Layer) -> Tensor:
+        mean = probs.float().mean(1)
+        self._sum = mean if self._sum is None else self._sum + mean
+        self._calls += 1
+        return probs
+
+    @property
+    def mean(self) -> Tensor:
+        """(B, n, n) for n cells."""
+        if self._sum is None:
+            raise RuntimeError(f"no self-attention layer with a {self.grid[0]}x{self.grid[1]} grid has run")
+        return self._sum / self._calls
+
+
+class AttentionHooks:
+    """Several hooks, one after the other."""
+
+    def __init__(self, *hooks: AttentionHook):
+        self.hooks = hooks
+
+    def wants(self, layer: Layer) -> bool:
+        return any(hook.wants(layer) for hook in self.hooks)
+
+    def __call__(self, probs: Tensor, layer: Layer) -> Tensor:
+        for hook in self.hooks:
+            if hook.wants(layer):
+                probs = hook(probs, layer)
+        return probs
+
+
 @contextmanager
 def control_attention(unet: nn.Module, hook: AttentionHook | None = None) -> Iterator[None]:
     """Run ``unet`` with ``hook`` on its attention; restores the processors whatever happens.

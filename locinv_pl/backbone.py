@@ -177,6 +177,16 @@ class Backbone:
             )
         return h // factor, w // factor
 
+    def finest_grid(self, latent: Sequence[int], resolution: int) -> Grid:
+        """The attention grid of ``resolution`` cells along the shorter side, or the finest that the UNet has below."""
+        while True:
+            try:
+                return self.map_grid(latent, resolution)
+            except InputError:
+                if resolution <= 1:
+                    raise
+                resolution //= 2
+
     def schedule(self, num_steps: int) -> Schedule:
         """T = ``num_steps`` DDIM timesteps by the model's own spacing and noise levels."""
         trained = self.scheduler.config.num_train_timesteps

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from locinv_pl.alignment import Alignment, align
+from locinv_pl.alignment import Alignment, align, edit_kind
 from locinv_pl.attention import Layer
 from locinv_pl.backbone import Backbone, Context
 from locinv_pl.errors import InputError
@@ -35,17 +35,19 @@ class EditSettings:
         cross_replace_steps: share of the steps in which the target takes over the source's cross-attention.
         word_steps: the same for single words of the target prompt.
         self_replace_steps: share of the steps in which it takes over the source's self-attention.
+        attribute_steps: the same where only adjectives differ: the object's shape is to stay.
         self_resolution: the finest grid, cells along its shorter side, on which it does.
         reweight: factors on the attention to words of the target prompt.
         keep: whose context the target has at the tokens that both prompts share. A text encoder lets every word
             colour those after it, so that a changed noun changes the meaning of the rest of the prompt. "nothing":
-            the target prompt's own; "words": the source's at common words; "all": at the end mark and the padding,
-            too.
-        blend: where the target may leave the source. "none": everywhere; "attention": where the changed words'
-            maps exceed ``blend_threshold`` of their maximum, as in Prompt-to-Prompt; "prior": in the changed
-            nouns' localization priors, widened by ``blend_margin``.
+            the target prompt's own; "words": the source's at common words, but for nouns that are described
+            otherwise; "all": at the end mark and the padding, too.
+        blend: where the target may leave the source. "none": everywhere; "attention": where the changed nouns'
+            maps, the inversion's, exceed ``blend_threshold`` of their maximum in the mean over all steps; "prior":
+            in the changed nouns' localization priors, widened by ``blend_margin``.
         blend_threshold: of the maximum.
-        blend_start: share of the steps before blending by attention begins.
+        blend_start: where an edit changes no noun of the inversion, blending by attention takes the changed words'
+            maps so far, as in Prompt-to-Prompt, and begins after this share of the steps.
         blend_margin: share of the picture's shorter side.
         direct: puts the source row back on the DDIM trajectory after every step, so that what isn't edited equals
             the VAE's reconstruction (Ju et al., Direct Inversion, arXiv 2310.01506).
@@ -53,7 +55,8 @@ class EditSettings:
 
     cross_replace_steps: float = 0.8
     word_steps: Mapping[str, float] = field(default_factory=dict)
-    self_replace_steps: float = 0.4
+    self_replace_steps: float = 0.5
+    attribute_steps: float = 0.8
     self_resolution: int = 16
     reweight: Mapping[str, float] = field(default_factory=dict)
     keep: Literal["nothing", "words", "all"] = "all"
@@ -68,8 +71,8 @@ class EditSettings:
         return {key: dict(value) if isinstance(value, Mapping) else value for key, value in vars(self).items()}
 
     def __post_init__(self) -> None:
-        shares = ("cross_replace_steps", "self_replace_steps", "blend_threshold", "blend_start", "blend_margin")
-        values = {name: getattr(self, name) for name in shares}
+        shares = ("cross_replace_steps", "self_replace_steps", "attribute_steps", "blend_threshold", "blend_start")
+        values = {name: getattr(self, name) for name in (*shares, "blend_margin")}
         values |= {f"word_steps.{word}": share for word, share in self.word_steps.items()}
         for name, value in values.items():
             if not 0 <= value <= 1:
@@ -170,13 +173,17 @@ class _Rows:
         return [n for n, alignment in enumerate(self.alignments) if alignment is not None]
 
     def keep(self, states: Tensor, which: str) -> Tensor:
-        """The rows' context (R, L, D) with the source's at the tokens that a target shares with it."""
+        """The rows' context (R, L, D) with the source's at the tokens that a target shares with it.
+
+        A noun with another adjective keeps its own: the context of "cat" in "a red cat" is red.
+        """
         kept = states.clone()
         for n, (source, alignment) in enumerate(zip(self.source, self.alignments, strict=True)):
             if alignment is not None:
                 here = alignment.kept >= 0
                 if which == "words":
                     here = here & torch.tensor([stop > start for start, stop in self.tokens[n].offsets])
+                here[described_anew(self.tokens[n], alignment)] = False
                 kept[n, here] = states[source, alignment.kept[here]]
         return kept
 
@@ -213,7 +220,7 @@ def denoise(backbone: Backbone, rows: _Rows, settings: EditSettings, region: Ten
         eps_cond = backbone.predict_noise(z, t, abar_t, context, control)
         eps_null = backbone.predict_noise(z, t, abar_t, Context.of(null))
         z = ddim_step(z, guided_noise(eps_cond, eps_null, method.guidance_scale), abar_t, abar_s)
-        if settings.direct:
+        if settings.direct or method.null_text.policy == "direct":
             for n, b in enumerate(rows.owner):
                 if rows.source[n] == n:
                     z[n] = rows.inversions[b].trajectory[len(schedule) - 1 - i].to(device)
@@ -246,6 +253,7 @@ class AttentionEdit:
         self.mapper = torch.stack([a.mapper for a in alignments]).to(device)
         self.until = torch.stack([self._until(n, a) for n, a in zip(targets, alignments, strict=True)]).to(device)
         self.weight = torch.stack([self._weight(rows.tokens[n]) for n in targets]).to(device)
+        self.self_until = torch.tensor([self._self_until(n) for n in targets])
         grid = rows.inversions[0].maps.shape[-2:]
         self.grid = (int(grid[0]), int(grid[1]))
         self.finest = settings.self_resolution**2 * max(grid) / min(grid)
@@ -253,13 +261,13 @@ class AttentionEdit:
 
     def wants(self, layer: Layer) -> bool:
         """Cross-attention always, self-attention while it is taken over."""
-        return layer.is_cross or (self._takes_self and layer.queries <= self.finest)
+        return layer.is_cross or (bool(self._takes_self.any()) and layer.queries <= self.finest)
 
     def __call__(self, probs: Tensor, layer: Layer) -> Tensor:
         """Probabilities (R, heads, queries, keys) of all rows."""
         edited = probs.clone()
         if not layer.is_cross:
-            edited[self.target] = probs[self.source]
+            edited[self.target[self._takes_self]] = probs[self.source[self._takes_self]]
             return edited
         alpha = (self.step < self.until * self.num_steps).to(probs)[:, None, None]
         taken = probs[self.source] @ self.mapper[:, None].to(probs)
@@ -270,8 +278,13 @@ class AttentionEdit:
         return edited
 
     @property
-    def _takes_self(self) -> bool:
-        return self.step < self.settings.self_replace_steps * self.num_steps
+    def _takes_self(self) -> Tensor:
+        """Which targets take over self-attention at this step, (n,)."""
+        return self.step < self.self_until * self.num_steps
+
+    def _self_until(self, row: int) -> float:
+        prompts = (self.rows.tokens[n].prompt for n in (self.rows.source[row], row))
+        return self.settings.attribute_steps if edit_kind(*prompts) == "attribute" else self.settings.self_replace_steps
 
     def _until(self, row: int, alignment: Alignment) -> Tensor:
         """For every token the share of the steps in which it takes over, (L,)."""
@@ -302,65 +315,79 @@ class Blend:
 
     def __init__(self, rows: _Rows, settings: EditSettings, size: Sequence[int], region: Tensor | None):
         self.rows, self.settings, self.size = rows, settings, (int(size[0]), int(size[1]))
-        self.priors = {n: self._prior(n, region) for n in rows.targets} if settings.blend == "prior" else {}
+        self.masks = {n: self._mask(n, region) for n in rows.targets} if settings.blend != "none" else {}
 
     def __call__(self, z: Tensor, control: AttentionEdit) -> Tensor:
         """Blend the rows' latents (R, C, h, w)."""
-        if self.settings.blend == "none":
-            return z
-        by_attention = self.settings.blend == "attention"
-        if by_attention and control.step < self.settings.blend_start * control.num_steps:
-            return z
         blended = z.clone()
-        for n in self.rows.targets:
-            source, mask = z[self.rows.source[n]], self._attention(n, control) if by_attention else self.priors[n]
-            blended[n] = source + mask.to(z.device) * (z[n] - source)
+        for n, known in self.masks.items():
+            if (mask := self._running(n, control) if known is None else known) is not None:
+                source = z[self.rows.source[n]]
+                blended[n] = source + mask.to(z.device) * (z[n] - source)
         return blended
 
-    def _prior(self, row: int, region: Tensor | None) -> Tensor:
-        """The changed nouns' priors, or the region, widened: (h, w) in [0, 1], exactly 0 beyond the margin."""
+    def _mask(self, row: int, region: Tensor | None) -> Tensor | None:
+        """m, (h, w), where it is known from the start."""
+        inversion, alignment = self.rows.inversions[self.rows.owner[row]], self.rows.alignments[row]
+        assert alignment is not None
+        source, target = self.rows.tokens[self.rows.source[row]], self.rows.tokens[row]
+        changed = changed_nouns(inversion.noun_positions, source, target, alignment)
+        if self.settings.blend == "attention":
+            return self._above(inversion.maps[:, changed].mean(0)) if changed else None
         if region is None:
-            region = self._changed_priors(row)
-        if region is None:
-            return torch.ones(self.size)
+            region = inversion.priors[changed].amax(0) if changed else torch.ones(self.size)
+        return self._widened(region)
+
+    def _widened(self, region: Tensor) -> Tensor:
+        """A region and its margin: (h, w) in [0, 1], exactly 0 beyond the margin."""
         reach = max(1, round(self.settings.blend_margin * min(self.size)))
         mask = F.interpolate(region.float()[None, None], self.size, mode="area")
         wide = F.max_pool2d((mask > 0.05).float(), 2 * reach + 1, 1, reach)
         return F.avg_pool2d(wide, 3, 1, 1, count_include_pad=False)[0, 0]
 
-    def _changed_priors(self, row: int) -> Tensor | None:
-        """The union of the priors of the nouns that a target changes or describes anew; None if there are none."""
-        inversion, alignment = self.rows.inversions[self.rows.owner[row]], self.rows.alignments[row]
-        assert alignment is not None
-        touched = changed_nouns(inversion, self.rows.tokens[self.rows.source[row]], self.rows.tokens[row], alignment)
-        return inversion.priors[touched].amax(0) if touched else None
+    def _above(self, maps: Tensor) -> Tensor:
+        """Where any of some maps (n, r, c) exceeds the threshold: (h, w), 0 or 1."""
+        large = F.interpolate(maps[:, None].float(), self.size, mode="bilinear")[:, 0]
+        return (large > self.settings.blend_threshold * large.amax((-2, -1), keepdim=True)).any(0).float()
 
-    def _attention(self, row: int, control: AttentionEdit) -> Tensor:
-        """Where the changed words' maps, of source and target, exceed the threshold: (h, w), 0 or 1."""
+    def _running(self, row: int, control: AttentionEdit) -> Tensor | None:
+        """Where the changed words, of source and target, have looked up to now."""
         alignment, source = self.rows.alignments[row], self.rows.source[row]
         assert alignment is not None and control.maps is not None
-        covered = torch.zeros(self.size, dtype=torch.bool, device=control.maps.device)
-        for n, spans in (
-            (source, [span for change in alignment.changed for span in change.source]),
-            (row, [span for change in alignment.changed for span in change.target]),
-        ):
-            positions = [p for span in spans for p in self.rows.tokens[n].positions(span)]
-            if positions:
-                A = F.max_pool2d(control.maps[n][..., positions].mean(-1)[None, None], 3, 1, 1)
-                A = F.interpolate(A, self.size)[0, 0]
-                covered |= self.settings.blend_threshold * A.max() < A
-        return covered.float()
+        spans = {source: [span for change in alignment.changed for span in change.source]}
+        spans |= {row: [span for change in alignment.changed for span in change.target]}
+        words = [(n, [p for span in each for p in self.rows.tokens[n].positions(span)]) for n, each in spans.items()]
+        maps = [control.maps[n][..., positions].mean(-1) for n, positions in words if positions]
+        if control.step < self.settings.blend_start * control.num_steps or not maps:
+            return None
+        return self._above(torch.stack(maps))
 
 
-def changed_nouns(inversion: Inversion, source: Tokens, target: Tokens, alignment: Alignment) -> list[int]:
-    """The inversion's nouns that a target prompt replaces, removes, or describes otherwise than the source does."""
+def described_anew(target: Tokens, alignment: Alignment) -> list[int]:
+    """Positions of the target's nouns that have an adjective which the source hasn't there."""
+    return [
+        position
+        for adjective, noun in load_words().pairs(target.prompt)
+        if any(overlap(adjective.span, span) for change in alignment.changed for span in change.target)
+        for position in target.positions(noun.span)
+    ]
+
+
+def changed_nouns(
+    noun_positions: Sequence[Sequence[int]], source: Tokens, target: Tokens, alignment: Alignment
+) -> list[int]:
+    """Which nouns a target prompt replaces, removes, or describes otherwise than the source does.
+
+    Args:
+        noun_positions: of every noun its tokens in the source prompt.
+        source, target, alignment: of the prompts.
+
+    Returns:
+        indices of ``noun_positions``.
+    """
     changed = {p for change in alignment.changed for span in change.source for p in source.positions(span)}
-    before, after = (load_words().pairs(tokens.prompt) for tokens in (source, target))
-    for change in alignment.changed:
-        for adjective, noun in before:
-            if any(overlap(adjective.span, span) for span in change.source):
-                changed.update(source.positions(noun.span))
-        for adjective, noun in after:
-            if any(overlap(adjective.span, span) for span in change.target):
-                changed.update(alignment.kept[list(target.positions(noun.span))].tolist())
-    return [k for k, positions in enumerate(inversion.noun_positions) if changed & set(positions)]
+    for adjective, noun in load_words().pairs(source.prompt):
+        if any(overlap(adjective.span, span) for change in alignment.changed for span in change.source):
+            changed.update(source.positions(noun.span))
+    changed.update(alignment.kept[described_anew(target, alignment)].tolist())
+    return [k for k, positions in enumerate(noun_positions) if changed & set(positions)]

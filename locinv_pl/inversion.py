@@ -8,18 +8,30 @@ attention maps, S priors, w guidance scale; step i = 0 is the noisiest.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from locinv_pl.attention import CrossAttentionMaps, Grid, maps_of
+from locinv_pl.attention import AttentionHook, AttentionHooks, CrossAttentionMaps, Grid, SelfAttentionMaps, maps_of
 from locinv_pl.backbone import Backbone, Context
-from locinv_pl.losses import adjective_binding_loss, loss_threshold, overlap_loss, similarity_loss
-from locinv_pl.methods import Method, TokenPolicy
+from locinv_pl.background import estimate_background
+from locinv_pl.losses import (
+    adjective_binding_loss,
+    attention_balancing_loss,
+    background_leakage_loss,
+    disjoint_object_loss,
+    leakage_loss,
+    loss_threshold,
+    marginal_loss,
+    overlap_loss,
+    similarity_loss,
+)
+from locinv_pl.methods import LOSSES, Method, TokenPolicy
 from locinv_pl.priors import prior_on_grid
 from locinv_pl.prompts import PromptBatch, prompt_batch
 from locinv_pl.schedule import Schedule, ddim_step, guided_noise
@@ -32,8 +44,8 @@ class Task:
 
     ``prompts`` holds the batch's token tensors; ``embeddings`` (B, L, D) the words' own input
     embeddings; ``plain`` (B, L, D) the text encoder's output for the unchanged prompt; ``empty``
-    (1, L, D) that for ""; ``priors`` (B, K, r, c) is S; ``trajectory`` (T+1, B, C, h, w) z̄_0..z̄_T;
-    ``initial_maps`` (T, B, K, r, c) the A_t^k along it, noisiest first.
+    (1, L, D) that for ""; ``priors`` (B, K, r, c) is S; ``background`` (B, r, c) DPL's M, where its loss counts;
+    ``trajectory`` (T+1, B, C, h, w) z̄_0..z̄_T; ``initial_maps`` (T, B, K, r, c) the A_t^k along it, noisiest first.
     """
 
     samples: tuple[EditSample, ...]
@@ -45,6 +57,7 @@ class Task:
     plain: Tensor
     empty: Tensor
     priors: Tensor
+    background: Tensor | None
     trajectory: Tensor
     initial_maps: Tensor
     settings: Mapping[str, Any]
@@ -59,8 +72,8 @@ class Task:
             tokens=self.embeddings,
             null=self.empty.expand(B, -1, -1),
             maps=self.initial_maps[0],
-            losses=zeros[:, None].expand(B, 3),
-            thresholds=zeros.new_zeros(3),
+            losses=zeros[:, None].expand(B, len(LOSSES)),
+            thresholds=zeros.new_zeros(len(LOSSES)),
             null_loss=zeros,
             token_steps=zeros.int(),
             null_steps=zeros.int(),
@@ -81,7 +94,8 @@ def prepare(backbone: Backbone, samples: Sequence[EditSample], method: Method, n
     """Encode a batch's pictures and prompts and invert them by DDIM under the plain prompt."""
     began = time.perf_counter()
     device = backbone.device
-    binding = method.tokens.policy == "locinv" and method.tokens.adjective.weight > 0
+    moves = method.tokens.policy == "optimize"
+    binding = moves and method.tokens.adjective.weight > 0
     prompts = prompt_batch(backbone.tokenizer, samples, binding).to(device)
     embeddings = backbone.embed(prompts.ids)
     with torch.no_grad():
@@ -89,7 +103,10 @@ def prepare(backbone: Backbone, samples: Sequence[EditSample], method: Method, n
     z_0 = backbone.encode(torch.stack([s.image for s in samples]))
     grid = backbone.map_grid(z_0.shape, resolution)
     schedule = backbone.schedule(num_steps)
-    trajectory, A = ddim_invert(backbone, z_0, Context.of(plain), schedule, grid)
+    parts = SelfAttentionMaps(backbone.finest_grid(z_0.shape, 2 * resolution))
+    estimates = moves and method.tokens.background.weight > 0
+    trajectory, A = ddim_invert(backbone, z_0, Context.of(plain), schedule, grid, parts if estimates else None)
+    initial_maps = torch.stack([maps_of(A_t, prompts.nouns) for A_t in A])
     priors = torch.zeros(*prompts.has_noun.shape, *grid)
     for b, sample in enumerate(samples):
         for k, noun in enumerate(sample.nouns):
@@ -104,16 +121,28 @@ def prepare(backbone: Backbone, samples: Sequence[EditSample], method: Method, n
         plain=plain,
         empty=empty,
         priors=priors.to(device),
+        background=_background(parts, initial_maps.mean(0), prompts) if estimates else None,
         trajectory=trajectory,
-        initial_maps=torch.stack([maps_of(A_t, prompts.nouns) for A_t in A]),
+        initial_maps=initial_maps,
         settings=settings_of(backbone, method, num_steps, resolution),
         seconds=time.perf_counter() - began,
     )
 
 
+def _background(parts: SelfAttentionMaps, A: Tensor, prompts: PromptBatch) -> Tensor:
+    """DPL's background of every picture, (B, r, c), from its mean maps A (B, K, r, c)."""
+    each = zip(parts.mean, A, prompts.has_noun, strict=True)
+    return torch.stack([estimate_background(rows, maps[real], parts.grid) for rows, maps, real in each]).to(A.device)
+
+
 @torch.no_grad()
 def ddim_invert(
-    backbone: Backbone, z_0: Tensor, context: Context, schedule: Schedule, grid: Grid
+    backbone: Backbone,
+    z_0: Tensor,
+    context: Context,
+    schedule: Schedule,
+    grid: Grid,
+    also: AttentionHook | None = None,
 ) -> tuple[Tensor, Tensor]:
     """DDIM inversion with guidance 1: from the clean latent to noise.
 
@@ -122,6 +151,7 @@ def ddim_invert(
         context: of the source prompt.
         schedule: T steps.
         grid: attention grid to read.
+        also: sees the attention, too.
 
     Returns:
         the trajectory z̄_0..z̄_T (T+1, B, C, h, w) and the plain maps A_t (T, B, r, c, L), noisiest first.
@@ -129,7 +159,8 @@ def ddim_invert(
     trajectory, A = [z_0], []
     for i in reversed(range(len(schedule))):
         maps = CrossAttentionMaps(grid)
-        eps = backbone.predict_noise(trajectory[-1], schedule.timesteps[i], schedule.alphas[i], context, maps)
+        hook = maps if also is None else AttentionHooks(maps, also)
+        eps = backbone.predict_noise(trajectory[-1], schedule.timesteps[i], schedule.alphas[i], context, hook)
         trajectory.append(ddim_step(trajectory[-1], eps, schedule.alphas[i + 1], schedule.alphas[i]))
         A.append(maps.A)
     return torch.stack(trajectory), torch.stack(A[::-1])
@@ -155,26 +186,38 @@ def token_context(backbone: Backbone, task: Task, V: Tensor, images: Tensor | sl
     return dynamic_context(backbone, task.method.tokens, task.prompts.ids[images], V, task.plain[images])
 
 
-def token_losses(A: Tensor, task: Task, images: Tensor | slice = slice(None)) -> Tensor:
-    """L_sim, L_ovl and L_adj of each image, (b, 3), from its maps A (b, r, c, L)."""
-    p, S = task.prompts, task.priors[images]
-    A_noun = maps_of(A, p.nouns[images])
-    has_noun, has_pair = p.has_noun[images], p.has_pair[images]
-    A_adj, A_described = maps_of(A, p.adjectives[images]), maps_of(A, p.described[images])
-    return torch.stack(
-        [
-            similarity_loss(A_noun, S, has_noun),
-            overlap_loss(A_noun, S, has_noun),
-            adjective_binding_loss(A_adj, A_described, has_pair),
-        ],
-        dim=-1,
-    )
+def token_losses(A: Tensor, task: Task, images: Tensor | slice = slice(None), only: Collection[str] = LOSSES) -> Tensor:
+    """The losses of each image, (b, 8) in the order of ``LOSSES``, from its maps A (b, r, c, L).
+
+    NaN where one isn't asked for, or has nothing to apply to: no noun, one noun alone, no adjective, no background.
+    """
+    p, S, M = task.prompts, task.priors[images], None if task.background is None else task.background[images]
+    has_noun, has_pair, A_noun = p.has_noun[images], p.has_pair[images], maps_of(A, p.nouns[images])
+    one, two, pair = has_noun.any(-1), has_noun.sum(-1) > 1, has_pair.any(-1)
+
+    def binding() -> Tensor:
+        return adjective_binding_loss(maps_of(A, p.adjectives[images]), maps_of(A, p.described[images]), has_pair)
+
+    losses: dict[str, tuple[Callable[[], Tensor], Tensor]] = {
+        "similarity": (lambda: similarity_loss(A_noun, S, has_noun), one),
+        "overlap": (lambda: overlap_loss(A_noun, S, has_noun), one),
+        "adjective": (binding, pair),
+        "leakage": (lambda: leakage_loss(A_noun, S, has_noun), one),
+        "marginals": (lambda: marginal_loss(A_noun, S, has_noun), one),
+        "balance": (lambda: attention_balancing_loss(A_noun, has_noun), one),
+        "disjoint": (lambda: disjoint_object_loss(A_noun, has_noun), two),
+    }
+    if M is not None:
+        losses["background"] = (lambda: background_leakage_loss(A_noun, M, has_noun), one)
+    absent = A.new_full((len(A),), torch.nan)
+    chosen = [losses[name] if name in losses and name in only else None for name in LOSSES]
+    return torch.stack([absent if c is None else c[0]().where(c[1], torch.nan) for c in chosen], dim=-1)
 
 
 def optimize_tokens(backbone: Backbone, task: Task, z_t: Tensor, i: int, V: Tensor) -> tuple[Tensor, Tensor]:
     """Phase 1 of a timestep: move V_t until the maps fit the priors.
 
-        L = λ_sim L_sim + λ_ovl L_ovl + λ_adj L_adj,  V ← AdamW(∇_V L)
+        L = λ_sim L_sim + λ_ovl L_ovl + λ_adj L_adj + …,  V ← AdamW(∇_V L)
 
     An image stops as soon as all its active losses are below TH_i, and leaves the batch.
 
@@ -188,15 +231,14 @@ def optimize_tokens(backbone: Backbone, task: Task, z_t: Tensor, i: int, V: Tens
     """
     policy = task.method.tokens
     t, abar_t = task.schedule.timesteps[i], task.schedule.alphas[i]
-    weights = torch.tensor([term.weight for term in policy.losses], device=z_t.device)
+    weights = torch.tensor([term.weight for term in policy.losses.values()], device=z_t.device)
     thresholds = step_thresholds(policy, i).to(z_t.device)
-    applies = _applying(task) & (weights > 0)
 
     dynamic = task.prompts.dynamic
     rows = [v[where].requires_grad_() for v, where in zip(V, dynamic, strict=True)]  # (N, D) for each image
     optimizer = torch.optim.AdamW(rows, lr=policy.lr, weight_decay=policy.weight_decay)
     steps = torch.zeros(len(rows), dtype=torch.int32, device=z_t.device)
-    running = torch.nonzero(applies.any(-1)).flatten()
+    running = torch.nonzero(task.prompts.has_noun.any(-1)).flatten()
     for _ in range(policy.max_steps):
         if not len(running):
             break
@@ -204,13 +246,13 @@ def optimize_tokens(backbone: Backbone, task: Task, z_t: Tensor, i: int, V: Tens
             moved = _insert(V[running], dynamic[running], [rows[b] for b in running])
             context = token_context(backbone, task, moved, running)
             A = backbone.attention_maps(z_t[running], t, abar_t, context, task.grid)
-            loss = token_losses(A, task, running)
-            going = ((loss >= thresholds) & applies[running]).any(-1)
+            loss = token_losses(A, task, running, policy.active)
+            going = (loss >= thresholds).any(-1)  # no NaN is
             running = running[going]
             if not len(running):
                 break
             optimizer.zero_grad()
-            (loss[going] * weights * applies[running]).sum().backward()
+            (loss[going].nan_to_num(0) * weights).sum().backward()
         optimizer.step()
         steps[running] += 1
     return _insert(V, dynamic, rows).detach(), steps
@@ -222,14 +264,9 @@ def _insert(V: Tensor, dynamic: Tensor, rows: Sequence[Tensor]) -> Tensor:
 
 
 def step_thresholds(policy: TokenPolicy, i: int) -> Tensor:
-    """TH_i of the three losses, (3,)."""
-    return torch.tensor([loss_threshold(i, term.alpha, term.beta) for term in policy.losses])
-
-
-def _applying(task: Task) -> Tensor:
-    """Which of the three losses each image has something to apply to, (B, 3)."""
-    noun, pair = task.prompts.has_noun.any(-1), task.prompts.has_pair.any(-1)
-    return torch.stack([noun, noun, pair], dim=-1)
+    """TH_i of all losses, (8,); infinite where one has no β."""
+    terms = policy.losses.values()
+    return torch.tensor([math.inf if t.beta is None else loss_threshold(i, t.alpha, t.beta) for t in terms])
 
 
 def optimize_null_text(
@@ -281,6 +318,25 @@ def optimize_null_text(
     return torch.stack([row.detach() for row in rows]), z_s, loss_of, steps
 
 
+def null_text_step(
+    backbone: Backbone, task: Task, z_t: Tensor, i: int, eps_cond: Tensor, null: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """∅_t and z_{t-1} by the method's null-text policy; arguments and result as in :func:`optimize_null_text`.
+
+    Sources: negative-prompt inversion, Miyake et al., arXiv 2305.16807; direct inversion, Ju et al., arXiv 2310.01506.
+    """
+    policy = task.method.null_text
+    empty = task.empty.expand(len(z_t), -1, -1)
+    if policy.policy == "direct":
+        zeros = z_t.new_zeros(len(z_t))
+        return empty, task.trajectory[len(task.schedule) - 1 - i], zeros, zeros.int()
+    if policy.policy == "npi":
+        null = task.plain
+    elif not (policy.policy == "optimize" and policy.carry_over):
+        null = empty
+    return optimize_null_text(backbone, task, z_t, i, eps_cond, null.to(backbone.device))
+
+
 def invert_step(backbone: Backbone, task: Task, i: int, before: StepRecord) -> StepRecord:
     """One timestep: tokens, then null text, then the guided DDIM step.
 
@@ -293,14 +349,13 @@ def invert_step(backbone: Backbone, task: Task, i: int, before: StepRecord) -> S
     method, z_t = task.method, before.latent.to(backbone.device)
     t, abar_t = task.schedule.timesteps[i], task.schedule.alphas[i]
     V, token_steps = before.tokens.to(backbone.device), torch.zeros(len(z_t), dtype=torch.int32)
-    if method.tokens.policy == "locinv":
+    if method.tokens.policy == "optimize":
         V, token_steps = optimize_tokens(backbone, task, z_t, i, V)
     with torch.no_grad():
         maps = CrossAttentionMaps(task.grid)
         eps_cond = backbone.predict_noise(z_t, t, abar_t, token_context(backbone, task, V), maps)
-        losses = token_losses(maps.A, task).where(_applying(task), torch.nan)
-    carried = before.null if method.null_text.carry_over else task.empty.expand(len(z_t), -1, -1)
-    null, z_s, null_loss, null_steps = optimize_null_text(backbone, task, z_t, i, eps_cond, carried.to(backbone.device))
+        losses = token_losses(maps.A, task)
+    null, z_s, null_loss, null_steps = null_text_step(backbone, task, z_t, i, eps_cond, before.null)
     return StepRecord(
         latent=z_s,
         tokens=V,

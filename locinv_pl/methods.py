@@ -19,16 +19,16 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 @dataclass(frozen=True)
 class LossTerm:
-    """One loss: its weight λ (0 turns it off) and its threshold TH_i = β exp(-i / α)."""
+    """One loss: its weight λ (0 turns it off) and its threshold TH_i = β exp(-i / α); none without β."""
 
     weight: float
-    alpha: float
-    beta: float
+    alpha: float = 50.0
+    beta: float | None = None
 
     def __post_init__(self) -> None:
         _require(self.weight >= 0, "weight", self.weight, "0 or more")
         _require(self.alpha > 0, "alpha", self.alpha, "more than 0")
-        _require(self.beta >= 0, "beta", self.beta, "0 or more")
+        _require(self.beta is None or self.beta >= 0, "beta", self.beta, "0 or more, or null")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class TokenPolicy:
     """What happens to the nouns' embeddings V_t at every timestep.
 
     Args:
-        policy: ``fixed`` keeps the words' own embeddings; ``locinv`` optimises them by the losses.
+        policy: ``fixed`` keeps the words' own embeddings; ``optimize`` moves them by the losses.
         values: what cross-attention's values are made of. ``dynamic``: the context with V_t, as in
             the paper; ``prompt``: the plain prompt, so that V_t moves the keys, and with them the
             maps, and nothing else.
@@ -44,10 +44,12 @@ class TokenPolicy:
             ``any``: 1 wherever any of the cell is, as in the authors' code.
         max_steps: K1, gradient steps a timestep at most.
         lr, weight_decay: of AdamW.
-        similarity, overlap, adjective: the three losses; adjectives count where the data names them.
+        similarity, overlap, adjective: LocInv's three losses; adjectives count where the data names them.
+        leakage, marginals: two further losses of LocInv's code.
+        balance, disjoint, background: DPL's three losses, which need no prior.
     """
 
-    policy: Literal["fixed", "locinv"] = "locinv"
+    policy: Literal["fixed", "optimize"] = "optimize"
     values: Literal["prompt", "dynamic"] = "prompt"
     rasterize: Rasterize = "area"
     max_steps: int = 5
@@ -56,18 +58,31 @@ class TokenPolicy:
     similarity: LossTerm = field(default_factory=lambda: LossTerm(1.0, 50.0, 0.7))
     overlap: LossTerm = field(default_factory=lambda: LossTerm(1.0, 25.0, 0.7))
     adjective: LossTerm = field(default_factory=lambda: LossTerm(2.0, 50.0, 0.1))
+    leakage: LossTerm = field(default_factory=lambda: LossTerm(0.0, 50.0, 0.7))
+    marginals: LossTerm = field(default_factory=lambda: LossTerm(0.0))
+    balance: LossTerm = field(default_factory=lambda: LossTerm(0.0, 25.0, 0.3))
+    disjoint: LossTerm = field(default_factory=lambda: LossTerm(0.0, 25.0, 0.9))
+    background: LossTerm = field(default_factory=lambda: LossTerm(0.0, 50.0, 0.7))
 
     def __post_init__(self) -> None:
-        _require(self.policy in ("fixed", "locinv"), "policy", self.policy, "fixed or locinv")
+        _require(self.policy in ("fixed", "optimize"), "policy", self.policy, "fixed or optimize")
         _require(self.values in ("prompt", "dynamic"), "values", self.values, "prompt or dynamic")
         _require(self.rasterize in ("area", "any"), "rasterize", self.rasterize, "area or any")
         _require(self.max_steps >= 0, "max_steps", self.max_steps, "0 or more")
         _require(self.lr > 0, "lr", self.lr, "more than 0")
 
     @property
-    def losses(self) -> tuple[LossTerm, LossTerm, LossTerm]:
-        """The three in the order of the paper: similarity, overlap, adjective binding."""
-        return self.similarity, self.overlap, self.adjective
+    def losses(self) -> dict[str, LossTerm]:
+        """All by name, in the order of ``LOSSES``."""
+        return {name: getattr(self, name) for name in LOSSES}
+
+    @property
+    def active(self) -> list[str]:
+        """The names of those that count."""
+        return [name for name, term in self.losses.items() if term.weight > 0]
+
+
+LOSSES = tuple(f.name for f in fields(TokenPolicy) if f.type == "LossTerm")
 
 
 @dataclass(frozen=True)
@@ -76,21 +91,24 @@ class NullTextPolicy:
 
     Args:
         policy: ``none`` keeps the embedding of ""; ``optimize`` fits it so that the guided step
-            lands on the DDIM trajectory (null-text inversion).
+            lands on the DDIM trajectory (null-text inversion); ``npi`` takes the source prompt's embedding in its
+            place (negative-prompt inversion); ``direct`` keeps that of "" and puts the source back on the DDIM
+            trajectory at every step (direct inversion).
         max_steps: J, gradient steps a timestep at most.
         lr: of Adam at the first step; it falls as lr (1 - i/100).
         carry_over: start from ∅ of the timestep before; otherwise from the embedding of "".
         early_stop: stop once the loss is below 1e-5 + i · 2e-5.
     """
 
-    policy: Literal["none", "optimize"] = "optimize"
+    policy: Literal["none", "optimize", "npi", "direct"] = "optimize"
     max_steps: int = 10
     lr: float = 2e-2
     carry_over: bool = True
     early_stop: bool = True
 
     def __post_init__(self) -> None:
-        _require(self.policy in ("none", "optimize"), "policy", self.policy, "none or optimize")
+        policies = ("none", "optimize", "npi", "direct")
+        _require(self.policy in policies, "policy", self.policy, "one of " + ", ".join(policies))
         _require(self.max_steps >= 0, "max_steps", self.max_steps, "0 or more")
         _require(self.lr > 0, "lr", self.lr, "more than 0")
 
@@ -119,7 +137,7 @@ class Method:
 
 
 def load_method(name_or_path: str | Path) -> Method:
-    """A preset by name ("locinv", "locinv_paper", "nti", "ddim") or a method's YAML file.
+    """A preset by name ("locinv", "nti", "dpl", …) or a method's YAML file.
 
     Raises:
         InputError: there is no such preset or file, or it has a key or value that a method hasn't.

@@ -133,8 +133,8 @@ class StepRecord:
         tokens: the prompts' input embeddings with V_t in the rows of the dynamic tokens, (B, L, D).
         null: ∅_t, shape (B, L, D).
         maps: A_t^k, shape (B, K, r, c).
-        losses: L_sim, L_ovl, L_adj under the final V_t, shape (B, 3); NaN where one does not apply.
-        thresholds: their TH_i, shape (3,).
+        losses: under the final V_t, in the order of ``methods.LOSSES``, (B, 8); NaN where one does not apply.
+        thresholds: their TH_i, shape (8,); infinite where there is none.
         null_loss: the last of the null-text optimisation, shape (B,).
         token_steps, null_steps: gradient steps taken, shape (B,).
         seconds: wall time of the step, for the whole batch.
@@ -183,8 +183,8 @@ class Inversion:
         initial_maps: the same of the DDIM inversion, before any optimisation, shape (T, K, r, c).
         priors: S^k on the attention grid, shape (K, r, c).
         latent: the reconstruction's z_0, shape (C, h, w).
-        losses: L_sim, L_ovl, L_adj per step, shape (T, 3).
-        thresholds: TH_i of the three, shape (T, 3).
+        losses: per step, in the order of ``methods.LOSSES``, shape (T, 8).
+        thresholds: their TH_i, shape (T, 8).
         null_loss: of the null-text optimisation, shape (T,).
         token_steps, null_steps: gradient steps taken, shape (T,).
     """

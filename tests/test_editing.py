@@ -19,8 +19,8 @@ from locinv_pl.prompts import tokenize
 from locinv_pl.types import Inversion
 
 T = 6
-PLAIN = EditSettings(cross_replace_steps=0, self_replace_steps=0)
-NO_BLEND = EditSettings()
+PLAIN = EditSettings(cross_replace_steps=0, self_replace_steps=0, attribute_steps=0)
+NO_BLEND = EditSettings(blend="none")
 
 
 def invert(backbone: Backbone, values: str = "prompt") -> Inversion:
@@ -48,7 +48,7 @@ def tiny_module(tiny_folder) -> Backbone:
 
 
 @pytest.mark.parametrize("values", ["prompt", "dynamic"])
-@pytest.mark.parametrize("settings", [PLAIN, NO_BLEND, EditSettings(blend="attention")])
+@pytest.mark.parametrize("settings", [PLAIN, NO_BLEND, EditSettings()])
 def test_the_source_prompt_gives_the_reconstruction(tiny_module, values, settings):
     inversion = invert(tiny_module, values)
     again = edit(tiny_module, inversion, inversion.prompt, settings)
@@ -133,6 +133,61 @@ def test_self_attention_is_taken_over_early_and_on_coarse_grids(tiny_module, inv
     assert not hook.wants(SELF) and hook.wants(CROSS)
 
 
+def test_attribute_edits_take_over_self_attention_for_longer(tiny_module, inversion):
+    """Each target of a batch for its own share of the steps."""
+    rows = _Rows.of(tiny_module, [inversion], [["a red dog and a dog", "a blue cat and a dog"]])
+    hook = AttentionEdit(rows, EditSettings(self_replace_steps=0.5, attribute_steps=1.0), T, torch.device("cpu"))
+    A = probabilities(3, 64, 64)
+    early = hook(A, SELF)
+    hook.step = 3
+    late = hook(A, SELF)
+    assert torch.equal(early[1], A[0]) and torch.equal(early[2], A[0])
+    assert torch.equal(late[1], A[1]) and torch.equal(late[2], A[0]) and hook.wants(SELF)
+
+
+def test_kept_words_have_the_source_s_context_but_for_nouns_described_anew(tiny_module, inversion):
+    """Tokens: start, a, red, cat, and, a, dog, end."""
+    rows = _Rows.of(
+        tiny_module, [inversion], [["a red dog and a dog", "a on cat and a dog", "a red cat and a red dog"]]
+    )
+    states = torch.randn(4, 20, 32, generator=torch.Generator().manual_seed(0))
+    kept = rows.keep(states, "all")
+    assert torch.equal(kept[0], states[0])
+    own = [[p for p in range(20) if torch.equal(kept[n, p], states[n, p])] for n in (1, 2, 3)]
+    assert own[0] == [3]  # another noun
+    assert own[1] == [2]  # another word, but no adjective
+    assert own[2] == [6, 7]  # an adjective more, and its noun
+    words = rows.keep(states, "words")
+    assert torch.equal(words[1, 1:3], states[0, 1:3]) and torch.equal(words[1, 8:], states[1, 8:])
+
+
+def test_blending_by_attention_keeps_to_the_changed_noun_s_maps(tiny_module, inversion):
+    """Where the inversion has looked at the cat, in the mean, more than a third as much as at most."""
+    maps = torch.full_like(inversion.maps, 0.1)
+    maps[:, 0, 2:5, 1:4] = 0.9
+    maps[: T // 2, 0, 7, 7] = 1.0  # for half of the time: 0.55 in the mean
+    rows = _Rows.of(tiny_module, [replace(inversion, maps=maps)], [["a red zebra and a dog"]])
+    with torch.no_grad():
+        z = denoise(tiny_module, rows, EditSettings(blend_threshold=0.65))
+        loose = denoise(tiny_module, rows, EditSettings(blend_threshold=0.5))
+    large = torch.nn.functional.interpolate(maps[:, 0].mean(0)[None, None], (16, 16), mode="bilinear")[0, 0]
+    differs = (z[0] != z[1]).any(0)
+    assert differs.any() and not (differs & ~(large > 0.65 * large.max())).any() and not differs[14:, 14:].any()
+    assert (loose[0] != loose[1]).any(0)[14:, 14:].any()
+
+
+def test_blending_without_a_noun_of_the_inversion_follows_the_words_maps_so_far(tiny_module, inversion):
+    """As in Prompt-to-Prompt: from a step on."""
+    rows = _Rows.of(tiny_module, [inversion], [["a red cat and a dog on grass"]])
+    with torch.no_grad():
+        free = denoise(tiny_module, rows, NO_BLEND)
+        never = denoise(tiny_module, rows, EditSettings(blend_start=1.0))
+        blended = denoise(tiny_module, rows, EditSettings(blend_threshold=0.9))
+    assert torch.equal(free, never)
+    same = (blended[0] == blended[1]).all(0)
+    assert same.any() and not same.all()
+
+
 @pytest.mark.parametrize(
     ("target", "nouns"),
     [
@@ -147,7 +202,7 @@ def test_self_attention_is_taken_over_early_and_on_coarse_grids(tiny_module, inv
 )
 def test_the_nouns_that_an_edit_changes(tiny_module, inversion, target, nouns):
     source, tokens = tokenize(tiny_module.tokenizer, inversion.prompt), tokenize(tiny_module.tokenizer, target)
-    assert changed_nouns(inversion, source, tokens, align(source, tokens)) == nouns
+    assert changed_nouns(inversion.noun_positions, source, tokens, align(source, tokens)) == nouns
 
 
 def test_with_the_prior_blend_the_rest_is_the_reconstruction_exactly(tiny_module, inversion):

@@ -5,7 +5,17 @@ import math
 import pytest
 import torch
 
-from locinv_pl.losses import adjective_binding_loss, loss_threshold, overlap_loss, similarity_loss
+from locinv_pl.losses import (
+    adjective_binding_loss,
+    attention_balancing_loss,
+    background_leakage_loss,
+    disjoint_object_loss,
+    leakage_loss,
+    loss_threshold,
+    marginal_loss,
+    overlap_loss,
+    similarity_loss,
+)
 
 
 def cosine(a: list[float], b: list[float]) -> float:
@@ -56,7 +66,68 @@ def test_similarity_ignores_the_scale_of_a_map(maps):
     torch.testing.assert_close(similarity_loss(A, S), similarity_loss(7 * A, S))
 
 
-@pytest.mark.parametrize("loss", [similarity_loss, overlap_loss])
+def test_leakage_is_the_mean_cosine_with_what_lies_outside(maps):
+    A, S = maps
+    outside = (1 - S[1]).flatten(1).tolist()
+    by_hand = [cosine(A[1, k].flatten().tolist(), outside[k]) for k in range(3)]
+    assert leakage_loss(A, S)[1].item() == pytest.approx(sum(by_hand) / 3, rel=1e-5)
+
+
+def test_marginals_are_compared_by_their_divergence(maps):
+    A, S = maps
+    S = (S > 0.5).float()
+    S[:, :, 0], S[:, :, -1, -1] = 0, 1  # an empty row adds nothing, a whole plane of zeros can't be
+
+    def divergence(p: list[float], q: list[float]) -> float:
+        return sum(x / sum(p) * math.log(x / sum(p) / (y / sum(q))) for x, y in zip(p, q, strict=True) if x)
+
+    for b in range(2):
+        by_hand = 0.0
+        for k in range(3):
+            a, s = A[b, k].tolist(), S[b, k].tolist()
+            by_hand += divergence([sum(row) for row in s], [sum(row) for row in a])
+            by_hand += divergence([sum(c) for c in zip(*s, strict=True)], [sum(c) for c in zip(*a, strict=True)])
+        assert marginal_loss(A, S)[b].item() == pytest.approx(by_hand / 3, rel=1e-5)
+
+
+def test_balancing_looks_at_the_highest_point_of_the_faintest_smoothed_map(maps):
+    A, _ = maps
+    skimage = pytest.importorskip("skimage.filters")
+    for b in range(2):
+        smoothed = [
+            skimage.gaussian(A[b, k].numpy().astype("float64"), sigma=0.5, truncate=2, mode="mirror") for k in range(3)
+        ]
+        by_hand = 1 - min(plane.max() for plane in smoothed)
+        assert attention_balancing_loss(A)[b].item() == pytest.approx(by_hand, rel=1e-4)
+
+
+def test_disjoint_objects_are_compared_pair_by_pair(maps):
+    A, _ = maps
+    flat = [A[0, k].flatten().tolist() for k in range(3)]
+    by_hand = cosine(flat[0], flat[1]) + cosine(flat[0], flat[2]) + cosine(flat[1], flat[2])
+    assert disjoint_object_loss(A)[0].item() == pytest.approx(by_hand / 3, rel=1e-5)
+    assert disjoint_object_loss(A[:, :1]).tolist() == [0, 0]
+
+
+def test_background_leakage_is_the_mean_cosine_with_the_background(maps):
+    A, S = maps
+    M = (S[:, 0] > 0.5).float()
+    by_hand = [cosine(A[0, k].flatten().tolist(), M[0].flatten().tolist()) for k in range(3)]
+    assert background_leakage_loss(A, M)[0].item() == pytest.approx(sum(by_hand) / 3, rel=1e-5)
+    assert background_leakage_loss(A, torch.zeros(2, 4, 4)).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("loss", [attention_balancing_loss, disjoint_object_loss])
+def test_missing_nouns_do_not_count_for_dpl(maps, loss):
+    A = maps[0].clone()
+    A[1, 2] = 0
+    valid = torch.tensor([[True, True, True], [True, True, False]])
+    torch.testing.assert_close(loss(A, valid)[1], loss(A[1:, :2])[0])
+    assert loss(A, torch.zeros(2, 3, dtype=torch.bool)).tolist() == [0, 0]
+    assert loss(A[:, :0], torch.zeros(2, 0, dtype=torch.bool)).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("loss", [similarity_loss, overlap_loss, leakage_loss, marginal_loss])
 def test_missing_nouns_do_not_count(maps, loss):
     A, S = maps
     A, S = A.clone(), S.clone()
