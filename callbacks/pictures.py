@@ -15,7 +15,7 @@ from torch import Tensor
 from locinv_pl.drawing import COLORS, difference, outline, overlay, to_array
 from locinv_pl.editing import EditSettings
 from locinv_pl.methods import LOSSES, Method
-from locinv_pl.metrics import attention_iou, psnr
+from locinv_pl.metrics import attention_iou, attention_iou_curve, psnr
 from locinv_pl.results import EditResult, Result
 from locinv_pl.types import EditSample, Inversion
 
@@ -126,7 +126,7 @@ def tile_row(heading: str, tiles: Sequence[tuple[str, np.ndarray, str]], height:
 
 def iou_curves(sample: EditSample, inversion: Inversion) -> tuple[Tensor, Tensor]:
     """Attention IoU of every noun at every step, (T, K): of plain DDIM, and of this inversion."""
-    before, after = (torch.stack([attention_iou(A, sample.masks) for A in maps]) for maps in _both(inversion))
+    before, after = (attention_iou_curve(maps, sample.masks) for maps in _both(inversion))
     return before, after
 
 

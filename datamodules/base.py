@@ -115,6 +115,10 @@ class EditDataModule(LightningDataModule, ABC):
         """Batches claimed likewise."""
         return self._loader(1, list)
 
+    def test_dataloader(self) -> TimestepLoader:
+        """Batches claimed likewise."""
+        return self._loader(1, list)
+
     @property
     def _needs_models(self) -> bool:
         return self.prior == "grounded_sam" or self.caption == "blip"

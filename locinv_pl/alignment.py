@@ -65,7 +65,7 @@ def align(source: Tokens, target: Tokens) -> Alignment:
     length = len(source.ids)
     mapper, taken = torch.zeros(length, length), torch.zeros(length, dtype=torch.bool)
     kept = torch.full((length,), -1)
-    changes = tuple(_changes(source.prompt, target.prompt))
+    changes = tuple(word_changes(source.prompt, target.prompt))
     pairs = [
         (source.positions(mine), target.positions(yours), change.is_equal)
         for change in changes
@@ -90,7 +90,7 @@ def edit_kind(source: str, target: str) -> Kind:
     "attribute": only adjectives differ; "add": the target has words more; "remove": it has words less;
     "word_swap": words stand in the place of others; "same": nothing differs.
     """
-    changes = [change for change in _changes(source, target) if not change.is_equal]
+    changes = [change for change in word_changes(source, target) if not change.is_equal]
     if not changes:
         return "same"
     mine = _described(source, [span for change in changes for span in change.source])
@@ -110,7 +110,7 @@ def _described(prompt: str, spans: Sequence[Span]) -> list[bool]:
     ]
 
 
-def _changes(source: str, target: str) -> Iterator[Change]:
+def word_changes(source: str, target: str) -> Iterator[Change]:
     mine, yours = _words(source), _words(target)
     said = [[prompt[slice(*span)].lower() for span in spans] for prompt, spans in ((source, mine), (target, yours))]
     i = j = 0

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from locinv_pl.attention import AttentionHook, CrossAttentionMaps, Grid, MapsComplete, control_attention
 from locinv_pl.errors import InputError
-from locinv_pl.hub import ask_hub
+from locinv_pl.hub import ask_hub, reason
 from locinv_pl.schedule import Schedule
 
 EMBEDDED = Path(__file__).parent / "assets" / "embedded"
@@ -267,9 +267,8 @@ def load_backbone(
     except InputError:
         raise
     except Exception as error:  # the libraries raise a dozen kinds for one damaged download
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"backbone={name_or_path}: can't be loaded ({reason}); download it again, whole, or check the name"
+            f"backbone={name_or_path}: can't be loaded ({reason(error)}); download it again, whole, or check the name"
         ) from error
 
 

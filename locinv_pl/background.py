@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.cluster import KMeans
 from torch import Tensor
 
 from locinv_pl.attention import Grid
@@ -28,15 +27,17 @@ def estimate_background(self_attention: Tensor, maps: Tensor, grid: Grid) -> Ten
     Returns:
         M, (r, c), 0 or 1.
     """
+    from sklearn.cluster import KMeans  # a second to load
+
     r, c = maps.shape[-2:]
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
     scaled = (maps - low) / (high - low).clamp_min(torch.finfo(maps.dtype).tiny)
-    scaled = F.interpolate(scaled[:, None], grid, mode="bilinear").flatten(1).cpu().numpy()
+    looks = F.interpolate(scaled[:, None], grid, mode="bilinear").flatten(1).cpu().numpy()
     segments = min(SEGMENTS, len(self_attention))
     labels = KMeans(segments, n_init=10, random_state=0).fit_predict(self_attention.cpu().numpy())
     background = np.zeros(len(labels), dtype=np.float32)
     for segment in range(segments):
         cells = labels == segment
-        background[cells] = not (scaled[:, cells].mean(1) > THRESHOLD).any()
+        background[cells] = not (looks[:, cells].mean(1) > THRESHOLD).any()
     plane = torch.from_numpy(background).unflatten(0, grid)[None, None]
     return (F.interpolate(plane, (r, c), mode="area")[0, 0] >= 0.5).float()

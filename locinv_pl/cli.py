@@ -1,7 +1,8 @@
 """The command line: a short grammar in front of LightningCLI.
 
-    python train.py [fit|validate|predict] data=scenes method=nti trainer.devices=2 output=DIR
+    python train.py [fit|validate|predict|test] data=scenes method=nti trainer.devices=2 output=DIR
     locinv table RUN...
+    locinv compare methods=ddim,nti,locinv data=scenes trainer.devices=2 output=DIR
     locinv evaluate-backbone BACKBONE [json=FILE] [sheet=FILE]
     locinv pretrain recipe=core_cpu [output=DIR]
     locinv data check|preview|build-coco-edit data=NAME [output=DIR]
@@ -28,22 +29,22 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from locinv_pl.backbone import silence_loading
-from locinv_pl.commands import COMMANDS, DATA_COMMANDS, table
+from locinv_pl.commands import COMMANDS, DATA_COMMANDS, compare, table
 from locinv_pl.errors import InputError, one_line
 from locinv_pl.methods import CONFIGS
 from locinv_pl.module import LocInvModule
 
-SUBCOMMANDS = ("fit", "validate", "predict")
+SUBCOMMANDS = ("fit", "validate", "predict", "test")
 ALIASES = {
     "method": "model.method",
     "backbone": "model.backbone",
     "prior": "data.prior",
     "callbacks": "trainer.callbacks",
     "edit": "model.edit",
-    "experiment": "config",
+    "measures": "model.measures",
     "output": "trainer.default_root_dir",
 }
-GROUPS = {"data", "model", "method", "edit", "trainer", "callbacks", "experiment"}
+GROUPS = {"data", "model", "method", "edit", "trainer", "callbacks"}
 WITHOUT_VALUE = {"-h", "--help", "--print_config"}
 
 
@@ -132,6 +133,7 @@ class LocInvCLI(LightningCLI):
             "fit": hidden | {"train_dataloaders", "val_dataloaders"},
             "validate": hidden,
             "predict": hidden,
+            "test": hidden,
         }
 
     def before_instantiate_classes(self) -> None:
@@ -158,8 +160,8 @@ def main(words: list[str] | None = None) -> None:
     """Run the command line; bad input ends the program with one line and exit code 1."""
     words = sys.argv[1:] if words is None else words
     try:
-        if words[:1] == ["table"]:
-            return table(words[1:])
+        if words[:1] in (["table"], ["compare"]):
+            return {"table": table, "compare": compare}[words[0]](words[1:])
         if words[:1] == ["data"]:
             return _run_data_command(*words[1:])
         if words and words[0] in COMMANDS:

@@ -28,6 +28,23 @@ def table(runs: Sequence[str]) -> None:
     print(markdown([read_json(Path(run) / "summary.json") for run in runs]))
 
 
+def compare(words: Sequence[str]) -> None:
+    """Run several methods over the same pictures, and write a table and figures.
+
+    Args:
+        words: methods=NAME[:PRIOR][+EDIT],…, experiment=, output=, edits=, vary=, reference=, resamples=; all
+            others go to the runs, as data= and trainer.devices= do.
+    """
+    from locinv_pl.comparison import Comparison, to_markdown
+
+    comparison = Comparison.parse(words)
+    content = comparison.run()
+    print(f"\n{to_markdown(content)}\n")
+    for path in import_module("callbacks.comparison").draw(comparison, content):
+        print(path)
+    print(f"Results: {comparison.output}")
+
+
 def evaluate_backbone(
     backbone: str,
     json: Path | None = None,

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,13 +23,12 @@ from pycocotools import mask as mask_utils
 from torch import Tensor
 
 from locinv_pl.errors import InputError
-from locinv_pl.hub import ask_hub
+from locinv_pl.hub import Loaded, load_pretrained, reason
 from locinv_pl.store import write_json
 
 FORMAT = 1  # of the cache's files; a new one when their content or its making changes
 BOXES_AT_ONCE = 16  # that SAM sees; bounds the memory for masks at its full resolution
 DECODING = {"do_sample": False, "num_beams": 3, "max_length": 20, "min_length": 5}  # BLIP's own for COCO captions
-MOST_MISSING = 0.1  # share of a network's weights that a download may lack, after a library's renamings
 
 
 @dataclass(frozen=True)
@@ -128,13 +127,13 @@ class GroundedSam:
         return {noun: found[phrase] for noun, phrase in phrases.items() if phrase in found}
 
     @cached_property
-    def _detector(self) -> _Loaded:
+    def _detector(self) -> Loaded:
         from transformers import GroundingDinoForObjectDetection, GroundingDinoProcessor
 
         return _load(self.models, "detector", GroundingDinoForObjectDetection, GroundingDinoProcessor)
 
     @cached_property
-    def _segmenter(self) -> _Loaded:
+    def _segmenter(self) -> Loaded:
         from transformers import SamModel, SamProcessor
 
         return _load(self.models, "segmenter", SamModel, SamProcessor)
@@ -214,7 +213,7 @@ class Blip:
         return self._cache.recall(asked, lambda: self._describe(picture))
 
     @cached_property
-    def _captioner(self) -> _Loaded:
+    def _captioner(self) -> Loaded:
         from transformers import BlipForConditionalGeneration, BlipProcessor
 
         return _load(self.models, "captioner", BlipForConditionalGeneration, BlipProcessor)
@@ -334,74 +333,11 @@ class _Cache:
         return new
 
 
-class _Loaded(NamedTuple):
-    """A network, frozen, with what prepares its inputs and reads its outputs."""
-
-    network: Any
-    processor: Any
-
-
-def _load(models: FoundationModels, part: str, network: Any, processor: Any) -> _Loaded:
-    """Load one of the models, in fp32, from a folder, the hub's cache or the hub.
-
-    Args:
-        models: its name and device.
-        part: which of them: "detector", "segmenter" or "captioner".
-        network, processor: transformers' classes.
-
-    Raises:
-        InputError: the folder is missing, incomplete, damaged or of another kind, or the hub has no such model.
-    """
+def _load(models: FoundationModels, part: str, network: Any, processor: Any) -> Loaded:
+    """One of the models; ``part`` is "detector", "segmenter" or "captioner"; otherwise as :func:`load_pretrained`."""
     name = getattr(models, part)
-    key, folder = f"data.models.{part}={name}", Path(name).expanduser()
-    where = str(folder)
-    if not folder.is_dir() and (folder.exists() or folder.is_absolute() or name[:1] == "." or where.count("/") > 1):
-        raise InputError(f"{key}: no such folder; download the model and give its folder, or give a hub id")
-    try:
-        loaded = _from_disk_or_hub(key, where, network, processor)
-    except InputError:
-        raise
-    except Exception as error:  # the libraries raise a dozen kinds for one damaged download
-        raise InputError(
-            f"{key}: can't be loaded ({_reason(error)}); download it again, whole, or give another folder or hub id"
-        ) from error
+    loaded = load_pretrained(f"data.models.{part}={name}", name, network, processor)
     try:
         return loaded._replace(network=loaded.network.to(models.device))
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"data.models.device={models.device}: can't be used ({_reason(error)}); use cpu") from error
-
-
-def _from_disk_or_hub(key: str, where: str, network: Any, processor: Any) -> _Loaded:
-    if Path(where).is_dir():
-        return _read_model(key, where, network, processor, local_files_only=True)
-    with suppress(OSError):  # a model in the hub's cache needs no network connection
-        return _read_model(key, where, network, processor, local_files_only=True)
-    ask_hub(key, where)
-    return _read_model(key, where, network, processor, local_files_only=False)
-
-
-def _read_model(key: str, where: str, network: Any, processor: Any, local_files_only: bool) -> _Loaded:
-    """Load a model, and check what transformers would make up: a network of another kind, weights, a vocabulary.
-
-    Pictures are prepared with Pillow, also where torchvision is installed: it rounds otherwise.
-    """
-    from transformers import AutoConfig
-
-    there = AutoConfig.from_pretrained(where, local_files_only=local_files_only).model_type
-    wanted = network.config_class.model_type
-    if there != wanted:
-        raise InputError(f"{key}: is a model of kind {there}; give one of kind {wanted}")
-    net, report = network.from_pretrained(
-        where, local_files_only=local_files_only, dtype=torch.float32, output_loading_info=True
-    )
-    if len(report["missing_keys"]) > MOST_MISSING * len(net.state_dict()):
-        raise InputError(f"{key}: lacks the weights of a {network.__name__}; download it again, whole, or give another")
-    tools = processor.from_pretrained(where, local_files_only=local_files_only, backend="pil")
-    tokenizer = getattr(tools, "tokenizer", None)
-    if tokenizer is not None and len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise InputError(f"{key}: has no vocabulary; download the model again, whole")
-    return _Loaded(net.requires_grad_(False).eval(), tools)
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"data.models.device={models.device}: can't be used ({reason(error)}); use cpu") from error

@@ -1,8 +1,48 @@
-"""Asking the model hub, once and clearly."""
+"""Models of transformers from a folder, the hub's cache or the hub, and what is wrong with them in one line."""
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
 from locinv_pl.errors import InputError
+
+MOST_MISSING = 0.1  # share of a network's weights that a download may lack, after a library's renamings
+
+
+class Loaded(NamedTuple):
+    """A network, frozen, with what prepares its inputs and reads its outputs."""
+
+    network: Any
+    processor: Any
+
+
+def load_pretrained(key: str, name: str, network: Any, processor: Any) -> Loaded:
+    """Load a network in fp32 and its processor.
+
+    Args:
+        key: names the model in errors, as in "measures.vit=NAME".
+        name: a folder or a hub id.
+        network, processor: transformers' classes.
+
+    Raises:
+        InputError: the folder is missing, incomplete, damaged or of another kind, or the hub has no such model.
+    """
+    folder = Path(name).expanduser()
+    where = str(folder)
+    if not folder.is_dir() and (folder.exists() or folder.is_absolute() or name[:1] == "." or where.count("/") > 1):
+        raise InputError(f"{key}: no such folder; download the model and give its folder, or give a hub id")
+    try:
+        return _from_disk_or_hub(key, where, network, processor)
+    except InputError:
+        raise
+    except Exception as error:  # the libraries raise a dozen kinds for one damaged download
+        raise InputError(
+            f"{key}: can't be loaded ({reason(error)}); download it again, whole, or give another folder or hub id"
+        ) from error
 
 
 def ask_hub(key: str, name: str) -> None:
@@ -29,3 +69,40 @@ def ask_hub(key: str, name: str) -> None:
             f"{key}: no such folder, not in the hub's cache, and the hub can't be reached; "
             f"download the model and give its folder, or try again with a network connection"
         ) from None
+
+
+def _from_disk_or_hub(key: str, where: str, network: Any, processor: Any) -> Loaded:
+    if Path(where).is_dir():
+        return _read_model(key, where, network, processor, local_files_only=True)
+    with suppress(OSError):  # a model in the hub's cache needs no network connection
+        return _read_model(key, where, network, processor, local_files_only=True)
+    ask_hub(key, where)
+    return _read_model(key, where, network, processor, local_files_only=False)
+
+
+def _read_model(key: str, where: str, network: Any, processor: Any, local_files_only: bool) -> Loaded:
+    """Load a model, and check what transformers would make up: a network of another kind, weights, a vocabulary.
+
+    Pictures are prepared with Pillow, also where torchvision is installed: it rounds otherwise.
+    """
+    from transformers import AutoConfig
+
+    there = AutoConfig.from_pretrained(where, local_files_only=local_files_only).model_type
+    wanted = network.config_class.model_type
+    if there != wanted:
+        raise InputError(f"{key}: is a model of kind {there}; give one of kind {wanted}")
+    net, report = network.from_pretrained(
+        where, local_files_only=local_files_only, dtype=torch.float32, output_loading_info=True
+    )
+    if len(report["missing_keys"]) > MOST_MISSING * len(net.state_dict()):
+        raise InputError(f"{key}: lacks the weights of a {network.__name__}; download it again, whole, or give another")
+    tools = processor.from_pretrained(where, local_files_only=local_files_only, backend="pil")
+    tokenizer = getattr(tools, "tokenizer", None)
+    if tokenizer is not None and len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise InputError(f"{key}: has no vocabulary; download the model again, whole")
+    return Loaded(net.requires_grad_(False).eval(), tools)
+
+
+def reason(error: Exception) -> str:
+    """The first line of what a library complains of."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -7,8 +7,10 @@ text-to-image model but the tokenizer.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from locinv_pl.errors import InputError
+from locinv_pl.words import inflect
 
 JUDGE = Path(__file__).parent / "assets" / "judge"
 CELL = 4  # picture pixels to a side of the recogniser's cells
@@ -118,6 +121,37 @@ class Judge:
         out = self.clip(input_ids=tokens.input_ids.to(images.device), pixel_values=pixels)
         cosine = (out.image_embeds * out.text_embeds).sum(-1)
         return 100 * cosine.clamp(min=0).cpu()
+
+    def agrees(self, images: Tensor, prompts: Sequence[str]) -> list[bool | None]:
+        """Whether each picture shows what its prompt names: every noun, in its colour where the prompt says one.
+
+        What else is on the picture doesn't matter.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+            prompts: B of them.
+
+        Returns:
+            None for a prompt that names none of the judge's nouns, or one noun in two colours: :meth:`see` sees
+            each noun once.
+        """
+        return [self._agrees(prompt, seen) for prompt, seen in zip(prompts, self.see(images), strict=True)]
+
+    def _agrees(self, prompt: str, seen: Sequence[Sighting]) -> bool | None:
+        wanted: dict[str, set[str]] = {}
+        words = re.findall(r"\w+", prompt.lower())
+        for before, word in zip(["", *words], words, strict=False):
+            if word in self._forms:
+                wanted.setdefault(self._forms[word], set()).update({before} & {*self.colors})
+        if not wanted or any(len(colors) > 1 for colors in wanted.values()):
+            return None
+        there = {sighting.noun: sighting.color for sighting in seen}
+        return all(noun in there and colors <= {there[noun]} for noun, colors in wanted.items())
+
+    @cached_property
+    def _forms(self) -> Mapping[str, str]:
+        """Every noun by its singular and its plural."""
+        return {form: noun for noun in self.nouns for form in (noun, inflect(noun, plural=True))}
 
     def _resized(self, images: Tensor) -> Tensor:
         side = self.recognizer.unet.config.sample_size * CELL

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
@@ -14,15 +15,16 @@ from locinv_pl.backbone import Backbone, load_backbone
 from locinv_pl.editing import EditSettings, edit, reconstruct
 from locinv_pl.inversion import Task, collect, invert_step, prepare, settings_of
 from locinv_pl.loader import Timestep
+from locinv_pl.measures import Measures, MeasureSettings
 from locinv_pl.methods import Method
-from locinv_pl.results import EditResult, Result, save_edits, score
+from locinv_pl.results import EditResult, Result, save_edits, score, score_edits
 from locinv_pl.store import RunFolder, write_json
-from locinv_pl.summary import summarize, table
+from locinv_pl.summary import edits_table, summarize, summarize_edits, table
 from locinv_pl.types import Inversion, StepRecord
 
 
 class LocInvModule(LightningModule):
-    """Inverts pictures in ``fit``; reconstructs and scores them in ``validate``.
+    """Inverts pictures in ``fit`` and reconstructs them in ``validate``; edits them in ``predict``, scored in ``test``.
 
     Args:
         backbone: "embedded", a folder in diffusers' layout, or a hub id.
@@ -31,6 +33,7 @@ class LocInvModule(LightningModule):
         resolution: R, side of the attention grid that is read.
         dtype: of the frozen weights.
         edit: how ``predict`` edits.
+        measures: what ``test`` measures the edits with.
     """
 
     def __init__(
@@ -41,12 +44,13 @@ class LocInvModule(LightningModule):
         resolution: int = 16,
         dtype: str = "float32",
         edit: EditSettings = EditSettings(),  # noqa: B008 (frozen)
+        measures: MeasureSettings = MeasureSettings(),  # noqa: B008 (frozen)
     ):
         super().__init__()
         self.automatic_optimization = False
         self.backbone_name, self.dtype_name = backbone, dtype
         self.method, self.num_steps, self.resolution = method, num_steps, resolution
-        self.edit = edit
+        self.edit, self.measures = edit, measures
         self.clock = torch.zeros(())
         self._task: Task | None = None
         self._records: list[StepRecord] = []
@@ -55,6 +59,11 @@ class LocInvModule(LightningModule):
     def backbone(self) -> Backbone:
         """The frozen networks, loaded at first use; not a submodule, so nothing trains or saves them."""
         return load_backbone(self.backbone_name, self.dtype_name)
+
+    @cached_property
+    def _measures(self) -> Measures:
+        """The networks behind the measures, on this process's device."""
+        return Measures(self.measures, self.trainer.strategy.root_device)
 
     @property
     def run(self) -> RunFolder:
@@ -130,14 +139,32 @@ class LocInvModule(LightningModule):
             results.append(EditResult(sample, inversion, self.edit, back, sample.edits, edited))
         return results
 
+    def test_step(self, batch: Timestep, batch_idx: int) -> None:
+        """Score the edits that ``predict`` made of every picture of the batch; from the files alone."""
+        for sample in batch.samples:
+            edits = score_edits(self.run, sample, self.backbone.tokenizer, self.edit, self._measures)
+            about = {"id": sample.id, "prompt": sample.prompt}
+            self.run.save_scores("test", sample.id, {**about, "edits": edits, **self._tested})
+
     def teardown(self, stage: str) -> None:
-        """Once every process has ended, the first one sums up: summary.json or validation.json."""
+        """Once every process has ended, the first one sums up: summary.json, validation.json or test.json."""
         if not self.trainer.is_global_zero or stage == "predict":
+            return
+        if stage == "test":
+            same = [score for score in self.run.scores("test") if self._tested.items() <= score.items()]
+            tested = summarize_edits(same, self.run.scores(), {**self.settings, **self._tested})
+            write_json(self.run.root / "test.json", tested)
+            print(f"\n{edits_table(tested)}\n\nResults: {self.run.root}")
             return
         kind, file = ("inversions", "summary.json") if stage == "fit" else ("validation", "validation.json")
         summary = summarize(self.run.scores(kind), self.settings)
         write_json(self.run.root / file, summary)
         print(f"\n{table([summary])}\n\nResults: {self.run.root}")
+
+    @property
+    def _tested(self) -> dict[str, Any]:
+        """What scores of edits depend on, besides the run's settings."""
+        return {"edit": self.edit.to_dict(), "measures": asdict(self.measures)}
 
     def _finish(self, task: Task, records: list[StepRecord]) -> list[Result]:
         inversions = collect(task, records)

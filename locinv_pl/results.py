@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -16,7 +17,9 @@ from torch import Tensor
 from locinv_pl.backbone import Backbone
 from locinv_pl.drawing import to_array, to_png
 from locinv_pl.editing import EditSettings
-from locinv_pl.metrics import attention_iou, psnr
+from locinv_pl.errors import InputError, one_line
+from locinv_pl.measures import Measures, edit_region
+from locinv_pl.metrics import attention_iou, attention_iou_curve, psnr, ssim
 from locinv_pl.store import RunFolder, read_json, write_json
 from locinv_pl.types import Edit, EditSample, Inversion, write_atomically
 
@@ -74,7 +77,9 @@ def _scores(sample: EditSample, inversion: Inversion, back: Tensor, vae: Tensor)
         "nouns": [n.word for n in sample.nouns],
         "iou_initial": attention_iou(inversion.initial_maps.mean(0), sample.masks).tolist(),
         "iou": attention_iou(inversion.maps.mean(0), sample.masks).tolist(),
+        "iou_curve": attention_iou_curve(inversion.maps, sample.masks).T.tolist(),
         "psnr": psnr(back, sample.image).item(),
+        "ssim": ssim(back, sample.image).item(),
         "psnr_vae": psnr(vae, sample.image).item(),
         "token_steps": int(inversion.token_steps.sum()),
         "null_steps": int(inversion.null_steps.sum()),
@@ -122,3 +127,56 @@ def save_edits(
         paths.append(write(same[0]["file"], picture, edit.prompt))
     write_json(folder / "edits.json", {"id": inversion.id, "prompt": inversion.prompt, "edits": rows})
     return paths
+
+
+def score_edits(
+    run: RunFolder,
+    sample: EditSample,
+    tokenizer: Any,
+    settings: EditSettings,
+    measures: Measures,
+) -> list[dict[str, Any]]:
+    """Measure every edit that a sample names, on its file in ``edits/<id>/``, against the sample's picture.
+
+    Args:
+        run: whose edits.
+        sample: the picture and its edits.
+        tokenizer: of the model that edited it.
+        settings: the edits that were made with these.
+        measures: what measures them.
+
+    Returns:
+        for each edit, in the sample's order, its kind, prompt, file and measures.
+
+    Raises:
+        InputError: an edit is missing, or its file isn't the picture that it was.
+    """
+    folder = run.edits_path(sample.id)
+    listed = read_json(folder / "edits.json")["edits"] if (folder / "edits.json").exists() else []
+    scored = []
+    for edit in sample.edits:
+        row = {"kind": edit.kind, "prompt": edit.prompt}
+        made = next(
+            (there for there in listed if {**row, "settings": settings.to_dict()}.items() <= there.items()), None
+        )
+        if made is None:
+            raise InputError(
+                f"image {sample.id!r}: {folder} has no edit to {edit.prompt!r} with these settings; "
+                f"run predict first, with the same words"
+            )
+        picture = _read_png(folder / made["file"], sample)
+        region = edit_region(sample, tokenizer, edit.prompt)
+        scored.append({**row, "file": made["file"], **measures.score(sample.image, picture, edit.prompt, region)})
+    return scored
+
+
+def _read_png(path: Path, sample: EditSample) -> Tensor:
+    """An edit's picture, (3, H, W) in [0, 1]."""
+    try:
+        with Image.open(path) as picture:
+            pixels = torch.from_numpy(np.array(picture.convert("RGB"))).movedim(-1, 0) / 255
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({one_line(str(error))}); run predict again") from None
+    if pixels.shape != sample.image.shape:
+        raise InputError(f"{path}: has another size than image {sample.id!r}; run predict again")
+    return pixels

@@ -7,8 +7,9 @@ running/<batch>/<i>         one record per timestep of a batch that isn't finish
 validation/<id>.json        scores of the reconstruction from the files
 edits/<id>/                 its source, its reconstruction, its edits, and edits.json
 edits.json                  all of these
+test/<id>.json              scores of its edits
 skipped/<id>.json           why a picture was left out
-summary.json, validation.json  the whole run
+summary.json, validation.json, test.json  the whole run
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any
 def summarize(scores: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> dict[str, Any]:
     """The content of summary.json.
 
-    Attention IoU is the mean over all nouns of all pictures, PSNR and seconds over pictures; None
+    Attention IoU is the mean over all nouns of all pictures, PSNR, SSIM and seconds over pictures; None
     where there is nothing to take a mean of.
 
     Args:
@@ -33,10 +33,69 @@ def summarize(scores: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) 
         "attention_iou_initial": over_nouns("iou_initial"),
         "attention_iou": over_nouns("iou"),
         "psnr": over_images("psnr"),
+        "ssim": over_images("ssim"),
         "psnr_vae": over_images("psnr_vae"),
         "seconds_per_image": over_images("seconds"),
         "images": list(scores),
     }
+
+
+def summarize_edits(
+    scores: Sequence[Mapping[str, Any]], inversions: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The content of test.json.
+
+    Means of measures are over edits, all together and kind by kind, and leave out edits that have none;
+    attention IoU, PSNR and SSIM of the reconstructions as in summary.json, of the same pictures.
+
+    Args:
+        scores: one entry per picture, those of its edits in "edits".
+        inversions: the scores of the run's inversions.
+        settings: of the run, with those of editing and measuring in "edit" and "measures".
+    """
+    ids, edits = {score["id"] for score in scores}, [edit for score in scores for edit in score["edits"]]
+    run = summarize([score for score in inversions if score["id"] in ids], settings)
+    by_kind: dict[str, list[Mapping[str, Any]]] = {}
+    for edit in edits:
+        by_kind.setdefault(edit["kind"], []).append(edit)
+    return {
+        **{key: run[key] for key in ("method", "prior", "backbone")},
+        "num_images": len(scores),
+        **{key: run[key] for key in ("num_steps", "attention_iou", "psnr", "ssim")},
+        "edit": settings["edit"],
+        "measures": settings["measures"],
+        "mean": _mean_edit(edits),
+        "kinds": {kind: _mean_edit(some) for kind, some in sorted(by_kind.items())},
+        "images": list(scores),
+    }
+
+
+def _mean_edit(edits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    names = [name for edit in edits[:1] for name in edit if name not in ("kind", "prompt", "file")]
+    means = {name: _mean([edit[name] for edit in edits if edit[name] is not None]) for name in names}
+    return {"num_edits": len(edits), **means}
+
+
+def edits_table(summary: Mapping[str, Any]) -> str:
+    """The means of :func:`summarize_edits` as a Markdown table, a row for each kind of edit and one for all."""
+    columns = {
+        "edits": ("num_edits", 1, "{}"),
+        "structure x 1000": ("structure_distance", 1000, "{:.2f}"),
+        "background PSNR [dB]": ("background_psnr", 1, "{:.2f}"),
+        "LPIPS x 1000": ("background_lpips", 1000, "{:.2f}"),
+        "MSE x 10000": ("background_mse", 10000, "{:.2f}"),
+        "SSIM x 100": ("background_ssim", 100, "{:.2f}"),
+        "CLIP": ("clip_target", 1, "{:.2f}"),
+        "CLIP, edited part": ("clip_edited", 1, "{:.2f}"),
+        "ViT similarity": ("dino_similarity", 1, "{:.3f}"),
+        "success": ("success", 1, "{:.2f}"),
+    }
+    columns = {title: column for title, column in columns.items() if column[0] in summary["mean"]}
+    rows = [["kind", *columns]]
+    for kind, means in {**summary["kinds"], "all": summary["mean"]}.items():
+        values = ((means[key], factor, form) for key, factor, form in columns.values())
+        rows.append([kind, *("-" if value is None else form.format(factor * value) for value, factor, form in values)])
+    return markdown(rows)
 
 
 def table(summaries: Sequence[Mapping[str, Any]]) -> str:
@@ -54,7 +113,12 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> str:
     rows = [list(columns)] + [
         ["-" if s[key] is None else form.format(s[key]) for key, form in columns.values()] for s in summaries
     ]
-    widths = [max(len(row[c]) for row in rows) for c in range(len(columns))]
+    return markdown(rows)
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, the first of them the titles, as a Markdown table."""
+    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
     return "\n".join(lines)

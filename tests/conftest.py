@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from locinv_pl.api import make_sample
@@ -122,6 +124,19 @@ def make_picture(size: int = 32, seed: int = 0) -> torch.Tensor:
     """A smooth picture (3, size, size) in [0, 1]."""
     noise = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
     return torch.nn.functional.interpolate(noise, (size, size), mode="bicubic")[0].clamp(0, 1)
+
+
+def write_pictures(folder: Path, count: int) -> None:
+    """A folder for ``data=folder``: pictures p0, p1, … of "a red cat and a dog", each with two edits."""
+    folder.mkdir()
+    rows = []
+    for n in range(count):
+        pixels = (make_picture(seed=n).movedim(0, -1) * 255).round().byte().numpy()
+        Image.fromarray(pixels).save(folder / f"p{n}.png")
+        edits = ["a red dog and a dog", {"prompt": "a blue cat and a dog", "kind": "attribute"}]
+        priors = {"cat": [2, 4, 14, 10], "dog": [20, 18, 10, 12]}
+        rows.append({"image": f"p{n}.png", "prompt": "a red cat and a dog", "priors": priors, "edits": edits})
+    (folder / "samples.yaml").write_text(yaml.safe_dump(rows))
 
 
 @pytest.fixture

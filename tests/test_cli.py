@@ -213,7 +213,7 @@ class TestConfigs:
     def test_our_defaults_are_the_preset(self):
         assert load_method("locinv") == Method()
 
-    @pytest.mark.parametrize("group", ["data", "model", "callbacks", "experiment"])
+    @pytest.mark.parametrize("group", ["data", "model", "callbacks"])
     def test_groups(self, built, group):
         for path in sorted((CONFIGS / group).glob("*.yaml")):
             cli = built(f"{group}={path.stem}", "trainer.accelerator=cpu", "trainer.devices=1")
@@ -292,7 +292,6 @@ class TestRefusals:
             ("data=foo", "data=foo: no such config"),
             ("method=foo", "method=foo: no such config"),
             ("callbacks=foo", "callbacks=foo: no such config"),
-            ("experiment=foo", "experiment=foo: no such config"),
             ("--config=foo.yaml", "foo.yaml"),
             ("model.num_steps=abc", "num_steps.*abc"),
             ("model.num_steps=0", "model.num_steps=0: must lie between"),

@@ -1,18 +1,23 @@
-"""``predict`` and ``locinv edit``, by the command line's own entrance."""
+"""``predict``, ``locinv edit`` and ``test``, by the command line's own entrance."""
 
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import yaml
-from conftest import make_picture
+import torch
+from conftest import write_pictures
 from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from locinv_pl.cli import main
+from locinv_pl.judge import load_judge
 
 STEPS = 3
 
@@ -21,15 +26,7 @@ STEPS = 3
 def run(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two pictures, inverted and edited."""
     root = tmp_path_factory.mktemp("edits")
-    (root / "mine").mkdir()
-    rows = []
-    for n in range(2):
-        pixels = (make_picture(seed=n).movedim(0, -1) * 255).round().byte().numpy()
-        Image.fromarray(pixels).save(root / f"mine/p{n}.png")
-        edits = ["a red dog and a dog", {"prompt": "a blue cat and a dog", "kind": "attribute"}]
-        priors = {"cat": [2, 4, 14, 10], "dog": [20, 18, 10, 12]}
-        rows.append({"image": f"p{n}.png", "prompt": "a red cat and a dog", "priors": priors, "edits": edits})
-    (root / "mine/samples.yaml").write_text(yaml.safe_dump(rows))
+    write_pictures(root / "mine", 2)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setattr(sys, "argv", ["train.py"])
@@ -142,3 +139,135 @@ def test_an_inversion_of_another_backbone(run: Path) -> None:
         assert "made with backbone" in str(edit("run", "image=p0", "prompt=a cat"))
     finally:
         (run / "settings.json").write_text(settings)
+
+
+def pixels(path: Path) -> np.ndarray:
+    """(3, H, W) in [0, 1]."""
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"), dtype=np.float32).transpose(2, 0, 1) / 255
+
+
+def scores(run: Path, id: str) -> dict[str, Any]:
+    return json.loads((run / f"test/{id}.json").read_text())
+
+
+class TestScores:
+    """``test`` on what ``predict`` made."""
+
+    @pytest.fixture(scope="class")
+    def tested(self, run: Path, tiny_folder: Path) -> Path:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(run.parent)
+            main(["test", *words(tiny_folder)])
+        return run
+
+    def test_the_files_say_what_was_measured(self, tested: Path) -> None:
+        for id in ("p0", "p1"):
+            found = scores(tested, id)
+            assert list(found) == ["id", "prompt", "edits", "edit", "measures"]
+            assert (found["id"], found["prompt"]) == (id, "a red cat and a dog")
+            assert [(edit["kind"], edit["prompt"], edit["file"]) for edit in found["edits"]] == [
+                ("edit", "a red dog and a dog", "1-edit.png"),
+                ("attribute", "a blue cat and a dog", "2-attribute.png"),
+            ]
+            assert found["edit"]["cross_replace_steps"] == 0.8 and found["measures"]["clip"] == "judge"
+
+    def test_values_are_those_of_the_pictures(self, tested: Path) -> None:
+        judge = load_judge()
+        for id in ("p0", "p1"):
+            source = pixels(Path(f"mine/{id}.png"))
+            for edit in scores(tested, id)["edits"]:
+                edited = pixels(tested / "edits" / id / edit["file"])
+                outside = np.pad(np.ones((30, 30), dtype=np.float32), 1)
+                outside[4:14, 2:16] = 0  # the cat, which both edits change
+                kept, before = edited * outside, source * outside
+                assert edit["background_mse"] == pytest.approx(((kept - before) ** 2).mean(), rel=1e-4)
+                expected = peak_signal_noise_ratio(before, kept, data_range=1)
+                assert edit["background_psnr"] == pytest.approx(expected, rel=1e-5)
+                gaussian = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+                expected = structural_similarity(before, kept, data_range=1, channel_axis=0, **gaussian)
+                assert edit["background_ssim"] == pytest.approx(expected, abs=1e-4)
+                both = torch.from_numpy(np.stack([edited, edited * (1 - outside)]))
+                expected = judge.clip_score(both, [edit["prompt"]] * 2).tolist()
+                assert [edit["clip_target"], edit["clip_edited"]] == pytest.approx(expected, abs=1e-3)
+                assert edit["success"] == judge.agrees(both[:1], [edit["prompt"]])[0]
+                assert edit["structure_distance"] > 0 and -1 <= edit["dino_similarity"] <= 1
+
+    def test_the_summary_is_the_mean(self, tested: Path) -> None:
+        summary = json.loads((tested / "test.json").read_text())
+        edits = [edit for id in ("p0", "p1") for edit in scores(tested, id)["edits"]]
+        assert summary["images"] == [scores(tested, id) for id in ("p0", "p1")]
+        assert list(summary["kinds"]) == ["attribute", "edit"]
+        rows = [(summary["mean"], edits)]
+        rows += [(means, [e for e in edits if e["kind"] == kind]) for kind, means in summary["kinds"].items()]
+        for means, some in rows:
+            assert means["num_edits"] == len(some)
+            for key in set(means) - {"num_edits"}:
+                assert means[key] == pytest.approx(np.mean([edit[key] for edit in some]))
+        inverted = json.loads((tested / "summary.json").read_text())
+        for key in ("method", "prior", "backbone", "num_images", "num_steps", "attention_iou", "psnr", "ssim"):
+            assert summary[key] == inverted[key]
+        assert inverted["ssim"] == pytest.approx(np.mean([image["ssim"] for image in inverted["images"]]))
+        assert 0 < inverted["ssim"] < 1
+
+    def test_again_gives_equal_files_and_a_table(
+        self, tested: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        paths = [*(tested / "test").iterdir(), tested / "test.json"]
+        before = {path: path.read_bytes() for path in paths}
+        summary = (tested / "summary.json").read_bytes()
+        main(["test", *words(tiny_folder)])
+        assert {path: path.read_bytes() for path in paths} == before
+        assert (tested / "summary.json").read_bytes() == summary
+        out, err = capsys.readouterr()
+        table = [line for line in out.splitlines() if line.startswith("|")]
+        assert [line.split()[1] for line in table if "--" not in line] == ["kind", "attribute", "edit", "all"]
+        assert len({len(line) for line in table}) == 1 and "LPIPS" not in table[0]
+        assert out.rstrip().endswith("Results: run") and err == ""
+
+    def test_other_settings_have_other_edits(self, tested: Path, tiny_folder: Path, tmp_path: Path) -> None:
+        own = Path(shutil.copytree(tested, tmp_path / "run"))
+        other = words(tiny_folder, "edit.keep=nothing", f"output={own}")
+        with pytest.raises(SystemExit) as caught:
+            main(["test", *other])
+        assert "has no edit to 'a red dog and a dog' with these settings; run predict first" in str(caught.value.code)
+        main(["predict", *other])
+        (own / "edits/p1/2-attribute.png").unlink()  # of the first settings
+        (own / "test/p9.json").write_text(json.dumps({**scores(own, "p1"), "id": "p9"}))  # likewise
+        main(["test", *other, "measures.vit_range=255"])
+        summary = json.loads((own / "test.json").read_text())
+        assert [image["id"] for image in summary["images"]] == ["p0", "p1"]
+        assert (summary["edit"]["keep"], summary["measures"]["vit_range"]) == ("nothing", 255)
+        assert summary["images"][0]["edits"][0]["file"] not in ("1-edit.png", "2-attribute.png")
+
+    @pytest.mark.parametrize(
+        ("gone", "says"),
+        [
+            ("edits/p1/edits.json", "image 'p1': .*edits/p1 has no edit to 'a red dog and a dog'.*; run predict first"),
+            ("edits/p1/2-attribute.png", "edits/p1/2-attribute.png: can't be read .*; run predict again"),
+        ],
+    )
+    def test_what_is_missing_is_named(
+        self, tested: Path, tiny_folder: Path, tmp_path: Path, gone: str, says: str
+    ) -> None:
+        own = Path(shutil.copytree(tested, tmp_path / "run"))
+        (own / gone).unlink()
+        with pytest.raises(SystemExit) as caught:
+            main(["test", *words(tiny_folder, f"output={own}")])
+        message = str(caught.value.code)
+        assert re.search(says, message) and "\n" not in message
+
+    @pytest.mark.parametrize(
+        ("word", "says"),
+        [
+            ("measures.clip=./nowhere", "measures.clip=./nowhere: no such folder"),
+            ("measures.vit_range=0", "measures.vit_range=0.0: must be more than 0"),
+            ("measures.foo=1", "measures.foo"),
+        ],
+    )
+    def test_refusals(self, tested: Path, tiny_folder: Path, word: str, says: str) -> None:
+        before = (tested / "test.json").read_bytes()
+        with pytest.raises(SystemExit) as caught:
+            main(["test", *words(tiny_folder, word)])
+        assert says in str(caught.value.code) and "\n" not in str(caught.value.code)
+        assert (tested / "test.json").read_bytes() == before

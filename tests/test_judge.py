@@ -20,6 +20,7 @@ from locinv_pl.evaluation import (
 )
 from locinv_pl.judge import Judge, Recognizer, Sighting, load_judge
 from locinv_pl.scenes.drawing import BACKGROUNDS, COLORS, NOUNS
+from locinv_pl.scenes.words import PLURALS
 
 WORDS = {"nouns": ("cat", "dog"), "colors": ("red", "blue", "white")}
 
@@ -57,6 +58,51 @@ def test_a_noun_needs_an_area_and_has_the_colour_of_its_cells():
     assert judge_of(logits, min_area=0.01).see(pictures) == [
         (Sighting("dog", "blue", 6 / 64), Sighting("cat", "red", 1 / 64))
     ]
+
+
+class TestAgrees:
+    """A judge who has seen a blue dog and a red cat."""
+
+    @pytest.fixture
+    def agrees(self, monkeypatch: pytest.MonkeyPatch):
+        judge = judge_of(torch.zeros(1, 6, 8, 8))
+        seen = (Sighting("dog", "blue", 0.4), Sighting("cat", "red", 0.1))
+        monkeypatch.setattr(judge, "see", lambda images: [seen] * len(images))
+        return lambda *prompts: judge.agrees(torch.zeros(len(prompts), 3, 32, 32), prompts)
+
+    @pytest.mark.parametrize(
+        "prompt, expected",
+        [
+            ("a dog", True),
+            ("A Blue DOG, a red cat.", True),
+            ("a blue dog and a cat on the grass", True),
+            ("two red cats and dogs", True),
+            ("two blue cats", False),
+            ("a red dog and a red cat", False),
+            ("a big blue dog", True),
+            ("a blue big dog", True),  # the colour doesn't stand before its noun
+            ("a green dog", True),  # not one of the judge's colours
+            ("a red cat and another cat", True),
+            ("a red cat and a blue cat", None),
+            ("a bus on the road", None),
+            ("a hot catalogue", None),
+            ("", None),
+        ],
+    )
+    def test_prompts(self, agrees, prompt: str, expected: bool | None) -> None:
+        assert agrees(prompt) == [expected]
+
+    def test_every_picture_by_its_own_prompt(self, agrees) -> None:
+        assert agrees("a dog", "a blue cat", "a house") == [True, False, None]
+
+    def test_a_noun_that_is_not_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        judge = judge_of(torch.zeros(1, 6, 8, 8))
+        monkeypatch.setattr(judge, "see", lambda images: [(Sighting("dog", "blue", 0.4),), ()])
+        assert judge.agrees(torch.zeros(2, 3, 32, 32), ["a dog and a cat", "a dog"]) == [False, False]
+
+
+def test_the_plurals_of_the_judge_s_nouns(judge) -> None:
+    assert judge._forms == {form: noun for noun in NOUNS for form in (noun, PLURALS[noun])}
 
 
 def test_pictures_of_another_size_are_seen_too():

@@ -157,6 +157,7 @@ class TestUndisturbed:
             "attention_iou_initial",
             "attention_iou",
             "psnr",
+            "ssim",
             "psnr_vae",
             "seconds_per_image",
             "images",
@@ -168,7 +169,9 @@ class TestUndisturbed:
                 "nouns",
                 "iou_initial",
                 "iou",
+                "iou_curve",
                 "psnr",
+                "ssim",
                 "psnr_vae",
                 "token_steps",
                 "null_steps",
@@ -186,7 +189,7 @@ class TestUndisturbed:
             "num_images": 3,
             "num_steps": T,
         }
-        for key, of in (("psnr", "psnr"), ("psnr_vae", "psnr_vae"), ("seconds_per_image", "seconds")):
+        for key, of in (("psnr", "psnr"), ("ssim", "ssim"), ("psnr_vae", "psnr_vae"), ("seconds_per_image", "seconds")):
             assert summary[key] == pytest.approx(sum(image[of] for image in images) / 3)
         assert summary["attention_iou"] == pytest.approx(sum(sum(image["iou"]) for image in images) / 6)
 

@@ -1,0 +1,5 @@
+"""``python -m locinv_pl``: the command line."""
+
+from locinv_pl.cli import main
+
+main()
