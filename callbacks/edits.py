@@ -47,9 +47,9 @@ class EditSheets(Callback):
         assert isinstance(pl_module, LocInvModule)
         result: EditResult
         for result in outputs:
-            about = {"source_prompt": result.inversion.prompt, "settings": json.dumps(result.settings.to_dict())}
+            about = {"source_prompt": result.sample.prompt, "settings": json.dumps(result.settings)}
             about |= {f"prompt {n}": edit.prompt for n, edit in enumerate(result.edits, start=1)}
-            path = pl_module.run.image_path("edit_sheets", result.inversion.id)
+            path = pl_module.run.image_path("edit_sheets", result.sample.id)
             write_atomically(path, to_png(edit_sheet(result), about))
             save_maps(pl_module.run, result, self.map_steps)
             if self.tensorboard:
@@ -80,6 +80,8 @@ def save_maps(run: RunFolder, result: EditResult, count: int) -> None:
     then ``count`` steps. ``maps.json`` names the steps and has the attention IoU of every map, in the same order.
     """
     inversion, nouns = result.inversion, result.sample.nouns
+    if inversion is None:
+        return
     folder = run.edits_path(inversion.id) / MAPS
     steps = shown_steps(inversion.num_steps, count)
     rows: list[dict[str, Any]] = [{"word": noun.word} for noun in nouns]
@@ -104,7 +106,7 @@ def _contact_row(run: RunFolder, edited: dict[str, Any]) -> Image.Image:
 
 def _log(run: RunFolder, result: EditResult) -> None:
     back = to_array(result.reconstruction)
-    with image_writer(run, result.inversion.id) as writer:
+    with image_writer(run, result.sample.id) as writer:
         writer.add_image("edit/0_source", result.sample.image)
         writer.add_image("edit/0_reconstruction", result.reconstruction)
         for n, (edit, picture) in enumerate(zip(result.edits, result.pictures, strict=True), start=1):

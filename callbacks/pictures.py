@@ -31,7 +31,7 @@ def sheet(result: Result, map_columns: int = 6) -> Figure:
     columns = 3 + map_columns
     figure = Figure(figsize=(1.75 * columns, 2.6 + 2.0 * len(nouns)), layout="constrained")
     method, scores = _names(inversion)[1], result.scores
-    _head(figure, inversion)
+    _head(figure, sample, f"{method}, {inversion.num_steps} steps")
     cells = figure.add_gridspec(1 + len(nouns), columns, height_ratios=[1.25] + [1.0] * len(nouns))
 
     back = to_array(result.reconstruction)
@@ -61,12 +61,16 @@ def sheet(result: Result, map_columns: int = 6) -> Figure:
 
 def edit_sheet(result: EditResult) -> Figure:
     """One picture's edits on a page: pictures, below them what changed, and every noun's mean maps."""
-    sample, inversion, nouns = result.sample, result.inversion, result.sample.nouns
+    sample, inversion = result.sample, result.inversion
+    nouns = () if inversion is None else sample.nouns
     columns = max(2 + len(result.edits), 2 * len(nouns), 4)
     cell = 2.2 * sample.image.shape[-2] / sample.image.shape[-1]
     rows = 3 if nouns else 2
     figure = Figure(figsize=(2.2 * columns, rows * (cell + 0.35) + 0.7), layout="constrained")
-    _head(figure, inversion)
+    made_by = result.settings["editor"] if inversion is None else _names(inversion)[1]
+    _head(
+        figure, sample, f"{made_by}, {result.settings['num_steps'] if inversion is None else inversion.num_steps} steps"
+    )
     cells = figure.add_gridspec(rows, columns)
     source, back = to_array(sample.image), to_array(result.reconstruction)
     decibels = psnr(result.reconstruction, sample.image).item()
@@ -81,6 +85,8 @@ def edit_sheet(result: EditResult) -> Figure:
         _image(figure.add_subplot(cells[0, column]), edited, title, weight="bold")
         changed = f"difference × 4\nof edit {n} from the reconstruction"
         _image(figure.add_subplot(cells[1, column]), difference(edited, back), changed)
+    if inversion is None:
+        return figure
     for k, (noun, ious) in enumerate(zip(nouns, mean_ious(sample, inversion), strict=True)):
         for m, (name, maps, iou) in enumerate(zip(_names(inversion), _both(inversion), ious, strict=True)):
             drawn = overlay(sample.image, maps[:, k].mean(0))
@@ -144,9 +150,8 @@ def _names(inversion: Inversion) -> tuple[str, str]:
     return "plain DDIM", inversion.settings["method"]["name"]
 
 
-def _head(figure: Figure, inversion: Inversion) -> None:
-    made_by = f"({_names(inversion)[1]}, {inversion.num_steps} steps)"
-    figure.suptitle(f"{inversion.id}: “{inversion.prompt}”   {made_by}", fontsize=12, parse_math=False)
+def _head(figure: Figure, sample: EditSample, made_by: str) -> None:
+    figure.suptitle(f"{sample.id}: “{sample.prompt}”   ({made_by})", fontsize=12, parse_math=False)
 
 
 def _image(axes: Axes, image: np.ndarray, title: str, color: str = "black", weight: str = "normal") -> None:
@@ -157,9 +162,9 @@ def _image(axes: Axes, image: np.ndarray, title: str, color: str = "black", weig
 
 def _draw_settings(axes: Axes, result: EditResult) -> None:
     """The nouns in their outlines' colours, and the edit settings that aren't the default."""
-    usual, settings = EditSettings().to_dict(), result.settings.to_dict()
+    usual, settings = EditSettings().to_dict(), result.settings
     lines = [(f"■ {noun.word}", COLORS[k % len(COLORS)]) for k, noun in enumerate(result.sample.nouns)]
-    other = [f"{key} = {value}" for key, value in settings.items() if value != usual[key]]
+    other = [f"{key} = {value}" for key, value in settings.items() if value != usual.get(key)]
     lines += [("", "black"), ("edit settings:", "black"), *((text, "black") for text in other or ["the defaults"])]
     for n, (text, color) in enumerate(lines):
         axes.text(0.02, 0.95 - 0.08 * n, text, color=color, fontsize=8, va="top", parse_math=False)

@@ -111,6 +111,7 @@ def _described(prompt: str, spans: Sequence[Span]) -> list[bool]:
 
 
 def word_changes(source: str, target: str) -> Iterator[Change]:
+    """Two prompts' words in order: each that both have, and between these the stretches that differ."""
     mine, yours = _words(source), _words(target)
     said = [[prompt[slice(*span)].lower() for span in spans] for prompt, spans in ((source, mine), (target, yours))]
     i = j = 0

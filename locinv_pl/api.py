@@ -109,7 +109,7 @@ def edit_run(
     pictures = edit_inversion(backbone, inversion, targets, settings, allowed, with_source=True)
     has_source = (folder.edits_path(image) / "source.png").exists()  # else the VAE's must do
     source = None if has_source else backbone.decode(inversion.trajectory[:1])[0].cpu()
-    return save_edits(folder, inversion, settings, source, pictures[0], edits, pictures[1:])
+    return save_edits(folder, image, inversion.prompt, settings.to_dict(), source, pictures[0], edits, pictures[1:])
 
 
 def make_sample(

@@ -41,10 +41,11 @@ ALIASES = {
     "prior": "data.prior",
     "callbacks": "trainer.callbacks",
     "edit": "model.edit",
+    "editor": "model.editor",
     "measures": "model.measures",
     "output": "trainer.default_root_dir",
 }
-GROUPS = {"data", "model", "method", "edit", "trainer", "callbacks"}
+GROUPS = {"data", "model", "method", "edit", "editor", "trainer", "callbacks"}
 WITHOUT_VALUE = {"-h", "--help", "--print_config"}
 
 

@@ -220,20 +220,22 @@ class ViT:
         return keys[0], out.pooler_output if self.is_clip else out.last_hidden_state[:, 0]
 
 
-def edit_region(sample: EditSample, tokenizer: Any, prompt: str) -> Tensor | None:
+def edit_region(sample: EditSample, tokenizer: Any, prompt: str, by_prior: bool = False) -> Tensor | None:
     """Where an edit changes the picture: what the data says, else the masks of the nouns that the prompt changes.
 
     Args:
         sample: the picture.
         tokenizer: by whose tokens the prompts are compared.
         prompt: the target prompt.
+        by_prior: take the nouns' priors, which an editor may know, in place of their ground truth.
 
     Returns:
-        (H, W), bool; None where the data names no region and no noun with a mask changes.
+        (H, W), bool, or in [0, 1] with ``by_prior``; None where the data names no region and no noun changes.
     """
     if sample.region is not None:
         return sample.region
     source, target = (tokenize(tokenizer, text, sample.id) for text in (sample.prompt, prompt))
     places = [source.positions(noun.span) for noun in sample.nouns]
     changed = changed_nouns(places, source, target, align(source, target))
-    return sample.masks[changed].any(0) if changed else None
+    planes = [sample.nouns[k].prior if by_prior else sample.nouns[k].mask for k in changed]
+    return torch.stack(planes).amax(0) if planes else None

@@ -13,14 +13,15 @@ from lightning.pytorch import LightningModule
 import locinv_pl.strategy  # noqa: F401 (registers image_parallel)
 from locinv_pl.backbone import Backbone, load_backbone
 from locinv_pl.editing import EditSettings, edit, reconstruct
+from locinv_pl.editors import Editor, EditorSettings, make_editor
 from locinv_pl.inversion import Task, collect, invert_step, prepare, settings_of
 from locinv_pl.loader import Timestep
-from locinv_pl.measures import Measures, MeasureSettings
+from locinv_pl.measures import Measures, MeasureSettings, edit_region
 from locinv_pl.methods import Method
 from locinv_pl.results import EditResult, Result, save_edits, score, score_edits
 from locinv_pl.store import RunFolder, write_json
 from locinv_pl.summary import edits_table, summarize, summarize_edits, table
-from locinv_pl.types import Inversion, StepRecord
+from locinv_pl.types import EditSample, Inversion, StepRecord
 
 
 class LocInvModule(LightningModule):
@@ -33,6 +34,7 @@ class LocInvModule(LightningModule):
         resolution: R, side of the attention grid that is read.
         dtype: of the frozen weights.
         edit: how ``predict`` edits.
+        editor: another editor in its place, which needs no inversion.
         measures: what ``test`` measures the edits with.
     """
 
@@ -44,13 +46,14 @@ class LocInvModule(LightningModule):
         resolution: int = 16,
         dtype: str = "float32",
         edit: EditSettings = EditSettings(),  # noqa: B008 (frozen)
+        editor: EditorSettings | None = None,
         measures: MeasureSettings = MeasureSettings(),  # noqa: B008 (frozen)
     ):
         super().__init__()
         self.automatic_optimization = False
         self.backbone_name, self.dtype_name = backbone, dtype
         self.method, self.num_steps, self.resolution = method, num_steps, resolution
-        self.edit, self.measures = edit, measures
+        self.edit, self.editor, self.measures = edit, editor, measures
         self.clock = torch.zeros(())
         self._task: Task | None = None
         self._records: list[StepRecord] = []
@@ -129,20 +132,36 @@ class LocInvModule(LightningModule):
 
     def predict_step(self, batch: Timestep, batch_idx: int) -> list[EditResult]:
         """Edit every picture of the batch by the edits that its data names; from the files alone."""
-        results = []
-        for sample in batch.samples:
+        return [self._edit(sample) for sample in batch.samples]
+
+    def _edit(self, sample: EditSample) -> EditResult:
+        prompts, inversion = [listed.prompt for listed in sample.edits], None
+        if self.editor is None:
             inversion = Inversion.load(self.run.inversion_path(sample.id))
-            prompts = [listed.prompt for listed in sample.edits]
             pictures = edit(self.backbone, inversion, prompts, self.edit, sample.region, with_source=True)
-            back, edited = pictures[0], pictures[1:]
-            save_edits(self.run, inversion, self.edit, sample.image, back, sample.edits, edited)
-            results.append(EditResult(sample, inversion, self.edit, back, sample.edits, edited))
-        return results
+        else:
+            pictures = self.backbone.decode(self.backbone.encode(sample.image[None])).cpu()
+            regions = [edit_region(sample, self.backbone.tokenizer, prompt, by_prior=True) for prompt in prompts]
+            made = [self._editor(sample.image, sample.prompt, *asked) for asked in zip(prompts, regions, strict=True)]
+            pictures = torch.cat([pictures, *(picture[None] for picture in made)])
+        values, back, edited = self._edit_values, pictures[0], pictures[1:]
+        save_edits(self.run, sample.id, sample.prompt, values, sample.image, back, sample.edits, edited)
+        return EditResult(sample, inversion, values, back, sample.edits, edited)
+
+    @cached_property
+    def _editor(self) -> Editor:
+        assert self.editor is not None
+        return make_editor(self.editor, self.backbone)
+
+    @property
+    def _edit_values(self) -> dict[str, Any]:
+        """What edits the pictures, as plain values."""
+        return self.edit.to_dict() if self.editor is None else asdict(self.editor)
 
     def test_step(self, batch: Timestep, batch_idx: int) -> None:
         """Score the edits that ``predict`` made of every picture of the batch; from the files alone."""
         for sample in batch.samples:
-            edits = score_edits(self.run, sample, self.backbone.tokenizer, self.edit, self._measures)
+            edits = score_edits(self.run, sample, self.backbone.tokenizer, self._edit_values, self._measures)
             about = {"id": sample.id, "prompt": sample.prompt}
             self.run.save_scores("test", sample.id, {**about, "edits": edits, **self._tested})
 
@@ -164,7 +183,7 @@ class LocInvModule(LightningModule):
     @property
     def _tested(self) -> dict[str, Any]:
         """What scores of edits depend on, besides the run's settings."""
-        return {"edit": self.edit.to_dict(), "measures": asdict(self.measures)}
+        return {"edit": self._edit_values, "measures": asdict(self.measures)}
 
     def _finish(self, task: Task, records: list[StepRecord]) -> list[Result]:
         inversions = collect(task, records)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from torch import Tensor
 
 from locinv_pl.backbone import Backbone
 from locinv_pl.drawing import to_array, to_png
-from locinv_pl.editing import EditSettings
 from locinv_pl.errors import InputError, one_line
 from locinv_pl.measures import Measures, edit_region
 from locinv_pl.metrics import attention_iou, attention_iou_curve, psnr, ssim
@@ -36,16 +35,17 @@ class Result:
 
 
 class EditResult:
-    """An inverted picture with its reconstruction (3, H, W) and its edits' pictures (n, 3, H, W), in [0, 1].
+    """A picture with its reconstruction (3, H, W) and its edits' pictures (n, 3, H, W), in [0, 1].
 
-    A plain class, which Lightning hands over as it is: it would take a dataclass apart.
+    The inversion is None for editors that make none; the reconstruction then is the VAE's. A plain class, which
+    Lightning hands over as it is: it would take a dataclass apart.
     """
 
     def __init__(
         self,
         sample: EditSample,
-        inversion: Inversion,
-        settings: EditSettings,
+        inversion: Inversion | None,
+        settings: Mapping[str, Any],
         reconstruction: Tensor,
         edits: Sequence[Edit],
         pictures: Tensor,
@@ -88,8 +88,9 @@ def _scores(sample: EditSample, inversion: Inversion, back: Tensor, vae: Tensor)
 
 def save_edits(
     run: RunFolder,
-    inversion: Inversion,
-    settings: EditSettings,
+    id: str,
+    prompt: str,
+    settings: Mapping[str, Any],
     source: Tensor | None,
     reconstruction: Tensor,
     edits: Sequence[Edit],
@@ -97,35 +98,35 @@ def save_edits(
 ) -> list[Path]:
     """Write ``edits/<id>/``: source.png, reconstruction.png, a numbered PNG for each edit, and edits.json.
 
-    An edit that is there already, with this prompt and these settings, is written again under its own number;
-    others are kept. Without a ``source`` that picture is left as it is. Every PNG holds prompt and settings in its
-    metadata; edits.json is written last.
+    ``prompt`` is the source prompt, ``settings`` are those of the edits, as plain values. An edit that is there
+    already, with this prompt and these settings, is written again under its own number; others are kept. Without a
+    ``source`` that picture is left as it is. Every PNG holds prompt and settings in its metadata; edits.json is
+    written last.
 
     Returns:
         the edits' files.
     """
-    values = settings.to_dict()
-    folder = run.edits_path(inversion.id)
+    folder = run.edits_path(id)
     rows = read_json(folder / "edits.json")["edits"] if (folder / "edits.json").exists() else []
-    about = {"source_prompt": inversion.prompt, "settings": json.dumps(values)}
+    about = {"source_prompt": prompt, "settings": json.dumps(settings)}
 
-    def write(name: str, picture: Tensor, prompt: str) -> Path:
+    def write(name: str, picture: Tensor, text: str) -> Path:
         path = folder / name
-        write_atomically(path, to_png(Image.fromarray(to_array(picture)), {"prompt": prompt, **about}))
+        write_atomically(path, to_png(Image.fromarray(to_array(picture)), {"prompt": text, **about}))
         return path
 
     if source is not None:
-        write("source.png", source, inversion.prompt)
-    write("reconstruction.png", reconstruction, inversion.prompt)
+        write("source.png", source, prompt)
+    write("reconstruction.png", reconstruction, prompt)
     paths = []
     for edit, picture in zip(edits, pictures, strict=True):
-        row = {"kind": edit.kind, "prompt": edit.prompt, "settings": values}
+        row = {"kind": edit.kind, "prompt": edit.prompt, "settings": settings}
         same = [there for there in rows if row.items() <= there.items()]
         if not same:
             same = [{"file": f"{len(rows) + 1}-{quote(edit.kind, safe='')}.png", **row}]
             rows += same
         paths.append(write(same[0]["file"], picture, edit.prompt))
-    write_json(folder / "edits.json", {"id": inversion.id, "prompt": inversion.prompt, "edits": rows})
+    write_json(folder / "edits.json", {"id": id, "prompt": prompt, "edits": rows})
     return paths
 
 
@@ -133,7 +134,7 @@ def score_edits(
     run: RunFolder,
     sample: EditSample,
     tokenizer: Any,
-    settings: EditSettings,
+    settings: Mapping[str, Any],
     measures: Measures,
 ) -> list[dict[str, Any]]:
     """Measure every edit that a sample names, on its file in ``edits/<id>/``, against the sample's picture.
@@ -156,9 +157,7 @@ def score_edits(
     scored = []
     for edit in sample.edits:
         row = {"kind": edit.kind, "prompt": edit.prompt}
-        made = next(
-            (there for there in listed if {**row, "settings": settings.to_dict()}.items() <= there.items()), None
-        )
+        made = next((there for there in listed if {**row, "settings": settings}.items() <= there.items()), None)
         if made is None:
             raise InputError(
                 f"image {sample.id!r}: {folder} has no edit to {edit.prompt!r} with these settings; "
