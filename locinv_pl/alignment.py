@@ -20,6 +20,7 @@ from locinv_pl.types import Span, overlap
 from locinv_pl.words import load_words
 
 Kind = Literal["word_swap", "attribute", "add", "remove", "same"]
+PREPOSITIONS = {"with", "without", "of", "on", "in", "at", "by", "near", "under", "over", "behind", "beside", "from"}
 GAP = 1e-3  # what a break between common words costs, of a word
 
 
@@ -60,7 +61,7 @@ def align(source: Tokens, target: Tokens) -> Alignment:
 
     Words are compared without regard to case, see :func:`common_words`. In a stretch of words that differ, the
     last stand for each other, then those before, since English ends its phrases with the noun: of "cat" and
-    "big dog", "dog" takes the cat's place and "big" is new.
+    "big dog on a mat", "dog" takes the cat's place and "big" and all from the preposition on is new.
     """
     length = len(source.ids)
     mapper, taken = torch.zeros(length, length), torch.zeros(length, dtype=torch.bool)
@@ -69,7 +70,9 @@ def align(source: Tokens, target: Tokens) -> Alignment:
     pairs = [
         (source.positions(mine), target.positions(yours), change.is_equal)
         for change in changes
-        for mine, yours in zip(change.source[::-1], change.target[::-1], strict=False)
+        for mine, yours in zip(
+            _phrase(source.prompt, change.source)[::-1], _phrase(target.prompt, change.target)[::-1], strict=False
+        )
     ]
     pairs.append(((0,), (0,), True))  # the start mark, which draws most of the attention
     pairs += [((a,), (b,), True) for a, b in zip(_rest(source), _rest(target), strict=False)]
@@ -135,9 +138,15 @@ def common_words(source: Sequence[str], target: Sequence[str]) -> list[tuple[int
             if source[i] == target[j]:
                 score, rest = best.get((i + 1, j + 1), (0.0, []))
                 is_piece = bool(rest) and rest[0] != (i + 1, j + 1)
-                options.append((score + 1 - GAP * is_piece, [(i, j), *rest]))
+                options.insert(0, (score + 1 - GAP * is_piece, [(i, j), *rest]))  # of equals, the first
             best[i, j] = max(options, key=lambda option: option[0])
     return best.get((0, 0), (0.0, []))[1]
+
+
+def _phrase(prompt: str, spans: tuple[Span, ...]) -> tuple[Span, ...]:
+    """The words before the first preposition; all where they begin with it."""
+    cut = next((n for n, span in enumerate(spans) if prompt[slice(*span)].lower() in PREPOSITIONS), 0)
+    return spans[:cut] if cut else spans
 
 
 def _words(prompt: str) -> list[Span]:

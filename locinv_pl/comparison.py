@@ -57,6 +57,7 @@ MEASURES = (
     Measure("attention_iou", "IoU", "{:.3f}", per_edit=False),
     Measure("psnr", "PSNR [dB]", per_edit=False),
     Measure("ssim", "SSIM", "{:.3f}", per_edit=False, in_table=False),
+    Measure("lpips", "LPIPS × 10³", per_edit=False, sign=-1, factor=1e3),
     Measure("background_psnr", "background PSNR [dB]"),
     Measure("background_ssim", "background SSIM", "{:.4f}"),
     Measure("background_mse", "background MSE × 10⁴", sign=-1, factor=1e4, in_table=False),
@@ -318,6 +319,9 @@ Values = dict[str, list[float]]
 
 
 def _values_of(run: Mapping[str, Any], measure: Measure, kind: str | None = None) -> Values:
+    if measure.key == "lpips":
+        found = {test["id"]: test["reconstruction"].get("lpips") for test in run["tests"]}
+        return {id: [value] for id, value in found.items() if value is not None}
     if not measure.per_edit:
         found = {s["id"]: s[OF_INVERSIONS[measure.key]] for s in run["inversions"]}
         return {id: value if isinstance(value, list) else [value] for id, value in found.items() if value != []}

@@ -27,6 +27,9 @@ from locinv_pl.metrics import (
     background_psnr,
     background_ssim,
     check_lpips,
+    lpips,
+    psnr,
+    ssim,
     structure_distance,
     with_border,
 )
@@ -47,7 +50,7 @@ class MeasureSettings:
             ViT, likewise. PIE-Bench's is facebook/dino-vitb8.
         vit_range: the value of white as the ViT sees it, before its mean and deviation are taken off. DINO learned
             with 1; PIE-Bench's own code doesn't scale pictures for it: give 255 to compare with its tables.
-        lpips: whether LPIPS of the background is measured, which needs torchvision.
+        lpips: whether LPIPS of reconstructions and backgrounds is measured, which needs torchvision.
 
     Raises:
         InputError: the range isn't positive, or LPIPS is asked for and torchvision is missing.
@@ -118,6 +121,13 @@ class Measures:
                 "dino_similarity": F.cosine_similarity(features[0], features[1], dim=0).item(),
                 "success": None if agrees is None else float(agrees),
             }
+
+    @torch.no_grad()
+    def reconstruction(self, source: Tensor, reconstruction: Tensor) -> dict[str, float]:
+        """PSNR in dB, SSIM, and LPIPS where asked for, of a reconstruction; both (3, H, W) in [0, 1]."""
+        measures = {"psnr": psnr, "ssim": ssim, **({"lpips": lpips} if self.settings.lpips else {})}
+        pictures = reconstruction.to(self.device), source.to(self.device)
+        return {name: measure(*pictures).item() for name, measure in measures.items()}
 
     def _background(self, source: Tensor, edited: Tensor, region: Tensor | None) -> dict[str, float | None]:
         measures = {

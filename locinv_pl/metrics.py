@@ -118,21 +118,27 @@ def background_ssim(edited: Tensor, source: Tensor, region: Tensor) -> Tensor:
     return ssim(background(edited, region), background(source, region))
 
 
-def background_lpips(edited: Tensor, source: Tensor, region: Tensor) -> Tensor:
-    """LPIPS of two pictures' backgrounds by SqueezeNet (Zhang et al., arXiv 1801.03924); needs torchvision.
+def lpips(picture: Tensor, reference: Tensor) -> Tensor:
+    """LPIPS of two pictures (3, H, W) in [0, 1] by SqueezeNet (Zhang et al., arXiv 1801.03924); needs torchvision.
 
     Raises:
         InputError: torchvision is missing, or its SqueezeNet is neither in torch's cache nor can be downloaded.
     """
     check_lpips()
-    pictures = (background(edited, region)[None], background(source, region)[None])
     try:
-        return learned_perceptual_image_patch_similarity(*pictures, net_type="squeeze", normalize=True)
+        return learned_perceptual_image_patch_similarity(
+            picture[None], reference[None], net_type="squeeze", normalize=True
+        )
     except OSError as error:
         raise InputError(
             f"measures.lpips: torchvision's SqueezeNet is not in torch's cache and can't be downloaded ({error}); "
             f"try again with a network connection, or leave LPIPS out"
         ) from None
+
+
+def background_lpips(edited: Tensor, source: Tensor, region: Tensor) -> Tensor:
+    """:func:`lpips` of two pictures' backgrounds; arguments as in :func:`background`."""
+    return lpips(background(edited, region), background(source, region))
 
 
 def check_lpips() -> None:

@@ -18,7 +18,7 @@ from locinv_pl.inversion import Task, collect, invert_step, prepare, settings_of
 from locinv_pl.loader import Timestep
 from locinv_pl.measures import Measures, MeasureSettings, edit_region
 from locinv_pl.methods import Method
-from locinv_pl.results import EditResult, Result, save_edits, score, score_edits
+from locinv_pl.results import EditResult, Result, save_edits, score, score_edits, score_reconstruction
 from locinv_pl.store import RunFolder, write_json
 from locinv_pl.summary import edits_table, summarize, summarize_edits, table
 from locinv_pl.types import EditSample, Inversion, StepRecord
@@ -162,7 +162,8 @@ class LocInvModule(LightningModule):
         """Score the edits that ``predict`` made of every picture of the batch; from the files alone."""
         for sample in batch.samples:
             edits = score_edits(self.run, sample, self.backbone.tokenizer, self._edit_values, self._measures)
-            about = {"id": sample.id, "prompt": sample.prompt}
+            back = score_reconstruction(self.run, sample, self._measures)
+            about = {"id": sample.id, "prompt": sample.prompt, "reconstruction": back}
             self.run.save_scores("test", sample.id, {**about, "edits": edits, **self._tested})
 
     def teardown(self, stage: str) -> None:

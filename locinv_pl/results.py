@@ -81,6 +81,7 @@ def _scores(sample: EditSample, inversion: Inversion, back: Tensor, vae: Tensor)
         "psnr": psnr(back, sample.image).item(),
         "ssim": ssim(back, sample.image).item(),
         "psnr_vae": psnr(vae, sample.image).item(),
+        "ssim_vae": ssim(vae, sample.image).item(),
         "token_steps": int(inversion.token_steps.sum()),
         "null_steps": int(inversion.null_steps.sum()),
     }
@@ -167,6 +168,15 @@ def score_edits(
         region = edit_region(sample, tokenizer, edit.prompt)
         scored.append({**row, "file": made["file"], **measures.score(sample.image, picture, edit.prompt, region)})
     return scored
+
+
+def score_reconstruction(run: RunFolder, sample: EditSample, measures: Measures) -> dict[str, float]:
+    """Measure ``edits/<id>/reconstruction.png`` against the sample's picture.
+
+    Raises:
+        InputError: the file is missing, or isn't the picture that it was.
+    """
+    return measures.reconstruction(sample.image, _read_png(run.edits_path(sample.id) / "reconstruction.png", sample))
 
 
 def _read_png(path: Path, sample: EditSample) -> Tensor:

@@ -46,10 +46,10 @@ def summarize_edits(
     """The content of test.json.
 
     Means of measures are over edits, all together and kind by kind, and leave out edits that have none;
-    attention IoU, PSNR and SSIM of the reconstructions as in summary.json, of the same pictures.
+    attention IoU is as in summary.json, of the same pictures.
 
     Args:
-        scores: one entry per picture, those of its edits in "edits".
+        scores: one entry per picture, with its "reconstruction" and its "edits".
         inversions: the scores of the run's inversions.
         settings: of the run, with those of editing and measuring in "edit" and "measures".
     """
@@ -61,7 +61,11 @@ def summarize_edits(
     return {
         **{key: run[key] for key in ("method", "prior", "backbone")},
         "num_images": len(scores),
-        **{key: run[key] for key in ("num_steps", "attention_iou", "psnr", "ssim")},
+        **{key: run[key] for key in ("num_steps", "attention_iou")},
+        "reconstruction": {
+            name: _mean([score["reconstruction"][name] for score in scores])
+            for name in (scores[0]["reconstruction"] if scores else ())
+        },
         "edit": settings["edit"],
         "measures": settings["measures"],
         "mean": _mean_edit(edits),

@@ -75,6 +75,18 @@ def test_a_phrase_for_a_word_keeps_the_noun_on_the_noun(tiny):
     assert columns(found)[:4] == [{0: 1}, {1: 1}, {}, {2: 1}]
 
 
+def test_a_phrase_for_a_word_ends_before_its_preposition(tiny):
+    # source: 1a 2cat; target: 1a 2red 3dog 4on 5grass; "on grass" is new
+    found = aligned(tiny, "a cat", "a red dog on grass")
+    assert columns(found)[:6] == [{0: 1}, {1: 1}, {}, {2: 1}, {}, {}]
+
+
+def test_of_equal_words_the_first_is_the_common_one(tiny):
+    # source: 1a 2dog; target: 1a 2dog 3and 4a 5dog
+    found = aligned(tiny, "a dog", "a dog and a dog")
+    assert found.kept[:3].tolist() == [0, 1, 2] and found.kept[3:6].tolist() == [-1] * 3
+
+
 def test_case_and_punctuation(tiny):
     found = aligned(tiny, "A cat, a dog!", "a Cat, a red dog!")
     # source: 1a 2cat 3, 4a 5dog 6! 7</s>; target: 1a 2cat 3, 4a 5red 6dog 7! 8</s>

@@ -112,7 +112,7 @@ def made_up(label: str, seed: int, images: int = 12) -> dict[str, Any]:
         for kind in ("word_swap", "attribute")[: 1 + n % 2]:
             measured = {"background_psnr": 20 + rng.random(), "success": None if n == 0 else float(rng.random() > 0.5)}
             edits.append({"kind": kind, "prompt": "x", "structure_distance": rng.random(), **measured})
-        tests.append({"id": f"{n:02d}", "edits": edits})
+        tests.append({"id": f"{n:02d}", "reconstruction": {"psnr": psnr, "lpips": psnr / 100}, "edits": edits})
     rest = {"name": label, "prior": "segment", "edit": None, "vary": None}
     return {"label": label, **rest, "inversions": inversions, "tests": tests}
 
@@ -125,6 +125,7 @@ def test_means_are_over_nouns_pictures_and_edits() -> None:
     assert row["attention_iou"] == pytest.approx(sum(nouns) / len(nouns))
     assert row["psnr"] == pytest.approx(sum(score["psnr"] for score in run["inversions"]) / 12)
     assert row["background_psnr"] == pytest.approx(sum(edit["background_psnr"] for edit in edits) / len(edits))
+    assert row["lpips"] == pytest.approx(row["psnr"] / 100)
     judged = [edit["success"] for edit in edits if edit["success"] is not None]
     assert row["success"] == pytest.approx(sum(judged) / len(judged)) and len(judged) == len(edits) - 1
     assert (row["num_images"], row["num_edits"]) == (12, 18) and row["background_lpips"] is None

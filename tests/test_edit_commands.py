@@ -16,7 +16,9 @@ from conftest import write_pictures
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from locinv_pl.backbone import load_backbone
 from locinv_pl.cli import main
+from locinv_pl.editors import EditorSettings, make_editor
 from locinv_pl.judge import load_judge
 
 STEPS = 3
@@ -164,7 +166,7 @@ class TestScores:
     def test_the_files_say_what_was_measured(self, tested: Path) -> None:
         for id in ("p0", "p1"):
             found = scores(tested, id)
-            assert list(found) == ["id", "prompt", "edits", "edit", "measures"]
+            assert list(found) == ["id", "prompt", "reconstruction", "edits", "edit", "measures"]
             assert (found["id"], found["prompt"]) == (id, "a red cat and a dog")
             assert [(edit["kind"], edit["prompt"], edit["file"]) for edit in found["edits"]] == [
                 ("edit", "a red dog and a dog", "1-edit.png"),
@@ -175,7 +177,13 @@ class TestScores:
     def test_values_are_those_of_the_pictures(self, tested: Path) -> None:
         judge = load_judge()
         for id in ("p0", "p1"):
-            source = pixels(Path(f"mine/{id}.png"))
+            source, back = pixels(Path(f"mine/{id}.png")), pixels(tested / f"edits/{id}/reconstruction.png")
+            reconstruction = scores(tested, id)["reconstruction"]
+            expected = peak_signal_noise_ratio(source, back, data_range=1)
+            assert reconstruction["psnr"] == pytest.approx(expected, rel=1e-5) and list(reconstruction) == [
+                "psnr",
+                "ssim",
+            ]
             for edit in scores(tested, id)["edits"]:
                 edited = pixels(tested / "edits" / id / edit["file"])
                 outside = np.pad(np.ones((30, 30), dtype=np.float32), 1)
@@ -205,8 +213,9 @@ class TestScores:
             for key in set(means) - {"num_edits"}:
                 assert means[key] == pytest.approx(np.mean([edit[key] for edit in some]))
         inverted = json.loads((tested / "summary.json").read_text())
-        for key in ("method", "prior", "backbone", "num_images", "num_steps", "attention_iou", "psnr", "ssim"):
+        for key in ("method", "prior", "backbone", "num_images", "num_steps", "attention_iou"):
             assert summary[key] == inverted[key]
+        assert summary["reconstruction"]["psnr"] == pytest.approx(inverted["psnr"], abs=0.05)  # of 8 bits
         assert inverted["ssim"] == pytest.approx(np.mean([image["ssim"] for image in inverted["images"]]))
         assert 0 < inverted["ssim"] < 1
 
@@ -271,3 +280,42 @@ class TestScores:
             main(["test", *words(tiny_folder, word)])
         assert says in str(caught.value.code) and "\n" not in str(caught.value.code)
         assert (tested / "test.json").read_bytes() == before
+
+
+class TestOtherEditors:
+    """``editor=`` in place of our own."""
+
+    @pytest.fixture(scope="class")
+    def painted(self, run: Path, tiny_folder: Path) -> Path:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(run.parent)
+            patch.setattr(sys, "argv", ["train.py"])
+            own = words(tiny_folder, "editor=inpaint", "editor.num_steps=4", "callbacks=full", "output=painted")
+            for command in ("predict", "test"):
+                main([command, *own])
+        return run.parent / "painted"
+
+    def test_pictures_are_the_editor_s(self, painted: Path, tiny_folder: Path) -> None:
+        backbone = load_backbone(str(tiny_folder))
+        settings = json.loads((painted / "edits/p0/edits.json").read_text())["edits"][0]["settings"]
+        assert (settings["editor"], settings["num_steps"]) == ("inpaint", 4)
+        source = torch.from_numpy(pixels(Path("mine/p0.png")))
+        prior = torch.zeros(32, 32)
+        prior[4:14, 2:16] = 1  # the cat's box
+        edited = make_editor(EditorSettings(**settings), backbone)(
+            source, "a red cat and a dog", "a red dog and a dog", prior
+        )
+        assert np.abs(pixels(painted / "edits/p0/1-edit.png") - edited.numpy()).max() <= 1 / 255
+        back = backbone.decode(backbone.encode(source[None]))[0].numpy()
+        assert np.abs(pixels(painted / "edits/p0/reconstruction.png") - back).max() <= 1 / 255
+
+    def test_they_are_measured_and_shown(self, painted: Path) -> None:
+        summary = json.loads((painted / "test.json").read_text())
+        assert summary["mean"]["num_edits"] == 4 and summary["attention_iou"] is None
+        assert (painted / "edit_sheets/p0.png").exists() and (painted / "edits_contact_sheet.png").exists()
+        assert "p1" in (painted / "report.html").read_text()
+
+    def test_a_model_that_is_not_for_it(self, run: Path, tiny_folder: Path) -> None:
+        with pytest.raises(SystemExit) as caught:
+            main(["predict", *words(tiny_folder, "editor=instruct_pix2pix", "editor.model=null", "output=other")])
+        assert "takes 4 channels, this editor needs one that takes 8" in str(caught.value.code)

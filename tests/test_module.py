@@ -173,6 +173,7 @@ class TestUndisturbed:
                 "psnr",
                 "ssim",
                 "psnr_vae",
+                "ssim_vae",
                 "token_steps",
                 "null_steps",
                 "seconds",
