@@ -321,3 +321,76 @@ def test_autocast_keeps_state_in_fp32(tiny, sample, precision):
     last = records[-1]
     assert {last.latent.dtype, last.tokens.dtype, last.null.dtype, last.maps.dtype} == {torch.float32}
     assert last.latent.isfinite().all() and last.losses[:, :-1].isfinite().all()  # but for the background's
+
+
+# -- the other methods ---------------------------------------------------------------------------
+
+
+def test_negative_prompt_inversion_reconstructs_without_guidance(tiny, sample):
+    """∅ is the prompt's own embedding, so that the guided noise is the conditional one, whatever w."""
+    task, records = run(tiny, [sample], method("fixed", "npi"))
+    z = task.trajectory[-1]
+    for i, record in enumerate(records):
+        t, (abar_t, abar_s) = task.schedule.timesteps[i], task.schedule.alphas[i : i + 2]
+        with torch.no_grad():
+            eps = tiny.unet(z, t, encoder_hidden_states=task.plain).sample
+        z_0 = (z - (1 - abar_t).sqrt() * eps) / abar_t.sqrt()
+        z = abar_s.sqrt() * z_0 + (1 - abar_s).sqrt() * eps
+        torch.testing.assert_close(record.latent, z, rtol=1e-4, atol=1e-4)
+        assert torch.equal(record.null, task.plain) and record.null_steps.tolist() == [0]
+
+
+@pytest.mark.parametrize("policy", ["fixed", "optimize"])
+def test_direct_inversion_reconstructs_what_the_vae_does(tiny, sample, policy):
+    task, records = run(tiny, [sample], method(policy, "direct", max_steps=2))
+    inversion = collect(task, records)[0]
+    assert torch.equal(inversion.latent, task.trajectory[0, 0]) and torch.equal(inversion.null[2], task.empty[0])
+    ceiling = tiny.decode(tiny.encode(sample.image[None]))
+    torch.testing.assert_close(reconstruct(tiny, [inversion]), ceiling, rtol=0, atol=1e-5)
+    moved = inversion.tokens[-1] != task.embeddings[0, list(inversion.dynamic)]
+    assert moved.any() == (policy == "optimize")
+
+
+@pytest.mark.parametrize("null", ["none", "optimize", "npi", "direct"])
+def test_token_and_null_text_policies_combine(tiny, sample, null):
+    _, plain = run(tiny, [sample], method("fixed", "direct"))
+    how = method("optimize", null, max_steps=6, lr=3e-2, null_max_steps=2)
+    task, records = run(tiny, [sample], how)
+    assert records[-1].losses[0, 0] < plain[-1].losses[0, 0]
+    collect(task, records)[0]
+
+
+def test_dpl_s_losses_are_those_of_its_maps(tiny, sample):
+    terms = {name: LossTerm(1.0, 50.0, 0.0) for name in ("balance", "disjoint", "background")}
+    off = {name: LossTerm(0.0) for name in ("similarity", "overlap", "adjective")}
+    how = method(max_steps=6, lr=3e-2, null="direct", **terms, **off)
+    task, records = run(tiny, [sample], how)
+    assert task.background is not None and set(task.background.unique().tolist()) <= {0.0, 1.0}
+    names = list(TokenPolicy().losses)
+    A, losses = records[-1].maps[0], dict(zip(names, records[-1].losses[0].tolist(), strict=True))
+    cat, dog = A.flatten(1)
+    assert losses["disjoint"] == pytest.approx(F.cosine_similarity(cat, dog, dim=0).item(), rel=1e-4)
+    leaked = [F.cosine_similarity(a, task.background[0].flatten(), dim=0).item() for a in (cat, dog)]
+    assert losses["background"] == pytest.approx(sum(leaked) / 2, rel=1e-4)
+    _, before = run(tiny, [sample], method("fixed", "direct"))
+    for name in ("balance", "disjoint"):
+        assert losses[name] < before[-1].losses[0, names.index(name)].item()
+
+
+def test_a_loss_without_a_threshold_doesn_t_keep_the_tokens_moving(tiny, sample):
+    """The marginals' divergence has a weight alone."""
+    easy = dict.fromkeys(("similarity", "overlap", "adjective"), LossTerm(1.0, 50.0, 10.0))
+    _, records = run(tiny, [sample], method(max_steps=3, null="direct", marginals=LossTerm(1.0), **easy), stop=1)
+    assert records[0].token_steps.tolist() == [0] and records[0].thresholds[4].isinf()
+    hard = dict.fromkeys(("similarity", "overlap", "adjective"), LossTerm(1.0, 50.0, 0.0))
+    ways = [method(max_steps=5, lr=3e-2, null="direct", marginals=LossTerm(w), **hard) for w in (0.0, 5.0)]
+    with_out, with_it = (run(tiny, [sample], way)[1][-1].losses[0, 4] for way in ways)
+    assert with_it < with_out
+
+
+def test_the_variant_for_boxes_counts_alone(tiny, sample):
+    off = dict.fromkeys(("similarity", "overlap", "adjective"), LossTerm(0.0))
+    how = method(max_steps=8, lr=3e-2, null="direct", leakage=LossTerm(1.0, 50.0, 0.0), **off)
+    _, moved = run(tiny, [sample], how)
+    _, fixed = run(tiny, [sample], method("fixed", "direct"))
+    assert moved[-1].losses[0, 3] < fixed[-1].losses[0, 3] - 0.01
