@@ -320,7 +320,7 @@ Values = dict[str, list[float]]
 
 def _values_of(run: Mapping[str, Any], measure: Measure, kind: str | None = None) -> Values:
     if measure.key == "lpips":
-        found = {test["id"]: test["reconstruction"].get("lpips") for test in run["tests"]}
+        found = {test["id"]: test.get("reconstruction", {}).get("lpips") for test in run["tests"]}
         return {id: [value] for id, value in found.items() if value is not None}
     if not measure.per_edit:
         found = {s["id"]: s[OF_INVERSIONS[measure.key]] for s in run["inversions"]}
