@@ -18,7 +18,7 @@ from locinv_pl.store import read_json
 from locinv_pl.types import write_atomically
 
 
-def draw(comparison: Comparison, content: dict[str, Any], pictures: int = 12) -> list[Path]:
+def draw(comparison: Comparison, content: dict[str, Any], pictures: int = 6) -> list[Path]:
     """Draw what there is to see; returns the files.
 
     Args:
