@@ -28,7 +28,7 @@ def draw(comparison: Comparison, content: dict[str, Any], pictures: int = 6) -> 
     """
     figures: dict[str, Figure | Image.Image] = {}
     curves = {row["method"]: row["iou_curve"] for row in content["rows"] if row["iou_curve"] and not row["edit"]}
-    if curves:
+    if curves and not comparison.vary:
         figures["iou_curves.png"] = iou_curves(curves)
     if comparison.vary:
         figures["ablation.png"] = ablation(content["rows"])
@@ -59,7 +59,7 @@ def ablation(rows: Sequence[dict[str, Any]]) -> Figure:
     keys = list(dict.fromkeys(row["vary"][0] for row in rows))
     names = list(dict.fromkeys((row["name"], row["prior"]) for row in rows))
     figure = Figure(figsize=(3.6 * len(keys), 3.2), layout="constrained")
-    for column, axes in enumerate(np.ravel(figure.subplots(1, len(keys), squeeze=False))):
+    for column, axes in enumerate(np.ravel(figure.subplots(1, len(keys), squeeze=False, sharey=True))):
         right = axes.twinx()
         for n, name in enumerate(names):
             chosen = [row for row in rows if row["vary"][0] == keys[column] and (row["name"], row["prior"]) == name]
@@ -73,7 +73,7 @@ def ablation(rows: Sequence[dict[str, Any]]) -> Figure:
         axes.set_ylabel("attention IoU (line)" if column == 0 else "")
         right.set_ylabel("PSNR [dB] (dotted)" if column == len(keys) - 1 else "")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, loc="lower right")
     return figure
 
 
