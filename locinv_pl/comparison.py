@@ -24,7 +24,7 @@ import yaml
 from scipy.stats import bootstrap
 
 from locinv_pl.errors import InputError
-from locinv_pl.methods import CONFIGS
+from locinv_pl.methods import CONFIGS, presets
 from locinv_pl.store import RunFolder, read_json, write_json
 from locinv_pl.summary import markdown
 from locinv_pl.types import write_atomically
@@ -97,17 +97,17 @@ class Entry:
         """
         head, _, edit = text.strip().partition("+")
         name, _, prior = head.partition(":")
-        if not Path(name).is_file() and name not in _presets("method") + _presets("editor"):
-            known = ", ".join(_presets("method") + _presets("editor"))
+        if not Path(name).is_file() and name not in presets("method") + presets("editor"):
+            known = ", ".join(presets("method") + presets("editor"))
             raise InputError(f"methods={text}: no method or editor {name!r}; use some of {known}, or a YAML file")
-        if edit and edit not in _presets("edit"):
-            raise InputError(f"methods={text}: no edit {edit!r}; use one of {', '.join(_presets('edit'))}")
+        if edit and edit not in presets("edit"):
+            raise InputError(f"methods={text}: no edit {edit!r}; use one of {', '.join(presets('edit'))}")
         return cls(name, prior or None, edit or None)
 
     @property
     def is_editor(self) -> bool:
         """Whether it edits without an inversion of ours."""
-        return self.name in _presets("editor")
+        return self.name in presets("editor")
 
     @property
     def inversion(self) -> str:
@@ -128,10 +128,6 @@ class Entry:
         words += [f"prior={self.prior}"] if self.prior else []
         words += [f"edit={self.edit}"] if self.edit else []
         return words + ([f"{self.vary[0]}={self.vary[1]}"] if self.vary else [])
-
-
-def _presets(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
 @dataclass(frozen=True)
@@ -242,7 +238,7 @@ def _experiment(name: str) -> dict[str, Any]:
     path = CONFIGS / "experiment" / f"{name}.yaml"
     path = path if path.is_file() else Path(name)
     if not path.is_file():
-        raise InputError(f"experiment={name}: no such file; use one of {', '.join(_presets('experiment'))}")
+        raise InputError(f"experiment={name}: no such file; use one of {', '.join(presets('experiment'))}")
     return yaml.safe_load(path.read_text()) or {}
 
 

@@ -23,7 +23,7 @@ from locinv_pl.api import invert
 from locinv_pl.backbone import Backbone, load_backbone
 from locinv_pl.editing import EditSettings, changed_nouns, edit
 from locinv_pl.errors import InputError
-from locinv_pl.methods import CONFIGS, Method
+from locinv_pl.methods import Method, preset_file
 from locinv_pl.prompts import tokenize
 from locinv_pl.types import Span, overlap
 from locinv_pl.words import load_words
@@ -99,12 +99,7 @@ def load_editor(name_or_path: str | Path, backbone: Backbone) -> Editor:
         InputError: no such preset or file, a key, value or option that the editor hasn't, or the model can't be
             loaded or isn't one for this editor.
     """
-    path = CONFIGS / "editor" / f"{name_or_path}.yaml"
-    if not path.is_file():
-        path = Path(name_or_path)
-    if not path.is_file():
-        names = ", ".join(sorted(p.stem for p in (CONFIGS / "editor").glob("*.yaml")))
-        raise InputError(f"editor={name_or_path}: no such preset; use one of {names}, or a YAML file")
+    path = preset_file("editor", name_or_path)
     known = [f.name for f in fields(EditorSettings)]
     try:
         values = yaml.safe_load(path.read_text())

@@ -142,13 +142,26 @@ def load_method(name_or_path: str | Path) -> Method:
     Raises:
         InputError: there is no such preset or file, or it has a key or value that a method hasn't.
     """
-    path = CONFIGS / "method" / f"{name_or_path}.yaml"
-    if not path.is_file():
-        path = Path(name_or_path)
-    if not path.is_file():
-        names = ", ".join(sorted(p.stem for p in (CONFIGS / "method").glob("*.yaml")))
-        raise InputError(f"method={name_or_path}: no such preset; use one of {names}, or a YAML file")
+    path = preset_file("method", name_or_path)
     return Method.from_dict(yaml.safe_load(path.read_text()) or {}, str(path))
+
+
+def presets(group: str) -> list[str]:
+    """The names of the files in configs/<group>/."""
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+def preset_file(group: str, name_or_path: str | Path) -> Path:
+    """configs/<group>/<name>.yaml, or a file elsewhere.
+
+    Raises:
+        InputError: there is neither.
+    """
+    for path in (CONFIGS / group / f"{name_or_path}.yaml", Path(name_or_path)):
+        if path.is_file():
+            return path
+    names = ", ".join(presets(group))
+    raise InputError(f"{group}={name_or_path}: no such preset; use one of {names}, or a YAML file")
 
 
 def _build(kind: type, values: dict[str, Any], where: str) -> Any:
