@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -35,6 +35,8 @@ class EditDataModule(LightningDataModule, ABC):
         words: what finds nouns and adjectives in prompts: "dictionary", "spacy", or "spacy:PIPELINE".
         caption: "blip" captions pictures that have no prompt; "given" refuses them.
         models: the foundation models behind ``prior=grounded_sam`` and ``caption=blip``.
+        shard: "3/8" takes the third of eight equal parts of the pictures, for arrays of jobs that share a run's
+            folder; all of them by default.
     """
 
     name: str
@@ -51,6 +53,7 @@ class EditDataModule(LightningDataModule, ABC):
         words: str = "dictionary",
         caption: Captions = "given",
         models: FoundationModels = FoundationModels(),  # noqa: B008 (frozen)
+        shard: str | None = None,
     ):
         super().__init__()
         if prior not in PRIORS:
@@ -66,6 +69,7 @@ class EditDataModule(LightningDataModule, ABC):
         if on_error not in ("raise", "skip"):
             raise InputError(f"data.on_error={on_error}: no such way; choose raise or skip")
         check_fit(fit)
+        self.shard, self._shard = shard, slice(None) if shard is None else _shard_of(shard)
         self.prior, self.batch_size, self.size, self.fit = prior, batch_size, size, fit
         self.on_error: OnError = on_error
         self.num_workers, self.pin_memory = num_workers, pin_memory
@@ -134,10 +138,11 @@ class EditDataModule(LightningDataModule, ABC):
 
     def _loader(self, num_steps: int, pending: Callable[[Sequence[str]], Sequence[str]]) -> TimestepLoader:
         new_queue = getattr(self._trainer.strategy, "new_queue", local_queue)
+        mine = range(len(self.samples))[self._shard]
         return TimestepLoader(
             self.samples,
             self.samples.ids,
-            batches_of([self.samples.frame(j) for j in range(len(self.samples))], self.batch_size),
+            batches_of({j: self.samples.frame(j) for j in mine}, self.batch_size),
             num_steps,
             new_queue(),
             pending,
@@ -152,9 +157,17 @@ class EditDataModule(LightningDataModule, ABC):
         print(f"skipped {id}: {problem}", file=sys.stderr)
 
 
-def batches_of(frames: Sequence[Frame], batch_size: int) -> list[list[int]]:
+def batches_of(frames: Mapping[int, Frame], batch_size: int) -> list[list[int]]:
     """The numbers of pictures that can be inverted together: of one size, in order, at most ``batch_size``."""
     alike: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for number, frame in enumerate(frames):
+    for number, frame in frames.items():
         alike[frame.size].append(number)
     return [numbers[n : n + batch_size] for numbers in alike.values() for n in range(0, len(numbers), batch_size)]
+
+
+def _shard_of(shard: str) -> slice:
+    """The pictures of part k of n, "k/n": numbers k-1, k-1+n, k-1+2n, ..."""
+    k, slash, n = shard.partition("/")
+    if not (slash and k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n)):
+        raise InputError(f"data.shard={shard}: no part of the pictures; write K/N with K from 1 to N, as 3/8")
+    return slice(int(k) - 1, None, int(n))
