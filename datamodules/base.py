@@ -29,7 +29,8 @@ class EditDataModule(LightningDataModule, ABC):
         size: side of the pictures in pixels; the backbone's own by default.
         fit: how pictures that aren't square become what the model takes: "crop" shows the centred square, "pad"
             the whole between black bars, "native" keeps their shape, in multiples of 64 pixels.
-        on_error: "raise" stops at the first picture that can't be used, "skip" reports it and goes on.
+        on_error: "raise" stops at the first picture that can't be used: unreadable, too large for the memory, or
+            with losses that aren't finite; "skip" reports it and goes on. The next run tries it again.
         num_workers: processes that open pictures ahead, for each training process.
         pin_memory: whether they are put into page-locked memory, for faster copies to a GPU.
         words: what finds nouns and adjectives in prompts: "dictionary", "spacy", or "spacy:PIPELINE".
@@ -113,15 +114,19 @@ class EditDataModule(LightningDataModule, ABC):
         """Batches claimed likewise; none during fit, whose pictures aren't there yet."""
         if self._trainer.state.fn == "fit":
             return []
-        return self._loader(1, list)
+        return self._loader(1, self._left)
 
     def predict_dataloader(self) -> TimestepLoader:
         """Batches claimed likewise."""
-        return self._loader(1, list)
+        return self._loader(1, self._left)
 
     def test_dataloader(self) -> TimestepLoader:
         """Batches claimed likewise."""
-        return self._loader(1, list)
+        return self._loader(1, self._left)
+
+    def _left(self, ids: Sequence[str]) -> Sequence[str]:
+        """The pictures that have an inversion to take: all, or those that the inversion hasn't left out."""
+        return ids if self.on_error == "raise" else self._module.run.unskipped(ids)
 
     @property
     def _needs_models(self) -> bool:

@@ -209,19 +209,21 @@ class TestAgain:
         with pytest.raises(KeyError, match="interrupted"):
             run_fit(tmp_path, callbacks=[Interrupt(after)])
         assert not (tmp_path / "summary.json").exists()
-        assert len(list((tmp_path / "running").rglob("*.safetensors"))) == (after if after <= T else after - T)
+        kept = sorted(p.relative_to(tmp_path / "running").as_posix() for p in tmp_path.glob("running/*/*"))
+        ids, steps = (["p0", "p1"], after) if after <= T else (["p2"], after - T)
+        assert kept == [f"{id}/{i:04d}.safetensors" for id in ids for i in range(steps)]
         run_fit(tmp_path)
         assert inversions(tmp_path) == inversions(done[0])
         assert not list((tmp_path / "running").iterdir())
         assert read_json(tmp_path / "summary.json")["num_images"] == 3
 
     def test_steps_that_are_kept_are_not_computed_again(self, run_fit, tmp_path, monkeypatch):
-        from locinv_pl import module as module_file
+        from locinv_pl import batch
 
         with pytest.raises(KeyError, match="interrupted"):
             run_fit(tmp_path, count=1, callbacks=[Interrupt(2)])
-        steps, real = [], module_file.invert_step
-        monkeypatch.setattr(module_file, "invert_step", lambda b, task, i, s: steps.append(i) or real(b, task, i, s))
+        steps, real = [], batch.invert_step
+        monkeypatch.setattr(batch, "invert_step", lambda b, task, i, s: steps.append(i) or real(b, task, i, s))
         run_fit(tmp_path, count=1)
         assert steps == [2]
 
