@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -16,8 +17,9 @@ from torch.distributed import DistError, HashStore, PrefixStore, Store, rendezvo
 
 from locinv_pl.errors import InputError
 
-
-POLL = 0.05  # seconds
+GO_ON = "results so far are kept, run the same command to go on"
+POLL = 0.05  # seconds from one look at a counter to the next
+GRACE = 20.0  # seconds that a stopped process keeps the store for the others
 
 
 class ImageParallelStrategy(DDPStrategy):
@@ -35,7 +37,7 @@ class ImageParallelStrategy(DDPStrategy):
         super().__init__(**kwargs)
         self.store: Store | None = None
         self._queues = 0
-        self._has_failed = False
+        self._has_failed = self._is_stopped = False
 
     def _configure_launcher(self) -> None:
         """Torchrun's numbers of nodes and processes hold; on the CPU every process has one thread.
@@ -94,15 +96,19 @@ class ImageParallelStrategy(DDPStrategy):
         """Nothing: a run's state is its files. SLURM's requeue asks for a checkpoint first."""
 
     def on_exception(self, exception: BaseException) -> None:
-        """Let the others know that this process failed."""
+        """Let the others know that this process failed, or was told to stop."""
         self._has_failed = True
+        self._is_stopped = isinstance(exception, SystemExit)  # as Lightning answers SIGTERM
         if self.store is not None:
             with suppress(InputError):
                 _add(self.store, "failed", 1)
         super().on_exception(exception)
 
     def teardown(self) -> None:
-        """Wait until every process has come to its end, then say if another one failed."""
+        """Wait until every process has come to its end, then say if another one failed.
+
+        A process that is told to stop leaves at once: perhaps it is, because another one is dead.
+        """
         store, self.store = self.store, None
         problem = None
         if store is not None and self.world_size > 1:
@@ -117,15 +123,16 @@ class ImageParallelStrategy(DDPStrategy):
     def _leave(self, store: Store) -> str | None:
         """Wait for the others; what is to be said of them."""
         _add(store, "ended", 1)
-        _wait(store, "ended", self.world_size)
+        if not self._is_stopped:
+            _wait(store, "ended", self.world_size)
         failed = _add(store, "failed", 0)
-        if self.global_rank == 0:  # the store lives in this process: leave last
-            _wait(store, "left", self.world_size - 1)
+        if self.global_rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            # the store lives in this process: leave last
+            _wait(store, "left", self.world_size - 1, GRACE if self._is_stopped else math.inf)
         else:
             with suppress(InputError):
                 _add(store, "left", 1)
-        message = "a process failed, its message stands above; results so far are kept, run the same command to go on"
-        return message if failed else None
+        return f"a process failed or was stopped, its message stands above; {GO_ON}" if failed else None
 
 
 def agree_on_start(store: Store, rank: int, world_size: int) -> str:
@@ -156,8 +163,9 @@ def agree_on_start(store: Store, rank: int, world_size: int) -> str:
     return word
 
 
-def _wait(store: Store, key: str, count: int) -> None:
-    while _add(store, key, 0) < count:
+def _wait(store: Store, key: str, count: int, seconds: float = math.inf) -> None:
+    end = time.monotonic() + seconds
+    while _add(store, key, 0) < count and time.monotonic() < end:
         time.sleep(POLL)
 
 
@@ -170,9 +178,7 @@ def _add(store: Store, key: str, number: int) -> int:
     try:
         return store.add(key, number)
     except DistError:
-        raise InputError(
-            "the process that holds the queue is gone; results so far are kept, run the same command to go on"
-        ) from None
+        raise InputError(f"the process that holds the queue is gone; {GO_ON}") from None
 
 
 StrategyRegistry.register(
