@@ -207,7 +207,7 @@ class TestFinite:
             done, failed = run(half, make_samples(2))
         assert sorted(done) == ["p0", "p1"] and not failed
         same(done["p1"], exact["p1"])
-        same(done["p0"], rounded["p0"], rtol=0.1, atol=0.5)
+        same(done["p0"], rounded["p0"], rtol=0.1, atol=1.0)  # of latents up to 7.6; bf16 rounds by the batch
         assert spoiled.ids.count(["p0", "p1"]) == i + 1 and spoiled.ids.count(["p1"]) == T
 
     def test_fp32_after_the_trainers_half_precision(self, tiny: Backbone, engine: Engine, spoil: Any) -> None:
