@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from locinv_pl.loader import Timestep
 from locinv_pl.measures import Measures, MeasureSettings, edit_region
 from locinv_pl.methods import Method
 from locinv_pl.results import EditResult, save_edits, score, score_edits, score_reconstruction
-from locinv_pl.store import RunFolder, write_json
+from locinv_pl.store import RunFolder, Scores
 from locinv_pl.summary import edits_table, summarize, summarize_edits, table
 from locinv_pl.types import EditSample, Inversion
 
@@ -178,15 +178,16 @@ class LocInvModule(LightningModule):
         if not self.trainer.is_global_zero or stage == "predict":
             return
         if stage == "test":
-            same = [score for score in self.run.scores("test") if self._tested.items() <= score.items()]
-            tested = summarize_edits(same, self.run.scores(), {**self.settings, **self._tested})
-            write_json(self.run.root / "test.json", tested)
+            tested = self.run.sum_up("test.json", "test", self._summarize_edits)
             print(f"\n{edits_table(tested)}\n\nResults: {self.run.root}")
             return
         kind, file = ("inversions", "summary.json") if stage == "fit" else ("validation", "validation.json")
-        summary = summarize(self.run.scores(kind), self.settings)
-        write_json(self.run.root / file, summary)
+        summary = self.run.sum_up(file, kind, partial(summarize, settings=self.settings))
         print(f"\n{table([summary])}\n\nResults: {self.run.root}")
+
+    def _summarize_edits(self, scores: Scores) -> dict[str, Any]:
+        same = [score for score in scores if self._tested.items() <= score.items()]
+        return summarize_edits(same, self.run.scores(), {**self.settings, **self._tested})
 
     @property
     def _tested(self) -> dict[str, Any]:

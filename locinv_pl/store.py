@@ -15,8 +15,9 @@ summary.json, validation.json, test.json  the whole run
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -25,6 +26,8 @@ from urllib.parse import quote
 
 from locinv_pl.errors import InputError
 from locinv_pl.types import StepRecord, read_tensors, write_atomically
+
+Scores = list[dict[str, Any]]
 
 
 class RunFolder:
@@ -104,10 +107,29 @@ class RunFolder:
         """Keep the scores of picture ``id``; ``kind`` names the folder."""
         write_json(self.root / kind / f"{quote(id, safe='')}.json", scores)
 
-    def scores(self, kind: str = "inversions") -> list[dict[str, Any]]:
+    def scores(self, kind: str = "inversions") -> Scores:
         """The scores of all pictures of a kind, by id."""
-        found = [read_json(p) for p in (self.root / kind).glob("*.json")]
-        return sorted(found, key=lambda score: score["id"])
+        return self._read_scores(kind, self._files(kind))
+
+    def sum_up(self, file: str, kind: str, summarize: Callable[[Scores], dict[str, Any]]) -> dict[str, Any]:
+        """Write what ``summarize`` makes of the scores of a kind into ``file``, and give it back.
+
+        Jobs that share the folder may come to their ends together, so what is written is compared with what is there
+        afterwards: the last one to write has seen all. While pictures are running, the last one is still to come.
+        """
+        while True:
+            seen = self._files(kind)
+            content = summarize(self._read_scores(kind, seen))
+            write_json(self.root / file, content)
+            if self._files(kind) == seen or any((self.root / "running").glob("*")):
+                return content
+
+    def _files(self, kind: str) -> set[str]:
+        folder = self.root / kind
+        return {name for name in os.listdir(folder) if name.endswith(".json")} if folder.is_dir() else set()
+
+    def _read_scores(self, kind: str, files: Iterable[str]) -> Scores:
+        return sorted((read_json(self.root / kind / file) for file in files), key=lambda score: score["id"])
 
     def _has_results(self) -> bool:
         return any(path for kind in ("inversions", "running") for path in (self.root / kind).glob("*"))

@@ -208,6 +208,22 @@ def test_scores_are_sorted_by_id(run):
     assert run.scores() == []
 
 
+def test_a_summary_has_what_another_job_adds_while_it_is_written(run):
+    run.save_scores("inversions", "a", {"id": "a"})
+    late = ["b", "c"]
+
+    def summarize(scores: list[dict]) -> dict:
+        if late:
+            run.save_scores("inversions", late.pop(), {"id": f"late{len(late)}"})
+        return {"ids": [score["id"] for score in scores]}
+
+    run.save_record(["d"], 0, make_record())
+    assert run.sum_up("summary.json", "inversions", summarize) == {"ids": ["a"]}  # another job is at work
+    run.finish({"d": {"id": "d"}})
+    assert run.sum_up("summary.json", "inversions", summarize) == {"ids": ["a", "d", "late0", "late1"]}
+    assert read_json(run.root / "summary.json") == {"ids": ["a", "d", "late0", "late1"]}
+
+
 @pytest.mark.parametrize("content", [None, "", "{", "\xff"])
 def test_json_errors_are_one_line(content, tmp_path):
     path = tmp_path / "x.json"
