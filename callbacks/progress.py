@@ -35,20 +35,26 @@ class InversionProgress(TQDMProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Take the timestep's figures over."""
-        task, record = outputs["task"], outputs["record"]
-        ids = [s.id for s in task.samples]
-        self._now = {
-            "image": ids[0] if len(ids) == 1 else f"{ids[0]}..{ids[-1]}",
-            "timestep": f"{outputs['i'] + 1}/{len(task.schedule)}",
-        }
-        means = record.losses.nanmean(0).tolist()
-        shown = outputs["task"].method.tokens.active
-        self._now |= {n[:3]: f"{v:.3f}" for n, v in zip(LOSSES, means, strict=True) if n in shown and v == v}
-        ious = [
-            attention_iou(record.maps[b, : len(s.nouns)].cpu(), s.masks) for b, s in enumerate(task.samples) if s.nouns
-        ]
-        if ious:
-            self._now["IoU"] = f"{torch.cat(ious).mean():.2f}"
+        i, parts = outputs["i"], outputs["parts"]
+        if parts:
+            ids = [id for part in parts for id in part.ids]
+            records = [part.records[i] for part in parts]
+            task = parts[0].task
+            self._now = {
+                "image": ids[0] if len(ids) == 1 else f"{ids[0]}..{ids[-1]}",
+                "timestep": f"{i + 1}/{len(task.schedule)}",
+            }
+            means = torch.cat([record.losses for record in records]).nanmean(0).tolist()
+            shown = task.method.tokens.active
+            self._now |= {n[:3]: f"{v:.3f}" for n, v in zip(LOSSES, means, strict=True) if n in shown and v == v}
+            ious = [
+                attention_iou(record.maps[b, : len(s.nouns)].cpu(), s.masks)
+                for part, record in zip(parts, records, strict=True)
+                for b, s in enumerate(part.task.samples)
+                if s.nouns
+            ]
+            if ious:
+                self._now["IoU"] = f"{torch.cat(ious).mean():.2f}"
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, int | str | float | dict]:

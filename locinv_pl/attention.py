@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
@@ -128,7 +130,7 @@ def control_attention(unet: nn.Module, hook: AttentionHook | None = None) -> Ite
     Inside, ``cross_attention_kwargs={"values": tensor}`` gives cross-attention a context of its own
     for the values, so that ``encoder_hidden_states`` feeds the keys alone.
     """
-    layers: dict[str, Any] = {name: layer for name, layer in unet.named_modules() if isinstance(layer, Attention)}
+    layers = _attention_layers(unet)
     before = {name: layer.processor for name, layer in layers.items()}
     try:
         for name, layer in layers.items():
@@ -137,6 +139,16 @@ def control_attention(unet: nn.Module, hook: AttentionHook | None = None) -> Ite
     finally:
         for name, layer in layers.items():
             layer.processor = before[name]
+
+
+_LAYERS: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
+
+
+def _attention_layers(unet: nn.Module) -> dict[str, Any]:
+    """A UNet's attention layers by name, looked for once."""
+    if unet not in _LAYERS:
+        _LAYERS[unet] = {name: layer for name, layer in unet.named_modules() if isinstance(layer, Attention)}
+    return _LAYERS[unet]
 
 
 class _Processor:
@@ -171,8 +183,10 @@ class _Processor:
             out = probs.to(v.dtype) @ v
         else:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=attention_mask, scale=attn.scale)
-        out = attn.to_out[0](out.transpose(1, 2).flatten(-2))
-        return attn.to_out[1](out) / attn.rescale_output_factor
+        out = attn.to_out[1](attn.to_out[0](out.transpose(1, 2).flatten(-2)))
+        return out if attn.rescale_output_factor == 1 else out / attn.rescale_output_factor
+
+    __call__.__signature__ = signature(__call__)  # type: ignore[attr-defined] # diffusers asks at every call
 
 
 def maps_of(A: Tensor, weights: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from locinv_pl.attention import AttentionHook, CrossAttentionMaps, Grid, MapsComplete, control_attention
 from locinv_pl.errors import InputError
 from locinv_pl.hub import ask_hub, reason
+from locinv_pl.prefix import Prefix, modules_before_text
 from locinv_pl.schedule import Schedule
 
 EMBEDDED = Path(__file__).parent / "assets" / "embedded"
@@ -56,6 +57,7 @@ class Backbone:
         for net in self._networks:
             net.requires_grad_(False).eval()
         self._map_layers: dict[Grid, int] = {}
+        self._before_text: tuple[nn.Module, ...] | None = None
 
     @property
     def _networks(self) -> tuple[nn.Module, ...]:
@@ -64,12 +66,12 @@ class Backbone:
     @property
     def device(self) -> torch.device:
         """Where the networks are."""
-        return self.unet.device
+        return self.unet.conv_in.weight.device  # unet.device looks through all modules, a millisecond each time
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the weights."""
-        return self.unet.dtype
+        return self.unet.conv_in.weight.dtype
 
     @property
     def downsampling(self) -> int:
@@ -118,8 +120,34 @@ class Backbone:
         tokens = self.tokenizer("", padding="max_length", max_length=self.tokenizer.model_max_length)
         return self.encode_text(torch.tensor([tokens.input_ids]))
 
+    def prefix(self, z: Tensor, t: Tensor) -> Prefix:
+        """What the UNet computes of latents z (B, C, h, w) at timestep t before it looks at the text."""
+        text = torch.zeros(len(z), 1, self.text_encoder.config.hidden_size, device=z.device)
+        if self._before_text is None:
+            seen = Context.of(text[:1].requires_grad_())
+            self._before_text = modules_before_text(self.unet, lambda: self._run(z[:1], t, seen))
+        return Prefix.record(self._before_text, lambda: self._run(z, t, Context.of(text)))
+
+    def _run(
+        self, z: Tensor, t: Tensor, context: Context, hook: AttentionHook | None = None, prefix: Prefix | None = None
+    ) -> Tensor:
+        with control_attention(self.unet, hook), nullcontext() if prefix is None else prefix.replay():
+            return self.unet(
+                z.to(self.dtype),
+                t,
+                encoder_hidden_states=context.keys.to(self.dtype),
+                cross_attention_kwargs={"values": context.values.to(self.dtype)},
+                return_dict=False,
+            )[0]
+
     def predict_noise(
-        self, z: Tensor, t: Tensor, abar_t: Tensor, context: Context, hook: AttentionHook | None = None
+        self,
+        z: Tensor,
+        t: Tensor,
+        abar_t: Tensor,
+        context: Context,
+        hook: AttentionHook | None = None,
+        prefix: Prefix | None = None,
     ) -> Tensor:
         """ε(z_t, t, context), shape of z, fp32; v- and x_0-prediction are turned into ε.
 
@@ -132,15 +160,9 @@ class Backbone:
             abar_t: ᾱ_t, scalar.
             context: keys and values, (B, L, D) each.
             hook: reads or changes the attention on the way.
+            prefix: of z and t, where it is there; a hook doesn't see the self-attention in it.
         """
-        with control_attention(self.unet, hook):
-            out = self.unet(
-                z.to(self.dtype),
-                t,
-                encoder_hidden_states=context.keys.to(self.dtype),
-                cross_attention_kwargs={"values": context.values.to(self.dtype)},
-            ).sample
-        out = out.float().contiguous()
+        out = self._run(z, t, context, hook, prefix).float().contiguous()
         kind = self.scheduler.config.prediction_type
         if kind == "v_prediction":
             return abar_t.sqrt() * out + (1 - abar_t).sqrt() * z
@@ -148,16 +170,18 @@ class Backbone:
             return (z - abar_t.sqrt() * out) / (1 - abar_t).sqrt()
         return out
 
-    def attention_maps(self, z: Tensor, t: Tensor, abar_t: Tensor, context: Context, grid: Grid) -> Tensor:
+    def attention_maps(
+        self, z: Tensor, t: Tensor, abar_t: Tensor, context: Context, grid: Grid, prefix: Prefix | None = None
+    ) -> Tensor:
         """A_t alone, (B, r, c, L): the UNet stops after the last r x c cross-attention."""
         if grid not in self._map_layers:
             maps = CrossAttentionMaps(grid)
             with torch.no_grad():
-                self.predict_noise(z[:1], t, abar_t, context.pick(slice(1)), maps)
+                self._run(z[:1], t, context.pick(slice(1)), maps)
             self._map_layers[grid] = maps.layers
         maps = CrossAttentionMaps(grid, stop_after=self._map_layers[grid])
         with suppress(MapsComplete):
-            self.predict_noise(z, t, abar_t, context, maps)
+            self._run(z, t, context, maps, prefix)
         return maps.A
 
     def map_grid(self, latent: Sequence[int], resolution: int) -> Grid:

@@ -32,6 +32,7 @@ from locinv_pl.losses import (
     similarity_loss,
 )
 from locinv_pl.methods import LOSSES, Method, TokenPolicy
+from locinv_pl.prefix import Prefix
 from locinv_pl.priors import prior_on_grid
 from locinv_pl.prompts import PromptBatch, prompt_batch
 from locinv_pl.schedule import Schedule, ddim_step, guided_noise
@@ -214,7 +215,9 @@ def token_losses(A: Tensor, task: Task, images: Tensor | slice = slice(None), on
     return torch.stack([absent if c is None else c[0]().where(c[1], torch.nan) for c in chosen], dim=-1)
 
 
-def optimize_tokens(backbone: Backbone, task: Task, z_t: Tensor, i: int, V: Tensor) -> tuple[Tensor, Tensor]:
+def optimize_tokens(
+    backbone: Backbone, task: Task, z_t: Tensor, i: int, V: Tensor, prefix: Prefix | None = None
+) -> tuple[Tensor, Tensor]:
     """Phase 1 of a timestep: move V_t until the maps fit the priors.
 
         L = λ_sim L_sim + λ_ovl L_ovl + λ_adj L_adj + …,  V ← AdamW(∇_V L)
@@ -225,6 +228,7 @@ def optimize_tokens(backbone: Backbone, task: Task, z_t: Tensor, i: int, V: Tens
         z_t: (B, C, h, w).
         i: step.
         V: V_{t+1}, (B, L, D), to start from.
+        prefix: of z_t, where it is there.
 
     Returns:
         V_t (B, L, D), gradient steps taken (B,).
@@ -239,16 +243,18 @@ def optimize_tokens(backbone: Backbone, task: Task, z_t: Tensor, i: int, V: Tens
     optimizer = torch.optim.AdamW(rows, lr=policy.lr, weight_decay=policy.weight_decay)
     steps = torch.zeros(len(rows), dtype=torch.int32, device=z_t.device)
     running = torch.nonzero(task.prompts.has_noun.any(-1)).flatten()
+    z, known = z_t[running], prefix and prefix.pick(running)
     for _ in range(policy.max_steps):
         if not len(running):
             break
         with torch.enable_grad():
             moved = _insert(V[running], dynamic[running], [rows[b] for b in running])
             context = token_context(backbone, task, moved, running)
-            A = backbone.attention_maps(z_t[running], t, abar_t, context, task.grid)
+            A = backbone.attention_maps(z, t, abar_t, context, task.grid, known)
             loss = token_losses(A, task, running, policy.active)
             going = (loss >= thresholds).any(-1)  # no NaN is
-            running = running[going]
+            if not going.all():
+                running, z, known = running[going], z[going], known and known.pick(going)
             if not len(running):
                 break
             optimizer.zero_grad()
@@ -270,7 +276,13 @@ def step_thresholds(policy: TokenPolicy, i: int) -> Tensor:
 
 
 def optimize_null_text(
-    backbone: Backbone, task: Task, z_t: Tensor, i: int, eps_cond: Tensor, null: Tensor
+    backbone: Backbone,
+    task: Task,
+    z_t: Tensor,
+    i: int,
+    eps_cond: Tensor,
+    null: Tensor,
+    prefix: Prefix | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Phase 2: fit ∅_t so that the guided step from z_t lands on z̄_{t-1}.
 
@@ -284,6 +296,7 @@ def optimize_null_text(
         i: step.
         eps_cond: ε(z_t, t, V_t), (B, C, h, w).
         null: ∅ to start from, (B, L, D).
+        prefix: of z_t, where it is there.
 
     Returns:
         ∅_t (B, L, D), z_{t-1} (B, C, h, w), the loss (B,), gradient steps taken (B,).
@@ -297,18 +310,19 @@ def optimize_null_text(
     optimizer = torch.optim.Adam(rows, lr=policy.lr * max(1 - i / 100, 0.01))
     z_s, loss_of = torch.empty_like(z_t), z_t.new_zeros(len(z_t))
     steps = torch.zeros(len(rows), dtype=torch.int32, device=z_t.device)
-    running = torch.arange(len(rows), device=z_t.device)
+    running, known = torch.arange(len(rows), device=z_t.device), prefix
     max_steps = policy.max_steps if policy.policy == "optimize" else 0
     for step in range(max_steps + 1):
         fits = step < max_steps
         with torch.set_grad_enabled(fits):
             context = Context.of(torch.stack([rows[b] for b in running]))
-            eps_null = backbone.predict_noise(z_t[running], t, abar_t, context)
+            eps_null = backbone.predict_noise(z_t[running], t, abar_t, context, prefix=known)
             z = ddim_step(z_t[running], guided_noise(eps_cond[running], eps_null, w), abar_t, abar_s)
             loss = (z - target[running]).square().mean((1, 2, 3))
             z_s[running], loss_of[running] = z.detach(), loss.detach()
             going = loss >= tolerance
-            running = running[going]
+            if not going.all():
+                running, known = running[going], known and known.pick(going)
             if not len(running) or not fits:
                 break
             optimizer.zero_grad()
@@ -319,7 +333,13 @@ def optimize_null_text(
 
 
 def null_text_step(
-    backbone: Backbone, task: Task, z_t: Tensor, i: int, eps_cond: Tensor, null: Tensor
+    backbone: Backbone,
+    task: Task,
+    z_t: Tensor,
+    i: int,
+    eps_cond: Tensor,
+    null: Tensor,
+    prefix: Prefix | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """∅_t and z_{t-1} by the method's null-text policy; arguments and result as in :func:`optimize_null_text`.
 
@@ -334,7 +354,7 @@ def null_text_step(
         null = task.plain
     elif not (policy.policy == "optimize" and policy.carry_over):
         null = empty
-    return optimize_null_text(backbone, task, z_t, i, eps_cond, null.to(backbone.device))
+    return optimize_null_text(backbone, task, z_t, i, eps_cond, null.to(backbone.device), prefix)
 
 
 def invert_step(backbone: Backbone, task: Task, i: int, before: StepRecord) -> StepRecord:
@@ -349,13 +369,14 @@ def invert_step(backbone: Backbone, task: Task, i: int, before: StepRecord) -> S
     method, z_t = task.method, before.latent.to(backbone.device)
     t, abar_t = task.schedule.timesteps[i], task.schedule.alphas[i]
     V, token_steps = before.tokens.to(backbone.device), torch.zeros(len(z_t), dtype=torch.int32)
+    prefix = backbone.prefix(z_t, t)
     if method.tokens.policy == "optimize":
-        V, token_steps = optimize_tokens(backbone, task, z_t, i, V)
+        V, token_steps = optimize_tokens(backbone, task, z_t, i, V, prefix)
     with torch.no_grad():
         maps = CrossAttentionMaps(task.grid)
-        eps_cond = backbone.predict_noise(z_t, t, abar_t, token_context(backbone, task, V), maps)
+        eps_cond = backbone.predict_noise(z_t, t, abar_t, token_context(backbone, task, V), maps, prefix)
         losses = token_losses(maps.A, task)
-    null, z_s, null_loss, null_steps = null_text_step(backbone, task, z_t, i, eps_cond, before.null)
+    null, z_s, null_loss, null_steps = null_text_step(backbone, task, z_t, i, eps_cond, before.null, prefix)
     return StepRecord(
         latent=z_s,
         tokens=V,

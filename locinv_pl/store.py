@@ -3,22 +3,23 @@
 settings.json               what makes the run; another configuration is refused
 inversions/<id>.safetensors the inversion
 inversions/<id>.json        its scores; written last, it marks the picture as finished
-running/<batch>/<i>         one record per timestep of a batch that isn't finished
+running/<id>/<i>            one record per timestep of a picture that isn't finished
 validation/<id>.json        scores of the reconstruction from the files
 edits/<id>/                 its source, its reconstruction, its edits, and edits.json
 edits.json                  all of these
 test/<id>.json              scores of its edits
-skipped/<id>.json           why a picture was left out
+skipped/<id>.json           why a picture was left out; gone once it is finished after all
 summary.json, validation.json, test.json  the whole run
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -74,28 +75,33 @@ class RunFolder:
         return True
 
     def pending(self, ids: Sequence[str]) -> list[str]:
-        """Of a batch, the pictures to run: all of a batch that was begun, else the unfinished."""
-        unfinished = [id for id in ids if not self.is_finished(id)]
-        if not unfinished:
-            shutil.rmtree(self._running(ids), ignore_errors=True)  # where a run ended between mark and clearing
-        return list(ids) if unfinished and self._running(ids).is_dir() else unfinished
+        """Of a batch, the pictures to run: the unfinished, and those that an earlier run was finishing with them."""
+        unfinished = {id for id in ids if not self.is_finished(id)}
+        begun = {id for id in ids if self._running(id).is_dir()}
+        if not unfinished & begun:
+            self._clear(begun)  # where a run ended between mark and clearing
+            begun = set()
+        return [id for id in ids if id in unfinished | begun]
+
+    def unskipped(self, ids: Sequence[str]) -> list[str]:
+        """Of a batch, the pictures that weren't left out."""
+        return [id for id in ids if not self._skipped(id).exists()]
 
     def save_record(self, ids: Sequence[str], i: int, record: StepRecord) -> None:
-        """Keep the record of timestep i of a running batch."""
-        record.save(self._running(ids) / f"{i:04d}.safetensors")
+        """Keep the record of timestep i of pictures that run together, a file for each."""
+        for b, id in enumerate(ids):
+            record.pick([b]).save(self._running(id) / f"{i:04d}.safetensors")
 
     def load_records(self, ids: Sequence[str]) -> list[StepRecord]:
-        """The records of a batch that was begun, from step 0 without a gap."""
-        records: list[StepRecord] = []
-        while (path := self._running(ids) / f"{len(records):04d}.safetensors").exists():
-            records.append(StepRecord.load(path))
-        return records
+        """The records that all of these pictures have, from step 0 without a gap; one that is damaged is one."""
+        return [StepRecord.join(each) for each in zip(*map(self._kept, ids), strict=False)]
 
     def finish(self, scores: Mapping[str, Mapping[str, Any]]) -> None:
         """Mark a batch's pictures as finished, with their scores by id."""
         for id, score in scores.items():
             self.save_scores("inversions", id, score)
-        shutil.rmtree(self._running(list(scores)), ignore_errors=True)
+            self._skipped(id).unlink(missing_ok=True)
+        self._clear(scores)
 
     def save_scores(self, kind: str, id: str, scores: Mapping[str, Any]) -> None:
         """Keep the scores of picture ``id``; ``kind`` names the folder."""
@@ -128,8 +134,20 @@ class RunFolder:
     def _has_results(self) -> bool:
         return any(path for kind in ("inversions", "running") for path in (self.root / kind).glob("*"))
 
-    def _running(self, ids: Sequence[str]) -> Path:
-        return self.root / "running" / hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
+    def _kept(self, id: str) -> Iterator[StepRecord]:
+        with suppress(InputError):
+            for i in count():
+                yield StepRecord.load(self._running(id) / f"{i:04d}.safetensors")
+
+    def _clear(self, ids: Iterable[str]) -> None:
+        for id in ids:
+            shutil.rmtree(self._running(id), ignore_errors=True)
+
+    def _running(self, id: str) -> Path:
+        return self.root / "running" / quote(id, safe="")
+
+    def _skipped(self, id: str) -> Path:
+        return self.root / "skipped" / f"{quote(id, safe='')}.json"
 
 
 def read_json(path: Path) -> Any:

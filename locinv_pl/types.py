@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
+from torch.nn.functional import pad
 
 from locinv_pl.errors import InputError
 
@@ -150,6 +151,25 @@ class StepRecord:
     token_steps: Tensor
     null_steps: Tensor
     seconds: float = 0.0
+
+    def pick(self, pictures: Sequence[int]) -> StepRecord:
+        """The record of some of the batch's pictures, by number; each has an equal share of the time."""
+        some = list(pictures)
+        each = {name: getattr(self, name)[some] for name in self._each()}
+        return replace(self, **each, seconds=self.seconds * len(some) / len(self.latent))
+
+    @classmethod
+    def join(cls, records: Sequence[StepRecord]) -> StepRecord:
+        """One record of several batches' pictures at the same timestep; those with fewer nouns get empty maps."""
+        most = max(r.maps.shape[1] for r in records)
+        padded = [replace(r, maps=pad(r.maps, (0, 0, 0, 0, 0, most - r.maps.shape[1]))) for r in records]
+        each = {name: torch.cat([getattr(r, name) for r in padded]) for name in cls._each()}
+        return cls(**each, thresholds=records[0].thresholds, seconds=sum(r.seconds for r in records))
+
+    @classmethod
+    def _each(cls) -> list[str]:
+        """The fields with a row for every picture."""
+        return [f.name for f in fields(cls) if f.name not in ("thresholds", "seconds")]
 
     def save(self, path: Path) -> None:
         """Write the record to ``path``, atomically."""
