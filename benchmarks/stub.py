@@ -10,9 +10,10 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
@@ -29,18 +30,19 @@ from locinv_pl.types import EditSample, Inversion, StepRecord
 
 PROMPT, NOUNS = "a red cat and a dog", ("cat", "dog")
 L, D, K, C, SIDE = 4, 4, len(NOUNS), 4, 2  # positions, text width, nouns, latent channels, side of latents and maps
+Found = TypeVar("Found")
 SETTINGS = {"backbone": "stub", "method": {"name": "stub"}, "data": {}, "num_steps": 0}
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run of the stub; picture n takes ``seconds[n % len(seconds)]``."""
+    """A run of the stub; picture n takes ``seconds[n]``, or no time."""
 
     root: Path
     pictures: int
     num_steps: int = 1
     batch_size: int = 1
-    seconds: Sequence[float] = (0.0,)
+    seconds: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def invert_all(job: Job, claim: Callable[[], int], every: int = 1000) -> list[Ma
     """One process's share of a run, as the module does it; a mark about every so many pictures."""
     run, pictures, T = RunFolder(job.root), Pictures(job.pictures), job.num_steps
     run.claim(SETTINGS)
-    batches = batches_of([Frame.fitting(64, 64, 64)] * job.pictures, job.batch_size)
+    batches = batches_of(dict.fromkeys(range(job.pictures), Frame.fitting(64, 64, 64)), job.batch_size)
     inversion, scores = make_inversion(T), make_scores(T)
     marks, done = [_mark(0)], 0
     for item in TimestepLoader(pictures, pictures.ids, batches, T, claim, run.pending):
@@ -123,7 +125,8 @@ def invert_all(job: Job, claim: Callable[[], int], every: int = 1000) -> list[Ma
         if item.i == 0:
             records, record = run.load_records(ids), make_record(len(ids))
         if item.i == len(records):
-            time.sleep(sum(job.seconds[int(id) % len(job.seconds)] for id in ids) / T)
+            if job.seconds:
+                time.sleep(sum(job.seconds[int(id)] for id in ids) / T)
             records.append(record)
             run.save_record(ids, item.i, record)
         if item.i == T - 1:
@@ -136,24 +139,25 @@ def invert_all(job: Job, claim: Callable[[], int], every: int = 1000) -> list[Ma
     return [*marks, _mark(done)]
 
 
-def count(claim: Callable[[], int], seconds: float) -> list[float]:
+def count(seconds: float, claim: Callable[[], int]) -> float:
     """How many numbers a process gets from the queue in a second."""
     end, n = time.monotonic() + seconds, 0
     while time.monotonic() < end:
         claim()
         n += 1
-    return [n / seconds]
+    return n / seconds
 
 
-def in_processes(processes: int, work: Callable[..., list], *arguments: Any) -> list[list]:
+def in_processes(processes: int, work: Callable[..., Found], *arguments: Any) -> list[Found]:
     """``work(*arguments, claim=…)`` in processes that share a queue; what each of them gives back."""
-    port = find_free_network_port()
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        return pool.starmap(_process, [(rank, processes, port, work, arguments) for rank in range(processes)], 1)
-
-
-def _process(rank: int, processes: int, port: int, work: Callable[..., list], arguments: tuple) -> list:
     torch.set_num_threads(1)
+    ranks, port = range(processes), find_free_network_port()
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("fork")) as pool:
+        started = [pool.submit(_process, rank, processes, port, work, arguments) for rank in ranks]
+        return [one.result() for one in started]
+
+
+def _process(rank: int, processes: int, port: int, work: Callable[..., Found], arguments: tuple) -> Found:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "LOCAL_RANK": str(rank)}
     strategy = ImageParallelStrategy(
         accelerator=CPUAccelerator(),
