@@ -12,7 +12,7 @@ from locinv_pl.inversion import Task
 from locinv_pl.methods import LOSSES
 from locinv_pl.metrics import attention_iou
 from locinv_pl.module import LocInvModule
-from locinv_pl.types import StepRecord
+from locinv_pl.types import StepRecord, writing
 
 
 class AttentionIoUCurves(Callback):
@@ -26,16 +26,17 @@ class AttentionIoUCurves(Callback):
     ) -> None:
         """Log one timestep of every picture of the batch."""
         assert isinstance(pl_module, LocInvModule)
-        if outputs["i"] == 0:
-            self._close()
-        for part in outputs["parts"]:
-            for b, id in enumerate(part.ids):
-                if id not in self._writers:
-                    self._writers[id] = image_writer(pl_module.run, id)
-                for tag, value in self._scalars(part.task, part.records[outputs["i"]], outputs["i"], b).items():
-                    self._writers[id].add_scalar(tag, value, outputs["i"])
-        if outputs["finished"]:
-            self._close()
+        with writing(pl_module.run.root / "tensorboard"):
+            if outputs["i"] == 0:
+                self._close()
+            for part in outputs["parts"]:
+                for b, id in enumerate(part.ids):
+                    if id not in self._writers:
+                        self._writers[id] = image_writer(pl_module.run, id)
+                    for tag, value in self._scalars(part.task, part.records[outputs["i"]], outputs["i"], b).items():
+                        self._writers[id].add_scalar(tag, value, outputs["i"])
+            if outputs["finished"]:
+                self._close()
 
     def _close(self) -> None:
         for writer in self._writers.values():

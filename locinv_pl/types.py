@@ -6,9 +6,11 @@ width, K nouns, N dynamic tokens of one image, (r, c) the attention grid, (C, h,
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,10 @@ from locinv_pl.errors import InputError
 
 FORMAT = 1
 Span = tuple[int, int]
+REFUSALS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room") | dict.fromkeys(
+    (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST), "let it be written, or give another output="
+)
+"""What a disk can refuse, and the mend."""
 
 
 def overlap(one: Span, other: Span) -> bool:
@@ -264,14 +270,35 @@ class Inversion:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name and rename it: readers see all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file under a temporary name and rename it: readers see all of it or nothing.
+
+    Raises:
+        InputError: the disk is full, or the folder can't be written to.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A block that writes ``path``: what a disk can refuse is bad input, not a bug."""
     try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        raise InputError(
+            f"{path}: can't be written ({os.strerror(error.errno)}); {REFUSALS[error.errno]}, then run the same "
+            f"command to go on"
+        ) from None
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
