@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -182,8 +183,10 @@ class _Processor:
             out = probs.to(v.dtype) @ v
         else:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=attention_mask, scale=attn.scale)
-        out = attn.to_out[0](out.transpose(1, 2).flatten(-2))
-        return attn.to_out[1](out) / attn.rescale_output_factor
+        out = attn.to_out[1](attn.to_out[0](out.transpose(1, 2).flatten(-2)))
+        return out if attn.rescale_output_factor == 1 else out / attn.rescale_output_factor
+
+    __call__.__signature__ = signature(__call__)  # type: ignore[attr-defined] # diffusers asks at every call
 
 
 def maps_of(A: Tensor, weights: Tensor) -> Tensor:

@@ -66,12 +66,12 @@ class Backbone:
     @property
     def device(self) -> torch.device:
         """Where the networks are."""
-        return self.unet.device
+        return self.unet.conv_in.weight.device  # unet.device looks through all modules, a millisecond each time
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the weights."""
-        return self.unet.dtype
+        return self.unet.conv_in.weight.dtype
 
     @property
     def downsampling(self) -> int:
