@@ -167,13 +167,18 @@ def benchmark(
         plot: where to draw how time and memory grow with pictures and steps, a PNG; measured only if asked for.
     """
     from locinv_pl.benchmark.bench import Benchmark
+    from locinv_pl.benchmark.growth import draw_growth
     from locinv_pl.benchmark.report import to_markdown
 
     settings = Benchmark(
-        backbone, method, size, resolution, batch_size, device, dtype, num_steps, timesteps, token_steps, null_steps, repeats, ablation
+        *(backbone, method, size, resolution, batch_size, device, dtype),
+        *(num_steps, timesteps, token_steps, null_steps, repeats, ablation),
     )
-    result = settings.run()
+    result = settings.run() | ({"growth": settings.growth()} if plot is not None else {})
     print(to_markdown(result))
+    if plot is not None:
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        draw_growth(result["growth"]).savefig(plot, dpi=120)
     if json is not None:
         write_json(json, result)
 

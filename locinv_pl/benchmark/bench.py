@@ -12,6 +12,7 @@ import torch
 
 from locinv_pl.backbone import Backbone, load_backbone
 from locinv_pl.benchmark.counting import GIB, Cost, matmul_rate
+from locinv_pl.benchmark.growth import SWEEPS, measure_growth
 from locinv_pl.benchmark.modes import Mode, Timing, time_modes, weight_bytes, with_steps
 from locinv_pl.benchmark.phases import drawn_samples
 from locinv_pl.benchmark.reference import NONE, Savings, ladder, without
@@ -94,7 +95,8 @@ class Benchmark:
         phases = {name: _phases(counted[name], costs[name], seconds.get(name)) for name in (REFERENCE, OURS)}
         peaks = {name: _peak(counted[name], costs[name], timings.get(name)) / GIB for name in (REFERENCE, OURS)}
         flops, took = ({name: row[key] for name, row in rows.items()} for key in ("tflop", "seconds"))
-        nominal = counted[REFERENCE].flops(costs[REFERENCE] | self._nominal(costs[REFERENCE])) / 1e12
+        passes = {name: Cost(number * costs[REFERENCE]["ddim"].flops, 0) for name, number in NOMINAL.items()}
+        nominal = counted[REFERENCE].flops(costs[REFERENCE] | passes) / 1e12
         return {
             **asdict(self),
             "device_name": device_name(self.device),
@@ -117,8 +119,11 @@ class Benchmark:
             "inversions": rows,
         }
 
-    def _nominal(self, costs: Mapping[str, Cost]) -> dict[str, Cost]:
-        return {name: Cost(passes * costs["ddim"].flops, 0) for name, passes in NOMINAL.items()}
+    def growth(self) -> dict[str, dict[str, Any]]:
+        """How time and memory grow, as :func:`measure_growth` says."""
+        backbone = self._load(self.dtype, self.device)
+        samples = drawn_samples(max(SWEEPS["pictures"]), self.size or backbone.image_size)
+        return measure_growth(backbone, load_method(self.method), samples, self.resolution, self.repeats)
 
     def _modes(self, device: str) -> dict[str, Mode]:
         """All that is compared, by name, on a device: the authors' way, its savings one by one, and ours."""

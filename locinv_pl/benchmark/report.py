@@ -16,6 +16,8 @@ def to_markdown(result: Mapping[str, Any]) -> str:
     parts = [_about(result), _phases(result), _inversions(result)]
     if result["ablation"]:
         parts += [_ladder(result["inversions"]), _without(result["inversions"])]
+    if "growth" in result:
+        parts.append(_growth(result["growth"]))
     return "\n\n".join(parts)
 
 
@@ -24,8 +26,8 @@ def _about(result: Mapping[str, Any]) -> str:
         f"{result['backbone']} on {result['device_name']}, {result['dtype']}, {result['size']}x{result['size']} pixels, "
         f"{result['batch_size']} at a time, T = {result['num_steps']}, method {result['method']}; the reference: "
         f"float32, one at a time.",
-        f"Memory: {result['peak_memory_gib']:.2f} GiB at most, weights {result['weights_gib']:.2f} GiB; reference "
-        f"{result['reference_peak_memory_gib']:.2f} GiB.",
+        f"Memory: {number(result['peak_memory_gib'])} GiB at most, weights {number(result['weights_gib'])} GiB; reference "
+        f"{number(result['reference_peak_memory_gib'])} GiB.",
         f"Operations, reference / ours, at equal steps: {result['flops_ratio']:.2f}; "
         f"{result['flops_ratio_nominal']:.2f} if the reference's steps count as 3 and 6 passes.",
     ]
@@ -47,7 +49,7 @@ def _phases(result: Mapping[str, Any]) -> str:
     for name, title in PHASES.items():
         a, b = reference[name], ours[name]
         row = [title, f"{a['passes']:.2f}", f"{b['passes']:.2f}", number(b["gflop"])]
-        row += [f"{a['activations_gib']:.2f}", f"{b['activations_gib']:.2f}"]
+        row += [number(a["activations_gib"]), number(b["activations_gib"])]
         if timed:
             rate = b["gflop"] / b["seconds"] / 1e3
             share = rate / result["matmul_tflops"]
@@ -78,6 +80,14 @@ def _without(inversions: Mapping[str, Any]) -> str:
     rows = [["ours, one saving less", "TFLOP", "it / all", "seconds", "it / all"]]
     for name in without():
         rows.append([name, *_compared(inversions[name], base, inverse=True)])
+    return markdown(rows)
+
+
+def _growth(growth: Mapping[str, Any]) -> str:
+    rows = [["growth with", "from", "to", "seconds", "R² of a line", "memory [GiB]"]]
+    for name, found in growth.items():
+        ends = [f"{number(found[key][0])} → {number(found[key][-1])}" for key in ("seconds", "memory_gib")]
+        rows.append([name, str(found["x"][0]), str(found["x"][-1]), ends[0], f"{found['r2']:.4f}", ends[1]])
     return markdown(rows)
 
 
