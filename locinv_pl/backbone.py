@@ -17,6 +17,7 @@ from locinv_pl.errors import InputError
 from locinv_pl.hub import ask_hub, reason
 from locinv_pl.prefix import Prefix, modules_before_text
 from locinv_pl.schedule import Schedule
+from locinv_pl.tuning import Tuning, tune
 
 EMBEDDED = Path(__file__).parent / "assets" / "embedded"
 
@@ -243,6 +244,7 @@ def load_backbone(
     dtype: torch.dtype | str = torch.float32,
     device: torch.device | str = "cpu",
     variant: str | None = None,
+    tuning: Tuning = Tuning(),  # noqa: B008 (frozen)
 ) -> Backbone:
     """Load a Stable Diffusion 1.x/2.x model in diffusers' layout.
 
@@ -251,6 +253,7 @@ def load_backbone(
         dtype: of the weights; a torch dtype or its name.
         device: where to put them.
         variant: weight variant of the files, such as "fp16".
+        tuning: how the networks are run.
 
     Raises:
         InputError: the folder is missing, incomplete or damaged, or the hub has no such model.
@@ -270,7 +273,7 @@ def load_backbone(
 
     def load(local_files_only: bool) -> Backbone:
         files: dict[str, Any] = {"variant": variant, "local_files_only": local_files_only}
-        networks = {
+        networks: dict[str, Any] = {
             "vae": AutoencoderKL.from_pretrained(where, subfolder="vae", torch_dtype=kind, **files),
             "text_encoder": CLIPTextModel.from_pretrained(where, subfolder="text_encoder", dtype=kind, **files),
             "tokenizer": CLIPTokenizer.from_pretrained(where, subfolder="tokenizer", local_files_only=local_files_only),
@@ -279,6 +282,7 @@ def load_backbone(
                 where, subfolder="scheduler", local_files_only=local_files_only, clip_sample=False
             ),
         }
+        tune(networks["unet"], networks["vae"], tuning)
         return Backbone(name_or_path, **networks).to(device)
 
     try:

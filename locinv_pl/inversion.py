@@ -310,7 +310,7 @@ def optimize_null_text(
     optimizer = torch.optim.Adam(rows, lr=policy.lr * max(1 - i / 100, 0.01))
     z_s, loss_of = torch.empty_like(z_t), z_t.new_zeros(len(z_t))
     steps = torch.zeros(len(rows), dtype=torch.int32, device=z_t.device)
-    running, known = torch.arange(len(rows), device=z_t.device), prefix
+    running, known, numel = torch.arange(len(rows), device=z_t.device), prefix, z_t[0].numel()
     max_steps = policy.max_steps if policy.policy == "optimize" else 0
     for step in range(max_steps + 1):
         fits = step < max_steps
@@ -326,7 +326,10 @@ def optimize_null_text(
             if not len(running) or not fits:
                 break
             optimizer.zero_grad()
-            loss[going].sum().backward()
+            (loss[going] * numel).sum().backward()  # of the sum: the mean's gradients are too small for fp16
+        for row in rows:
+            if row.grad is not None:
+                row.grad /= numel
         optimizer.step()
         steps[running] += 1
     return torch.stack([row.detach() for row in rows]), z_s, loss_of, steps
