@@ -17,7 +17,7 @@ from locinv_pl.store import RunFolder, read_json
 ROOT = Path(__file__).parent.parent
 COUNT, RUNS = 12, 20
 WORDS = """
-    data.size=32 data.batch_size=2 model.num_steps=3 model.resolution=8 method.tokens.max_steps=1
+    data.size=32 data.batch_size=2 model.num_steps=2 model.resolution=8 method.tokens.max_steps=1
     method.null_text.max_steps=1 callbacks=plain trainer.accelerator=cpu trainer.devices=3
 """
 
@@ -31,7 +31,7 @@ def chaos(tiny_folder: Path, tmp_path: Path) -> Any:
         script = [sys.executable, str(Path(__file__).with_name("chaos.py")), what, str(number), str(tmp_path)]
         words = [str(tmp_path / "mine"), f"backbone={tiny_folder}", *WORDS.split()]
         path = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
-        ended = subprocess.run([*script, *words], env=path, capture_output=True, text=True, timeout=400)
+        ended = subprocess.run([*script, *words], env=path, capture_output=True, text=True, timeout=600)
         assert ended.returncode == 0, ended.stdout + ended.stderr
         return ended.stdout
 
