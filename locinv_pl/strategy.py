@@ -13,6 +13,7 @@ from uuid import uuid4
 import torch
 from lightning.fabric.plugins.environments import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.distributed import DistError, HashStore, PrefixStore, Store, rendezvous
 
 from locinv_pl.errors import InputError
@@ -95,13 +96,19 @@ class ImageParallelStrategy(DDPStrategy):
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         """Nothing: a run's state is its files. SLURM's requeue asks for a checkpoint first."""
 
+    def batch_to_device(self, batch: Any, device: Any = None, dataloader_idx: int = 0) -> Any:
+        """Before every timestep, end where another process was told to."""
+        if self.store is not None and self.world_size > 1 and _add(self.store, "stopped", 0):
+            raise SIGTERMException
+        return super().batch_to_device(batch, device, dataloader_idx)
+
     def on_exception(self, exception: BaseException) -> None:
         """Let the others know that this process failed, or was told to stop."""
         self._has_failed = True
         self._is_stopped = isinstance(exception, SystemExit)  # as Lightning answers SIGTERM
         if self.store is not None:
             with suppress(InputError):
-                _add(self.store, "failed", 1)
+                _add(self.store, "stopped" if self._is_stopped else "failed", 1)
         super().on_exception(exception)
 
     def teardown(self) -> None:
@@ -110,21 +117,22 @@ class ImageParallelStrategy(DDPStrategy):
         A process that is told to stop leaves at once: perhaps it is, because another one is dead.
         """
         store, self.store = self.store, None
-        problem = None
+        end: BaseException | None = None
         if store is not None and self.world_size > 1:
             try:
-                problem = self._leave(store)
+                end = self._leave(store)
             except InputError as lost:
-                problem = str(lost)
+                end = lost
         super().teardown()
-        if problem and not self._has_failed:  # a failed process raises what made it fail
-            raise InputError(problem)
+        if end and not self._has_failed:  # a failed process raises what made it fail
+            raise end
 
-    def _leave(self, store: Store) -> str | None:
-        """Wait for the others; what is to be said of them."""
+    def _leave(self, store: Store) -> BaseException | None:
+        """Wait for the others; what this process is to end with."""
         _add(store, "ended", 1)
-        if not self._is_stopped:
-            _wait(store, "ended", self.world_size)
+        while not _add(store, "stopped", int(self._received_sigterm)) and _add(store, "ended", 0) < self.world_size:
+            time.sleep(POLL)
+        self._is_stopped = _add(store, "stopped", 0) > 0
         failed = _add(store, "failed", 0)
         if self.global_rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
             # the store lives in this process: leave last
@@ -132,7 +140,15 @@ class ImageParallelStrategy(DDPStrategy):
         else:
             with suppress(InputError):
                 _add(store, "left", 1)
-        return f"a process failed or was stopped, its message stands above; {GO_ON}" if failed else None
+        if failed:
+            return InputError(f"a process failed, its message stands above; {GO_ON}")
+        return SIGTERMException() if self._is_stopped else None
+
+    @property
+    def _received_sigterm(self) -> bool:
+        return self._is_stopped or (
+            self.lightning_module is not None and self.lightning_module.trainer.received_sigterm
+        )
 
 
 def agree_on_start(store: Store, rank: int, world_size: int) -> str:

@@ -278,14 +278,18 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")  # process numbers repeat on other machines
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
+        while True:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                temporary.write_bytes(content)
+                os.replace(temporary, path)
+                return
+            except FileNotFoundError:  # another process has just cleared the folder
+                continue
+            except BaseException:
+                with suppress(OSError):
+                    temporary.unlink()
+                raise
 
 
 @contextmanager

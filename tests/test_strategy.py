@@ -46,8 +46,10 @@ def make_strategy(store: Store | None, rank: int) -> ImageParallelStrategy:
     return strategy
 
 
-@pytest.mark.parametrize("exception", [None, KeyError(), SIGTERMException()])
-def test_a_process_says_how_another_one_ended(soon, exception):
+@pytest.mark.parametrize(
+    "exception, raised", [(None, None), (KeyError(), InputError), (SIGTERMException(), SIGTERMException)]
+)
+def test_a_process_says_how_another_one_ended(soon, exception, raised):
     store = HashStore()
     first, second = (make_strategy(store, rank) for rank in (0, 1))
 
@@ -58,9 +60,17 @@ def test_a_process_says_how_another_one_ended(soon, exception):
 
     with ThreadPoolExecutor(1) as threads:
         ended = threads.submit(end_second)
-        with pytest.raises(InputError, match="a process failed or was stopped") if exception else nullcontext():
+        with pytest.raises(raised) if exception else nullcontext():
             first.teardown()
     assert ended.result() is None
+
+
+def test_all_processes_stop_where_one_is_told_to(soon):
+    first, second = (make_strategy(store, rank) for store in [HashStore()] for rank in (0, 1))
+    assert first.batch_to_device("a batch") == "a batch"
+    second.on_exception(SIGTERMException())
+    with pytest.raises(SIGTERMException):
+        first.batch_to_device("another")
 
 
 def test_a_stopped_process_does_not_wait_for_a_dead_one(soon, monkeypatch):
