@@ -72,16 +72,16 @@ class Mode:
             null.max_steps if null.policy == "optimize" else 0,
         )
 
-    def flops(self, costs: Mapping[str, Cost], steps: Sequence[tuple[int, int]] | None = None) -> float:
+    def flops(self, costs: Mapping[str, Cost], steps: Sequence[tuple[int, int]]) -> float:
         """Of a whole inversion of one picture.
 
         Args:
             costs: of the phases, for the whole batch.
-            steps: gradient steps at every timestep, on V_t and on ∅_t; ``fixed_steps`` everywhere by default.
+            steps: gradient steps at every timestep, on V_t and on ∅_t.
         """
         cost = {name: each.flops / len(self.task.samples) for name, each in costs.items()}
         total = cost["encode"]
-        for tokens, nulls in steps or [self.fixed_steps] * len(self.task.schedule):
+        for tokens, nulls in steps:
             stopped = tokens < self.fixed_steps[0]  # its last pass had no gradient step
             total += cost["ddim"] + cost["prefix"] + tokens * cost["token"] + stopped * cost["maps"]
             total += cost["conditional"] + nulls * cost["null"] + cost["guided"]

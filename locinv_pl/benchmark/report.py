@@ -63,7 +63,8 @@ def _inversions(result: Mapping[str, Any]) -> str:
     rows = [["inversion", "gradient steps", "TFLOP", "reference / it", "seconds", "reference / it"]]
     for name in (REFERENCE, OURS, REFERENCE_PRESET, OURS_PRESET, SHIPPED):
         row = inversions[name]
-        steps = f"{row['token_steps']:.3g} + {row['null_steps']:.3g}"
+        known = row["token_steps"] is not None
+        steps = f"{row['token_steps']:.3g} + {row['null_steps']:.3g}" if known else "depends on the picture"
         rows.append([name, steps, *_compared(row, inversions[REFERENCE])])
     return markdown(rows)
 
