@@ -103,11 +103,14 @@ class EditDataModule(LightningDataModule, ABC):
             self.size = self._module.backbone.image_size
         problems = Problems(self.on_error)
         self.samples = self.read(self.size, problems)
+        self._num_problems = len(problems.found)
         for problem in problems.found:
             self._report(problem.id, problem.problem)
 
     def train_dataloader(self) -> TimestepLoader:
         """Batches claimed from the queue of all processes, T timesteps each."""
+        if self._trainer.is_global_zero:
+            self._module.run.announce(len(self.samples) + self._num_problems)
         return self._loader(self._module.num_steps, self._module.run.pending)
 
     def val_dataloader(self) -> Any:

@@ -7,13 +7,14 @@ a ``with`` block. A hook sees the probabilities of the layers that it asks for a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
+import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
@@ -130,25 +131,31 @@ def control_attention(unet: nn.Module, hook: AttentionHook | None = None) -> Ite
     Inside, ``cross_attention_kwargs={"values": tensor}`` gives cross-attention a context of its own
     for the values, so that ``encoder_hidden_states`` feeds the keys alone.
     """
-    layers = _attention_layers(unet)
-    before = {name: layer.processor for name, layer in layers.items()}
+    with use_processors({layer: _Processor(name, hook) for name, layer in attention_layers(unet).items()}):
+        yield
+
+
+@contextmanager
+def use_processors(processors: Mapping[Any, Any]) -> Iterator[None]:
+    """Give attention layers these processors; restores theirs whatever happens."""
+    before = {layer: layer.processor for layer in processors}
     try:
-        for name, layer in layers.items():
-            layer.processor = _Processor(name, hook)
+        for layer, processor in processors.items():
+            layer.processor = processor
         yield
     finally:
-        for name, layer in layers.items():
-            layer.processor = before[name]
+        for layer, processor in before.items():
+            layer.processor = processor
 
 
 _LAYERS: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
 
 
-def _attention_layers(unet: nn.Module) -> dict[str, Any]:
-    """A UNet's attention layers by name, looked for once."""
-    if unet not in _LAYERS:
-        _LAYERS[unet] = {name: layer for name, layer in unet.named_modules() if isinstance(layer, Attention)}
-    return _LAYERS[unet]
+def attention_layers(module: nn.Module) -> dict[str, Any]:
+    """The attention layers of a module by name, looked for once."""
+    if module not in _LAYERS:
+        _LAYERS[module] = {name: layer for name, layer in module.named_modules() if isinstance(layer, Attention)}
+    return _LAYERS[module]
 
 
 class _Processor:
@@ -182,11 +189,18 @@ class _Processor:
             probs = self.hook(scores.float().softmax(-1), layer)
             out = probs.to(v.dtype) @ v
         else:
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=attention_mask, scale=attn.scale)
+            out = _fused(q, k, v, attention_mask, attn.scale)
         out = attn.to_out[1](attn.to_out[0](out.transpose(1, 2).flatten(-2)))
         return out if attn.rescale_output_factor == 1 else out / attn.rescale_output_factor
 
     __call__.__signature__ = signature(__call__)  # type: ignore[attr-defined] # diffusers asks at every call
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """softmax(Q Kᵀ / √d) V in one; through fp32 where half-precision gradients take several times as long."""
+    if q.is_cpu and q.dtype != torch.float32 and (q.requires_grad or k.requires_grad or v.requires_grad):
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), mask, scale=scale).to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
 
 
 def maps_of(A: Tensor, weights: Tensor) -> Tensor:

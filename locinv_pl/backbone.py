@@ -17,6 +17,7 @@ from locinv_pl.errors import InputError
 from locinv_pl.hub import ask_hub, reason
 from locinv_pl.prefix import Prefix, modules_before_text
 from locinv_pl.schedule import Schedule
+from locinv_pl.tuning import Tuning, tune
 
 EMBEDDED = Path(__file__).parent / "assets" / "embedded"
 
@@ -121,11 +122,11 @@ class Backbone:
         return self.encode_text(torch.tensor([tokens.input_ids]))
 
     def prefix(self, z: Tensor, t: Tensor) -> Prefix:
-        """What the UNet computes of latents z (B, C, h, w) at timestep t before it looks at the text."""
+        """What the UNet computes of latents z (B, C, h, w) at t, a scalar or (B,), before it looks at the text."""
         text = torch.zeros(len(z), 1, self.text_encoder.config.hidden_size, device=z.device)
         if self._before_text is None:
             seen = Context.of(text[:1].requires_grad_())
-            self._before_text = modules_before_text(self.unet, lambda: self._run(z[:1], t, seen))
+            self._before_text = modules_before_text(self.unet, lambda: self._run(z[:1], t.flatten()[:1], seen))
         return Prefix.record(self._before_text, lambda: self._run(z, t, Context.of(text)))
 
     def _run(
@@ -156,13 +157,14 @@ class Backbone:
 
         Args:
             z: latents (B, C, h, w).
-            t: timestep, scalar.
-            abar_t: ᾱ_t, scalar.
+            t: timestep, scalar or (B,).
+            abar_t: ᾱ_t, scalar or (B,).
             context: keys and values, (B, L, D) each.
             hook: reads or changes the attention on the way.
             prefix: of z and t, where it is there; a hook doesn't see the self-attention in it.
         """
         out = self._run(z, t, context, hook, prefix).float().contiguous()
+        abar_t = abar_t.reshape(-1, 1, 1, 1)
         kind = self.scheduler.config.prediction_type
         if kind == "v_prediction":
             return abar_t.sqrt() * out + (1 - abar_t).sqrt() * z
@@ -177,7 +179,7 @@ class Backbone:
         if grid not in self._map_layers:
             maps = CrossAttentionMaps(grid)
             with torch.no_grad():
-                self._run(z[:1], t, context.pick(slice(1)), maps)
+                self._run(z[:1], t.flatten()[:1], context.pick(slice(1)), maps)
             self._map_layers[grid] = maps.layers
         maps = CrossAttentionMaps(grid, stop_after=self._map_layers[grid])
         with suppress(MapsComplete):
@@ -243,6 +245,7 @@ def load_backbone(
     dtype: torch.dtype | str = torch.float32,
     device: torch.device | str = "cpu",
     variant: str | None = None,
+    tuning: Tuning = Tuning(),  # noqa: B008 (frozen)
 ) -> Backbone:
     """Load a Stable Diffusion 1.x/2.x model in diffusers' layout.
 
@@ -251,6 +254,7 @@ def load_backbone(
         dtype: of the weights; a torch dtype or its name.
         device: where to put them.
         variant: weight variant of the files, such as "fp16".
+        tuning: how the networks are run.
 
     Raises:
         InputError: the folder is missing, incomplete or damaged, or the hub has no such model.
@@ -270,7 +274,7 @@ def load_backbone(
 
     def load(local_files_only: bool) -> Backbone:
         files: dict[str, Any] = {"variant": variant, "local_files_only": local_files_only}
-        networks = {
+        networks: dict[str, Any] = {
             "vae": AutoencoderKL.from_pretrained(where, subfolder="vae", torch_dtype=kind, **files),
             "text_encoder": CLIPTextModel.from_pretrained(where, subfolder="text_encoder", dtype=kind, **files),
             "tokenizer": CLIPTokenizer.from_pretrained(where, subfolder="tokenizer", local_files_only=local_files_only),
@@ -279,6 +283,7 @@ def load_backbone(
                 where, subfolder="scheduler", local_files_only=local_files_only, clip_sample=False
             ),
         }
+        tune(networks["unet"], networks["vae"], tuning)
         return Backbone(name_or_path, **networks).to(device)
 
     try:

@@ -2,6 +2,7 @@
 
     python train.py [fit|validate|predict|test] data=scenes method=nti trainer.devices=2 output=DIR
     locinv table RUN...
+    locinv status RUN
     locinv compare methods=ddim,nti,locinv data=scenes trainer.devices=2 output=DIR
     locinv evaluate-backbone BACKBONE [json=FILE] [sheet=FILE]
     locinv pretrain recipe=core_cpu [output=DIR]

@@ -22,6 +22,7 @@ from locinv_pl.methods import Method
 from locinv_pl.results import EditResult, save_edits, score, score_edits, score_reconstruction
 from locinv_pl.store import RunFolder, Scores
 from locinv_pl.summary import edits_table, summarize, summarize_edits, table
+from locinv_pl.tuning import Tuning
 from locinv_pl.types import EditSample, Inversion
 
 
@@ -34,6 +35,7 @@ class LocInvModule(LightningModule):
         num_steps: T, DDIM steps.
         resolution: R, side of the attention grid that is read.
         dtype: of the frozen weights.
+        tuning: how the networks are run.
         edit: how ``predict`` edits.
         editor: another editor in its place, which needs no inversion.
         measures: what ``test`` measures the edits with.
@@ -46,6 +48,7 @@ class LocInvModule(LightningModule):
         num_steps: int = 50,
         resolution: int = 16,
         dtype: str = "float32",
+        tuning: Tuning = Tuning(),  # noqa: B008 (frozen)
         edit: EditSettings = EditSettings(),  # noqa: B008 (frozen)
         editor: EditorSettings | None = None,
         measures: MeasureSettings = MeasureSettings(),  # noqa: B008 (frozen)
@@ -54,14 +57,14 @@ class LocInvModule(LightningModule):
         self.automatic_optimization = False
         self.backbone_name, self.dtype_name = backbone, dtype
         self.method, self.num_steps, self.resolution = method, num_steps, resolution
-        self.edit, self.editor, self.measures = edit, editor, measures
+        self.tuning, self.edit, self.editor, self.measures = tuning, edit, editor, measures
         self.clock = torch.zeros(())
         self._parts: tuple[Part, ...] = ()
 
     @cached_property
     def backbone(self) -> Backbone:
         """The frozen networks, loaded at first use; not a submodule, so nothing trains or saves them."""
-        return load_backbone(self.backbone_name, self.dtype_name)
+        return load_backbone(self.backbone_name, self.dtype_name, tuning=self.tuning)
 
     @cached_property
     def _engine(self) -> Engine:

@@ -1,6 +1,7 @@
 """A run's folder: one set of files for every picture, each written whole or not at all.
 
 settings.json               what makes the run; another configuration is refused
+pictures.json               how many pictures it is to invert; written at every start
 inversions/<id>.safetensors the inversion
 inversions/<id>.json        its scores; written last, it marks the picture as finished
 running/<id>/<i>            one record per timestep of a picture that isn't finished
@@ -64,6 +65,24 @@ class RunFolder:
                     f"{self.root}: holds results made with {key}={there.get(key)}, this run has "
                     f"{key}={here.get(key)}; give another output=, or delete the folder"
                 )
+
+    def announce(self, total: int) -> None:
+        """Say how many pictures the run is to invert."""
+        write_json(self.root / "pictures.json", {"total": total})
+
+    @property
+    def total(self) -> int | None:
+        """What :meth:`announce` said."""
+        path = self.root / "pictures.json"
+        return read_json(path)["total"] if path.exists() else None
+
+    def count(self, kind: str) -> int:
+        """How many pictures there are of a kind."""
+        return len(self._files(kind))
+
+    def problem(self, id: str) -> str:
+        """Why picture ``id`` was left out."""
+        return read_json(self._skipped(id))["problem"]
 
     def is_finished(self, id: str) -> bool:
         """Whether picture ``id`` is done; its files' headers are read, so that damage shows here."""

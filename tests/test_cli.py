@@ -228,7 +228,7 @@ class TestConfigs:
                 assert {key: vars(cli.datamodule)[key] for key in kept} == kept
             elif group == "model":
                 model = cli.model
-                values = {"backbone": model.backbone_name, **vars(model)}
+                values = {"backbone": model.backbone_name, "dtype": model.dtype_name, **vars(model)}
                 assert content.items() <= values.items()
             elif group == "callbacks":
                 kinds = {type(callback).__name__ for callback in cli.trainer.callbacks}

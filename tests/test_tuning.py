@@ -1,0 +1,101 @@
+"""How networks are run changes rounding alone."""
+
+import pytest
+import torch
+from conftest import LENGTH, make_two_objects
+
+from locinv_pl.backbone import Backbone, Context, load_backbone
+from locinv_pl.inversion import invert_step, prepare
+from locinv_pl.methods import Method, NullTextPolicy, TokenPolicy
+from locinv_pl.tuning import Tuning
+
+GRID, T, ABAR = (8, 8), torch.tensor(500), torch.tensor(0.3)
+HOW = Method("test", 2.0, TokenPolicy(max_steps=2), NullTextPolicy(max_steps=2))
+
+
+@pytest.fixture
+def inputs():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(2, 4, 16, 16, generator=generator), torch.randn(2, LENGTH, 32, generator=generator)
+
+
+def gradients(backbone: Backbone, z: torch.Tensor, text: torch.Tensor) -> list[torch.Tensor]:
+    """The maps and the noise, and both with respect to the text; values that are the text's own negative."""
+    context = Context(text.clone().requires_grad_(), -text)
+    prefix = backbone.prefix(z, T)
+    A = backbone.attention_maps(z, T, ABAR, context, GRID, prefix)
+    eps = backbone.predict_noise(z, T, ABAR, context, prefix=prefix)
+    return [A, eps, *(torch.autograd.grad(out.square().sum(), context.keys)[0] for out in (A, eps))]
+
+
+@pytest.mark.parametrize(
+    "tuning",
+    [Tuning(channels_last=False), Tuning(compile=True), Tuning(gradient_checkpointing=True), Tuning(True, True, True)],
+    ids=["contiguous", "compile", "checkpointing", "all"],
+)
+def test_results_and_gradients_stay(tiny, tiny_folder, inputs, tuning, monkeypatch):
+    compiled = []
+
+    def compile(function, dynamic):
+        compiled.append(function.__self__)
+        return torch._dynamo.optimize("eager", dynamic=dynamic)(function)
+
+    monkeypatch.setattr(torch, "compile", compile)
+    tuned = load_backbone(str(tiny_folder), tuning=tuning)
+    for ours, plain in zip(gradients(tuned, *inputs), gradients(tiny, *inputs), strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5 * plain.abs().max().item())
+    kinds = {type(block).__name__ for block in compiled}
+    blocks = {"TimestepEmbedding", "ResnetBlock2D", "FeedForward", "Downsample2D", "Upsample2D"}
+    assert kinds == (blocks if tuning.compile else set())
+
+
+def test_channels_last_is_the_convolutions_layout(tiny, tiny_folder):
+    plain = load_backbone(str(tiny_folder), tuning=Tuning(channels_last=False))
+    for backbone in (tiny, plain):
+        for weight in (backbone.unet.conv_in.weight, backbone.vae.encoder.conv_in.weight):
+            assert weight.is_contiguous(memory_format=torch.channels_last) == (backbone is tiny)
+
+
+def test_checkpointing_keeps_less_and_restores_the_processors(tiny, tiny_folder, inputs):
+    z, text = inputs
+    kept, backbones = [], (tiny, load_backbone(str(tiny_folder), tuning=Tuning(gradient_checkpointing=True)))
+    for backbone in backbones:
+        sizes: list[int] = []
+
+        def pack(x, sizes=sizes):
+            sizes.append(x.numel())
+            return x
+
+        context = Context.of(text.clone().requires_grad_())
+        before = backbone.unet.attn_processors
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            eps = backbone.predict_noise(z, T, ABAR, context)
+        eps.sum().backward()
+        assert backbone.unet.attn_processors == before
+        kept.append(sum(sizes))
+    assert kept[1] < kept[0] / 4
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_weights_leave_what_is_optimized_in_fp32(tiny, tiny_folder, monkeypatch, dtype):
+    optimizers = []
+    for name in ("Adam", "AdamW"):
+        kind = getattr(torch.optim, name)
+        monkeypatch.setattr(
+            torch.optim, name, lambda *a, kind=kind, **k: optimizers.append(kind(*a, **k)) or optimizers[-1]
+        )
+    half = load_backbone(str(tiny_folder), dtype)
+    records = []
+    for backbone in (half, tiny):
+        task = prepare(backbone, [make_two_objects("one", 0)], HOW, 4, 8)
+        records.append(invert_step(backbone, task, 0, task.start()))
+        tensors = [task.embeddings, task.plain, task.trajectory, task.schedule.alphas, *vars(records[-1]).values()]
+        kinds = {x.dtype for x in tensors if isinstance(x, torch.Tensor) and x.is_floating_point()}
+        assert kinds == {torch.float32}
+    state = [x for optimizer in optimizers for row in optimizer.state.values() for x in row.values()]
+    assert len(optimizers) == 4 and state and {x.dtype for x in state} == {torch.float32}
+    ours, plain = records
+    moved = [(r.null - t).flatten() for r, t in zip(records, (half.encode_null(), tiny.encode_null()), strict=True)]
+    assert torch.cosine_similarity(*moved, dim=0) > 0.5  # gradients in half precision still point that way
+    assert ours.null_steps.tolist() == plain.null_steps.tolist() == [2]
+    torch.testing.assert_close(ours.losses[0, :3], plain.losses[0, :3], rtol=0.05, atol=0.05)
