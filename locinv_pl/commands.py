@@ -129,10 +129,77 @@ def edit(
     import_module("callbacks.edits").sum_up(RunFolder(run))  # known by name alone, as in the configs
 
 
+def benchmark(
+    backbone: str = "embedded",
+    method: str = "locinv",
+    size: int | None = None,
+    resolution: int = 16,
+    batch_size: int = 1,
+    device: str = "cpu",
+    dtype: str = "float32",
+    num_steps: int = 50,
+    timesteps: int = 5,
+    token_steps: int = 31,
+    null_steps: int = 31,
+    repeats: int = 1,
+    ablation: bool = False,
+    json: Path | None = None,
+    plot: Path | None = None,
+) -> None:
+    """Time and count an inversion against the authors' way; print tables.
+
+    Args:
+        backbone: "embedded", "sd15-random" (Stable Diffusion 1.5's architecture with random weights), a folder
+            or a hub id.
+        method: a preset's name or a method's YAML file.
+        size: side of the pictures in pixels; the backbone's own by default.
+        resolution: side of the attention maps.
+        batch_size: pictures that are inverted together; the reference inverts one at a time.
+        device: where; on "meta" nothing is timed, and everything counted.
+        dtype: of our weights; the reference has float32.
+        num_steps: timesteps of an inversion.
+        timesteps: how many of them are timed where all cost the same.
+        token_steps: the authors' gradient steps on tokens at a timestep.
+        null_steps: likewise on the null text.
+        repeats: of every timing; the median counts.
+        ablation: measure every saving by itself, too.
+        json: where to write all figures.
+        plot: where to draw how time and memory grow with pictures and steps, a PNG; measured only if asked for.
+    """
+    from locinv_pl.benchmark.bench import Benchmark
+    from locinv_pl.benchmark.growth import draw_growth
+    from locinv_pl.benchmark.report import to_markdown
+
+    settings = Benchmark(
+        *(backbone, method, size, resolution, batch_size, device, dtype),
+        *(num_steps, timesteps, token_steps, null_steps, repeats, ablation),
+    )
+    result = settings.run() | ({"growth": settings.growth()} if plot is not None else {})
+    print(to_markdown(result))
+    if plot is not None:
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        draw_growth(result["growth"]).savefig(plot, dpi=120)
+    if json is not None:
+        write_json(json, result)
+
+
+def status(run: Path) -> None:
+    """Say how a run stands: pictures done, running and failed, its speed, and whether it lives.
+
+    Args:
+        run: the run's folder.
+    """
+    from locinv_pl.status import status, to_text
+
+    print(to_text(run, status(run)))
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
+    "benchmark": benchmark,
     "edit": edit,
     "evaluate-backbone": evaluate_backbone,
     "pretrain": pretrain,
+    "status": status,
 }
 
 DATA_COMMANDS = {

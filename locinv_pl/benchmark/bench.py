@@ -1,0 +1,198 @@
+"""What an inversion takes, and how that compares with the authors' way."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from locinv_pl.backbone import Backbone, load_backbone
+from locinv_pl.benchmark.counting import GIB, Cost, matmul_rate
+from locinv_pl.benchmark.growth import SWEEPS, measure_growth
+from locinv_pl.benchmark.modes import Mode, Timing, time_modes, weight_bytes, with_steps
+from locinv_pl.benchmark.phases import drawn_samples
+from locinv_pl.benchmark.reference import NONE, Savings, ladder, without
+from locinv_pl.benchmark.sd15 import NAME, random_sd15
+from locinv_pl.errors import InputError
+from locinv_pl.methods import load_method
+from locinv_pl.types import EditSample
+
+REFERENCE, REFERENCE_PRESET = "reference", "reference, the preset's steps"
+OURS, OURS_PRESET, SHIPPED = "ours", "ours, the preset's steps", "ours, as shipped"
+NOMINAL = {"token": 3, "null": 6}
+"""Passes of the reference's gradient steps, if a backward pass cost two forward ones and visited every layer."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What is measured.
+
+    Args:
+        backbone: "embedded", "sd15-random" (Stable Diffusion 1.5's architecture with random weights), a folder
+            or a hub id.
+        method: a preset's name or a method's YAML file.
+        size: side of the pictures in pixels; the backbone's own by default.
+        resolution: R, side of the attention maps.
+        batch_size: pictures that are inverted together; the reference inverts one at a time.
+        device: where; on "meta" nothing is timed, and everything counted.
+        dtype: of our weights; the reference has float32.
+        num_steps: T.
+        timesteps: how many of the T are timed where all cost the same.
+        token_steps, null_steps: the authors' K1 and J.
+        repeats: of every timing; the median counts.
+        ablation: measure every saving by itself, too.
+
+    Raises:
+        InputError: a number or dtype that can't be, or no such device.
+    """
+
+    backbone: str = "embedded"
+    method: str = "locinv"
+    size: int | None = None
+    resolution: int = 16
+    batch_size: int = 1
+    device: str = "cpu"
+    dtype: str = "float32"
+    num_steps: int = 50
+    timesteps: int = 5
+    token_steps: int = 31
+    null_steps: int = 31
+    repeats: int = 1
+    ablation: bool = False
+
+    def __post_init__(self) -> None:
+        for key in ("batch_size", "num_steps", "timesteps", "token_steps", "null_steps", "repeats"):
+            if getattr(self, key) < 1:
+                raise InputError(f"benchmark: {key}={getattr(self, key)}; give 1 or more")
+        if self.dtype not in ("float32", "bfloat16", "float16"):
+            raise InputError(f"benchmark: dtype={self.dtype}; use float32, bfloat16 or float16")
+        try:
+            torch.empty(1, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(f"device={self.device}: can't be used: {str(error).splitlines()[0]}") from None
+
+    def run(self) -> dict[str, Any]:
+        """Count, and time where there is a device to time on.
+
+        Returns:
+            the content of the JSON file; None is what wasn't timed.
+        """
+        counted = self._modes("meta", num_steps=1)
+        costs = {name: mode.costs() for name, mode in counted.items() if name not in SAME_COSTS}
+        costs |= {name: costs[other] for name, other in SAME_COSTS.items()}
+        timings: dict[str, Timing] = {}
+        seconds: dict[str, dict[str, float]] = {}
+        ceiling = None
+        if self.device != "meta":
+            modes = self._modes(self.device, self.num_steps)
+            ceiling = matmul_rate(torch.device(self.device), getattr(torch, self.dtype))
+            seconds = {name: modes[name].phase_seconds(self.repeats) for name in (REFERENCE, OURS)}
+            timings = time_modes(modes, self.timesteps, self.repeats)
+        rows = {name: _row(mode, self.num_steps, costs[name], timings.get(name)) for name, mode in counted.items()}
+        phases = {name: _phases(counted[name], costs[name], seconds.get(name)) for name in (REFERENCE, OURS)}
+        peaks = {name: _peak(counted[name], costs[name], timings.get(name)) / GIB for name in (REFERENCE, OURS)}
+        flops, took = ({name: row[key] for name, row in rows.items()} for key in ("tflop", "seconds"))
+        passes = {name: Cost(number * costs[REFERENCE]["ddim"].flops, 0) for name, number in NOMINAL.items()}
+        nominal = _row(counted[REFERENCE], self.num_steps, costs[REFERENCE] | passes, None)["tflop"]
+        return {
+            **asdict(self),
+            "device_name": device_name(self.device),
+            "size": self.size or counted[OURS].backbone.image_size,
+            "reference_seconds": took[REFERENCE],
+            "reference_preset_seconds": took[REFERENCE_PRESET],
+            "equal_steps_seconds": took[OURS],
+            "default_seconds": took[SHIPPED],
+            "speedup_equal_steps": _ratio(took[REFERENCE], took[OURS]),
+            "speedup_default": _ratio(took[REFERENCE], took[SHIPPED]),
+            "speedup_default_preset": _ratio(took[REFERENCE_PRESET], took[SHIPPED]),
+            "flops_ratio": flops[REFERENCE] / flops[OURS],
+            "flops_ratio_nominal": nominal / flops[OURS],
+            "weights_gib": weight_bytes(counted[OURS].backbone) / GIB,
+            "peak_memory_gib": peaks[OURS],
+            "reference_peak_memory_gib": peaks[REFERENCE],
+            "matmul_tflops": ceiling and ceiling / 1e12,
+            "share_of_matmul_ceiling": ceiling and flops[OURS] / took[OURS] / (ceiling / 1e12),
+            "phases": phases,
+            "inversions": rows,
+        }
+
+    def growth(self) -> dict[str, dict[str, Any]]:
+        """How time and memory grow, as :func:`measure_growth` says."""
+        backbone = self._load(self.dtype, self.device)
+        samples = drawn_samples(max(SWEEPS["pictures"]), self.size or backbone.image_size)
+        return measure_growth(backbone, load_method(self.method), samples, self.resolution, self.repeats)
+
+    def _modes(self, device: str, num_steps: int) -> dict[str, Mode]:
+        """All that is compared, by name, on a device: the authors' way, its savings one by one, and ours."""
+        shipped = load_method(self.method)
+        equal = with_steps(shipped, self.token_steps, self.null_steps)
+        preset = with_steps(shipped, shipped.tokens.max_steps, shipped.null_text.max_steps)
+        plain, fast = self._load("float32", device), self._load(self.dtype, device)
+        samples = drawn_samples(self.batch_size, self.size or plain.image_size)
+
+        def mode(backbone: Backbone, savings: Savings, samples: Sequence[EditSample]) -> Mode:
+            return Mode.prepare(backbone, savings, equal, samples, num_steps, self.resolution)
+
+        reference, ours = mode(plain, NONE, samples[:1]), mode(fast, Savings(), samples)
+        modes = {REFERENCE: reference, REFERENCE_PRESET: reference.with_method(preset)}
+        if self.ablation:
+            fused = mode(plain, Savings(), samples[:1])
+            for name, savings in {**ladder(), **without()}.items():
+                modes[name] = replace(fused if savings.fused_attention else reference, savings=savings)
+        return modes | {OURS: ours, OURS_PRESET: ours.with_method(preset), SHIPPED: ours.with_method(shipped)}
+
+    def _load(self, dtype: str, device: str) -> Backbone:
+        if self.backbone == NAME:
+            return random_sd15(getattr(torch, dtype), device)
+        return load_backbone(self.backbone, dtype, device)
+
+
+SAME_COSTS = {REFERENCE_PRESET: REFERENCE, OURS_PRESET: OURS, SHIPPED: OURS}
+"""Modes that differ by their numbers of steps alone."""
+
+
+def _row(mode: Mode, T: int, costs: Mapping[str, Cost], timing: Timing | None) -> dict[str, Any]:
+    """A whole inversion of one picture; how often a picture stops early is known only where it was run."""
+    pictures = range(len(mode.task.samples))
+    steps = [timing.steps(b) for b in pictures] if mode.stops_early and timing else [[mode.fixed_steps] * T]
+    known = timing is not None or not mode.stops_early
+    return {
+        "token_steps": fmean(tokens for each in steps for tokens, _ in each) if known else None,
+        "null_steps": fmean(nulls for each in steps for _, nulls in each) if known else None,
+        "tflop": fmean(mode.flops(costs, each) for each in steps) / 1e12 if known else None,
+        "seconds": timing and timing.seconds,
+    }
+
+
+def _phases(mode: Mode, costs: Mapping[str, Cost], seconds: Mapping[str, float] | None) -> dict[str, Any]:
+    """Every part of an inversion, for one picture; memory is that of the batch."""
+    B = len(mode.task.samples)
+    return {
+        name: {
+            "gflop": cost.flops / B / 1e9,
+            "passes": cost.flops / costs["ddim"].flops,
+            "activations_gib": cost.peak / GIB,
+            "seconds": seconds and seconds[name] / B,
+        }
+        for name, cost in costs.items()
+    }
+
+
+def _peak(mode: Mode, costs: Mapping[str, Cost], timing: Timing | None) -> int:
+    """Bytes: measured on a CUDA device, else counted."""
+    return (timing.peak if timing else 0) or weight_bytes(mode.backbone) + max(cost.peak for cost in costs.values())
+
+
+def _ratio(a: float | None, b: float | None) -> float | None:
+    return a / b if a is not None and b is not None else None
+
+
+def device_name(device: str) -> str:
+    """What it is."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads" if device == "cpu" else device

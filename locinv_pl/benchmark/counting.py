@@ -1,0 +1,126 @@
+"""What a piece of work costs: operations and memory, counted; and what the device can do at best, measured."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+from torch.utils.weak import WeakIdKeyDictionary
+
+GIB = 2**30
+FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+FUSED_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What some work takes.
+
+    Args:
+        flops: operations of its matrix products and convolutions, a multiplication and an addition each, as executed:
+            fused attention has two products forward and five backward, where it makes the scores again.
+        peak: the most bytes that tensors made by it take at one time: activations, what a backward pass needs,
+            gradients. Weights, and what an operation needs inside itself, don't count.
+    """
+
+    flops: int
+    peak: int
+
+
+def count(work: Callable[[], Any]) -> Cost:
+    """Do some work, on any device, and count; PyTorch's own formulas for operations."""
+    with _Counter() as counter, _FusedOnMeta():
+        work()
+    return Cost(counter.flops, counter.peak)
+
+
+class _Counter(TorchDispatchMode):
+    """Sees every operation, those of backward passes too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = self.peak = self._live = 0
+        self._seen = WeakIdKeyDictionary()
+        self._formulas: dict[Any, Callable[..., int]] = {**flop_registry, FUSED: _fused, FUSED_BACKWARD: _fused_backward}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        given = {id(a.untyped_storage()) for a in tree_leaves((args, kwargs)) if isinstance(a, Tensor)}
+        out = func(*args, **kwargs)
+        if func._overloadpacket in self._formulas:
+            self.flops += self._formulas[func._overloadpacket](*args, **kwargs, out_val=out)
+        for storage in (x.untyped_storage() for x in tree_leaves(out) if isinstance(x, Tensor)):
+            if id(storage) not in given and storage not in self._seen:
+                self._seen[storage] = True
+                self._add(storage.nbytes())
+                weakref.finalize(storage, self._add, -storage.nbytes())
+        return out
+
+    def _add(self, size: int) -> None:
+        self._live += size
+        self.peak = max(self.peak, self._live)
+
+
+def _fused(q: Tensor, k: Tensor, *others: Any, **named: Any) -> int:
+    return 2 * _product(q, k)
+
+
+def _fused_backward(grad: Tensor, q: Tensor, k: Tensor, *others: Any, **named: Any) -> int:
+    return 5 * _product(q, k)
+
+
+def _product(q: Tensor, k: Tensor) -> int:
+    """Of Q Kᵀ."""
+    return 2 * q.numel() * k.shape[-2]
+
+
+class _FusedOnMeta(TorchFunctionMode):
+    """Keeps attention in one piece on the meta device, as it is on all others; PyTorch would split it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.scaled_dot_product_attention and args[0].is_meta:
+            return _attention(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> Tensor:
+    return FUSED(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
+
+
+def seconds_of(work: Callable[[], Any], device: torch.device) -> float:
+    """How long some work takes, to the end of what it gave the device to do."""
+    _wait_for(device)
+    began = time.perf_counter()
+    work()
+    _wait_for(device)
+    return time.perf_counter() - began
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
+    """Operations a second in the product of two large matrices, the best of some: the device's ceiling."""
+    n = 8192 if device.type == "cuda" else 1536
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    return 2 * n**3 / min(seconds_of(lambda: a @ b, device) for _ in range(repeats + 1))

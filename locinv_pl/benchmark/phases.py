@@ -1,0 +1,103 @@
+"""The parts of a timestep, one by one: what is timed, counted, and added up to a whole inversion."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from locinv_pl.attention import CrossAttentionMaps
+from locinv_pl.backbone import Backbone, Context
+from locinv_pl.evaluation import to_sample
+from locinv_pl.inversion import Task, token_context, token_losses
+from locinv_pl.scenes.drawing import draw_scene
+from locinv_pl.schedule import ddim_step, guided_noise
+from locinv_pl.types import Adjective, EditSample
+
+Work = Callable[[], Any]
+
+PHASES = {
+    "encode": "picture and prompt to latent and context",
+    "ddim": "a step of the DDIM inversion",
+    "prefix": "what comes before the text, once a timestep",
+    "token": "a gradient step on V_t",
+    "maps": "the pass that stops a picture's token steps early",
+    "conditional": "the pass with the final V_t",
+    "null": "a gradient step on ∅_t",
+    "guided": "the pass with the final ∅_t",
+}
+
+
+def drawn_samples(count: int, size: int) -> list[EditSample]:
+    """Drawn pictures of two objects, with exact masks and their adjectives."""
+    samples = []
+    for n in range(count):
+        scene = draw_scene(random.Random(f"benchmark/{n}"), size, 2)
+        sample = to_sample(scene, str(n))
+        noun_at = {noun.span: k for k, noun in enumerate(sample.nouns)}
+        bound = sorted({(span, noun_at[said.noun]) for said in scene.said for span in said.adjectives})
+        adjectives = tuple(Adjective(sample.prompt[slice(*span)], span, k) for span, k in bound)
+        samples.append(replace(sample, adjectives=adjectives))
+    return samples
+
+
+def phases_of(backbone: Backbone, task: Task, i: int) -> dict[str, Work]:
+    """The parts of step i for the whole batch, by the names of ``PHASES``; they leave no trace.
+
+    They run on the meta device, too, where the engine's loops can't know when to stop.
+    """
+    z_t, target = task.trajectory[len(task.schedule) - i], task.trajectory[len(task.schedule) - 1 - i]
+    t, (abar_t, abar_s) = task.schedule.timesteps[i], task.schedule.alphas[i : i + 2]
+    plain = Context.of(task.plain)
+    prefix = backbone.prefix(z_t, t)
+
+    @torch.no_grad()
+    def ddim() -> Tensor:
+        eps = backbone.predict_noise(z_t, t, abar_t, plain, CrossAttentionMaps(task.grid))
+        return ddim_step(z_t, eps, abar_t, abar_s)
+
+    @torch.no_grad()
+    def conditional() -> Tensor:
+        context = token_context(backbone, task, task.embeddings)
+        return backbone.predict_noise(z_t, t, abar_t, context, CrossAttentionMaps(task.grid), prefix)
+
+    def maps() -> Tensor:
+        V = task.embeddings.clone().requires_grad_()
+        A = backbone.attention_maps(z_t, t, abar_t, token_context(backbone, task, V), task.grid, prefix)
+        return token_losses(A, task, only=task.method.tokens.active).nan_to_num(0).sum()
+
+    def null(fits: bool = True) -> Tensor:
+        null = task.empty.expand(len(z_t), -1, -1).clone().requires_grad_(fits)
+        eps_null = backbone.predict_noise(z_t, t, abar_t, Context.of(null), prefix=prefix)
+        z_s = ddim_step(z_t, guided_noise(z_t, eps_null, task.method.guidance_scale), abar_t, abar_s)
+        return (z_s - target).square().mean()
+
+    @torch.no_grad()
+    def guided() -> Tensor:
+        return null(fits=False)
+
+    @torch.no_grad()
+    def encode() -> None:
+        backbone.encode(torch.stack([sample.image for sample in task.samples]))
+        backbone.encode_text(task.prompts.ids)
+        backbone.encode_null()
+
+    moves, fits = task.method.tokens.policy == "optimize", task.method.null_text.policy == "optimize"
+    return {
+        "encode": encode,
+        "ddim": ddim,
+        "prefix": lambda: backbone.prefix(z_t, t),
+        "token": (lambda: maps().backward()) if moves else _nothing,
+        "maps": maps if moves else _nothing,
+        "conditional": conditional,
+        "null": (lambda: null().backward()) if fits else _nothing,
+        "guided": guided,
+    }
+
+
+def _nothing() -> None:
+    """A step that the method doesn't make."""
