@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from locinv_pl.backbone import EMBEDDED, Backbone
+from locinv_pl.tuning import Tuning, tune
 
 NAME = "sd15-random"
 
 
-def random_sd15(dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", seed: int = 0) -> Backbone:
+def random_sd15(
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    tuning: Tuning = Tuning(),  # noqa: B008 (frozen)
+    seed: int = 0,
+) -> Backbone:
     """All networks of Stable Diffusion 1.5 at their real sizes, 1.07 billion random weights.
 
     The tokenizer is the embedded model's at CLIP's length: it knows fewer words and gives as many tokens.
@@ -19,6 +26,7 @@ def random_sd15(dtype: torch.dtype = torch.float32, device: torch.device | str =
     Args:
         dtype: of the weights.
         device: "meta" makes shapes without numbers.
+        tuning: how the networks are run.
         seed: of the weights.
     """
     with torch.device(device), torch.random.fork_rng():
@@ -44,5 +52,7 @@ def random_sd15(dtype: torch.dtype = torch.float32, device: torch.device | str =
         steps_offset=1,
     )
     tokenizer = CLIPTokenizer.from_pretrained(EMBEDDED / "tokenizer", model_max_length=77)
-    networks = [net.to(dtype) for net in (vae, text_encoder)]
-    return Backbone(NAME, *networks, tokenizer, unet.to(dtype), scheduler)
+    for net in (vae, text_encoder, unet):
+        nn.Module.to(net, dtype)
+    tune(unet, vae, tuning)
+    return Backbone(NAME, vae, text_encoder, tokenizer, unet, scheduler)
