@@ -20,8 +20,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from stub import SETTINGS, Job, Mark, count, in_processes, invert_all
 
-from locinv_pl.store import RunFolder
 from locinv_pl.status import status
+from locinv_pl.store import RunFolder
 from locinv_pl.summary import summarize
 
 LONG = 50  # timesteps of a real run
