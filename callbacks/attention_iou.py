@@ -12,30 +12,36 @@ from locinv_pl.inversion import Task
 from locinv_pl.methods import LOSSES
 from locinv_pl.metrics import attention_iou
 from locinv_pl.module import LocInvModule
-from locinv_pl.types import StepRecord
+from locinv_pl.types import StepRecord, writing
 
 
 class AttentionIoUCurves(Callback):
     """Logs a scalar per loss, threshold and noun at every timestep; the x axis is the step i."""
 
     def __init__(self) -> None:
-        self._writers: list[SummaryWriter] = []
+        self._writers: dict[str, SummaryWriter] = {}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log one timestep of every picture of the batch."""
         assert isinstance(pl_module, LocInvModule)
-        task: Task = outputs["task"]
-        i, record = outputs["i"], outputs["record"]
-        if i == 0:
-            self._writers = [image_writer(pl_module.run, s.id) for s in task.samples]
-        for b, writer in enumerate(self._writers):
-            for tag, value in self._scalars(task, record, i, b).items():
-                writer.add_scalar(tag, value, i)
-        if outputs["finished"]:
-            for writer in self._writers:
-                writer.close()
+        with writing(pl_module.run.root / "tensorboard"):
+            if outputs["i"] == 0:
+                self._close()
+            for part in outputs["parts"]:
+                for b, id in enumerate(part.ids):
+                    if id not in self._writers:
+                        self._writers[id] = image_writer(pl_module.run, id)
+                    for tag, value in self._scalars(part.task, part.records[outputs["i"]], outputs["i"], b).items():
+                        self._writers[id].add_scalar(tag, value, outputs["i"])
+            if outputs["finished"]:
+                self._close()
+
+    def _close(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+        self._writers = {}
 
     def _scalars(self, task: Task, record: StepRecord, i: int, b: int) -> dict[str, float]:
         scalars = {

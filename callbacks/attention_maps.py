@@ -13,7 +13,7 @@ from callbacks.tensorboard import image_writer, noun_tag
 from locinv_pl.drawing import outline, overlay, stack_strips, to_array, to_png
 from locinv_pl.module import LocInvModule
 from locinv_pl.results import Result
-from locinv_pl.types import write_atomically
+from locinv_pl.types import write_atomically, writing
 
 
 class AttentionMapSheets(Callback):
@@ -59,7 +59,7 @@ class AttentionMapSheets(Callback):
 
     def _log(self, pl_module: LocInvModule, result: Result) -> None:
         sample, inversion = result.sample, result.inversion
-        with image_writer(pl_module.run, sample.id) as writer:
+        with writing(pl_module.run.root / "tensorboard"), image_writer(pl_module.run, sample.id) as writer:
             priors = outline(sample.image, [n.prior for n in sample.nouns])
             writer.add_image("picture/1_original_and_priors", priors, dataformats="HWC")
             writer.add_image("picture/2_reconstruction", result.reconstruction)

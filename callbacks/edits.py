@@ -17,7 +17,7 @@ from locinv_pl.drawing import difference, heat_strip, stack_strips, to_array, to
 from locinv_pl.module import LocInvModule
 from locinv_pl.results import EditResult
 from locinv_pl.store import RunFolder, write_json
-from locinv_pl.types import write_atomically
+from locinv_pl.types import write_atomically, writing
 
 
 class EditSheets(Callback):
@@ -106,7 +106,7 @@ def _contact_row(run: RunFolder, edited: dict[str, Any]) -> Image.Image:
 
 def _log(run: RunFolder, result: EditResult) -> None:
     back = to_array(result.reconstruction)
-    with image_writer(run, result.sample.id) as writer:
+    with writing(run.root / "tensorboard"), image_writer(run, result.sample.id) as writer:
         writer.add_image("edit/0_source", result.sample.image)
         writer.add_image("edit/0_reconstruction", result.reconstruction)
         for n, (edit, picture) in enumerate(zip(result.edits, result.pictures, strict=True), start=1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
@@ -11,14 +12,21 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 from locinv_pl.methods import LOSSES
 from locinv_pl.metrics import attention_iou
+from locinv_pl.module import LocInvModule
+from locinv_pl.status import duration
+from locinv_pl.store import RunFolder
+
+LOOK = 5.0  # seconds from one look at the run's folder to the next, at least
 
 
 class InversionProgress(TQDMProgressBar):
-    """Lightning's bar over timesteps, with pictures, losses and attention IoU of the running batch."""
+    """Lightning's bar over timesteps, with figures of the running batch and of the run, all processes together."""
 
     def __init__(self, refresh_rate: int = 1):
         super().__init__(refresh_rate=refresh_rate)
         self._now: dict[str, int | str | float] = {}
+        self._run: dict[str, int | str | float] = {}
+        self._began, self._done_before, self._next_look = 0.0, 0, 0.0
 
     def init_train_tqdm(self) -> Tqdm:
         """Pictures times timesteps; the total isn't known, since processes share a queue."""
@@ -26,31 +34,59 @@ class InversionProgress(TQDMProgressBar):
         bar.unit = "step"
         return bar
 
-    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
-        """Name the bar."""
-        super().on_train_epoch_start(trainer, *_)
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Name the bar, and count what is there already."""
+        self._began, self._done_before, self._next_look = time.monotonic(), _run_of(pl_module).count("inversions"), 0.0
+        super().on_train_epoch_start(trainer, pl_module)
         self.train_progress_bar.set_description("Inverting")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Take the timestep's figures over."""
-        task, record = outputs["task"], outputs["record"]
-        ids = [s.id for s in task.samples]
-        self._now = {
-            "image": ids[0] if len(ids) == 1 else f"{ids[0]}..{ids[-1]}",
-            "timestep": f"{outputs['i'] + 1}/{len(task.schedule)}",
-        }
-        means = record.losses.nanmean(0).tolist()
-        shown = outputs["task"].method.tokens.active
-        self._now |= {n[:3]: f"{v:.3f}" for n, v in zip(LOSSES, means, strict=True) if n in shown and v == v}
-        ious = [
-            attention_iou(record.maps[b, : len(s.nouns)].cpu(), s.masks) for b, s in enumerate(task.samples) if s.nouns
-        ]
-        if ious:
-            self._now["IoU"] = f"{torch.cat(ious).mean():.2f}"
+        i, parts = outputs["i"], outputs["parts"]
+        if parts:
+            ids = [id for part in parts for id in part.ids]
+            records = [part.records[i] for part in parts]
+            task = parts[0].task
+            self._now = {
+                "image": ids[0] if len(ids) == 1 else f"{ids[0]}..{ids[-1]}",
+                "timestep": f"{i + 1}/{len(task.schedule)}",
+            }
+            means = torch.cat([record.losses for record in records]).nanmean(0).tolist()
+            shown = task.method.tokens.active
+            self._now |= {n[:3]: f"{v:.3f}" for n, v in zip(LOSSES, means, strict=True) if n in shown and v == v}
+            ious = [
+                attention_iou(record.maps[b, : len(s.nouns)].cpu(), s.masks)
+                for part, record in zip(parts, records, strict=True)
+                for b, s in enumerate(part.task.samples)
+                if s.nouns
+            ]
+            if ious:
+                self._now["IoU"] = f"{torch.cat(ious).mean():.2f}"
+        if trainer.is_global_zero:
+            self._look(_run_of(pl_module))
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def _look(self, run: RunFolder) -> None:
+        """Count the pictures of all processes; seldom enough that it costs little, however many there are."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        done, failed, total = run.count("inversions"), run.count("skipped"), run.total
+        self._run = {"done": str(done) if total is None else f"{done}/{total}"}
+        if failed:
+            self._run["failed"] = failed
+        per_hour = 3600 * (done - self._done_before) / (now - self._began)
+        if per_hour > 0 and total is not None:
+            self._run |= {"per_hour": f"{per_hour:.0f}", "left": duration(max(total - done - failed, 0) / per_hour)}
+        self._next_look = now + max(LOOK, 100 * (time.monotonic() - now))
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, int | str | float | dict]:
         """What stands behind the bar."""
-        return dict(self._now)
+        return self._now | self._run
+
+
+def _run_of(pl_module: LightningModule) -> RunFolder:
+    assert isinstance(pl_module, LocInvModule)
+    return pl_module.run

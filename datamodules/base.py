@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -29,12 +29,15 @@ class EditDataModule(LightningDataModule, ABC):
         size: side of the pictures in pixels; the backbone's own by default.
         fit: how pictures that aren't square become what the model takes: "crop" shows the centred square, "pad"
             the whole between black bars, "native" keeps their shape, in multiples of 64 pixels.
-        on_error: "raise" stops at the first picture that can't be used, "skip" reports it and goes on.
+        on_error: "raise" stops at the first picture that can't be used: unreadable, too large for the memory, or
+            with losses that aren't finite; "skip" reports it and goes on. The next run tries it again.
         num_workers: processes that open pictures ahead, for each training process.
         pin_memory: whether they are put into page-locked memory, for faster copies to a GPU.
         words: what finds nouns and adjectives in prompts: "dictionary", "spacy", or "spacy:PIPELINE".
         caption: "blip" captions pictures that have no prompt; "given" refuses them.
         models: the foundation models behind ``prior=grounded_sam`` and ``caption=blip``.
+        shard: "3/8" takes the third of eight equal parts of the pictures, for arrays of jobs that share a run's
+            folder; all of them by default.
     """
 
     name: str
@@ -51,6 +54,7 @@ class EditDataModule(LightningDataModule, ABC):
         words: str = "dictionary",
         caption: Captions = "given",
         models: FoundationModels = FoundationModels(),  # noqa: B008 (frozen)
+        shard: str | None = None,
     ):
         super().__init__()
         if prior not in PRIORS:
@@ -66,6 +70,7 @@ class EditDataModule(LightningDataModule, ABC):
         if on_error not in ("raise", "skip"):
             raise InputError(f"data.on_error={on_error}: no such way; choose raise or skip")
         check_fit(fit)
+        self.shard, self._shard = shard, slice(None) if shard is None else _shard_of(shard)
         self.prior, self.batch_size, self.size, self.fit = prior, batch_size, size, fit
         self.on_error: OnError = on_error
         self.num_workers, self.pin_memory = num_workers, pin_memory
@@ -98,26 +103,33 @@ class EditDataModule(LightningDataModule, ABC):
             self.size = self._module.backbone.image_size
         problems = Problems(self.on_error)
         self.samples = self.read(self.size, problems)
+        self._num_problems = len(problems.found)
         for problem in problems.found:
             self._report(problem.id, problem.problem)
 
     def train_dataloader(self) -> TimestepLoader:
         """Batches claimed from the queue of all processes, T timesteps each."""
+        if self._trainer.is_global_zero:
+            self._module.run.announce(len(self.samples) + self._num_problems)
         return self._loader(self._module.num_steps, self._module.run.pending)
 
     def val_dataloader(self) -> Any:
         """Batches claimed likewise; none during fit, whose pictures aren't there yet."""
         if self._trainer.state.fn == "fit":
             return []
-        return self._loader(1, list)
+        return self._loader(1, self._left)
 
     def predict_dataloader(self) -> TimestepLoader:
         """Batches claimed likewise."""
-        return self._loader(1, list)
+        return self._loader(1, self._left)
 
     def test_dataloader(self) -> TimestepLoader:
         """Batches claimed likewise."""
-        return self._loader(1, list)
+        return self._loader(1, self._left)
+
+    def _left(self, ids: Sequence[str]) -> Sequence[str]:
+        """The pictures that have an inversion to take: all, or those that the inversion hasn't left out."""
+        return ids if self.on_error == "raise" else self._module.run.unskipped(ids)
 
     @property
     def _needs_models(self) -> bool:
@@ -134,10 +146,11 @@ class EditDataModule(LightningDataModule, ABC):
 
     def _loader(self, num_steps: int, pending: Callable[[Sequence[str]], Sequence[str]]) -> TimestepLoader:
         new_queue = getattr(self._trainer.strategy, "new_queue", local_queue)
+        mine = range(len(self.samples))[self._shard]
         return TimestepLoader(
             self.samples,
             self.samples.ids,
-            batches_of([self.samples.frame(j) for j in range(len(self.samples))], self.batch_size),
+            batches_of({j: self.samples.frame(j) for j in mine}, self.batch_size),
             num_steps,
             new_queue(),
             pending,
@@ -152,9 +165,17 @@ class EditDataModule(LightningDataModule, ABC):
         print(f"skipped {id}: {problem}", file=sys.stderr)
 
 
-def batches_of(frames: Sequence[Frame], batch_size: int) -> list[list[int]]:
+def batches_of(frames: Mapping[int, Frame], batch_size: int) -> list[list[int]]:
     """The numbers of pictures that can be inverted together: of one size, in order, at most ``batch_size``."""
     alike: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for number, frame in enumerate(frames):
+    for number, frame in frames.items():
         alike[frame.size].append(number)
     return [numbers[n : n + batch_size] for numbers in alike.values() for n in range(0, len(numbers), batch_size)]
+
+
+def _shard_of(shard: str) -> slice:
+    """The pictures of part k of n, "k/n": numbers k-1, k-1+n, k-1+2n, ..."""
+    k, slash, n = shard.partition("/")
+    if not (slash and k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n)):
+        raise InputError(f"data.shard={shard}: no part of the pictures; write K/N with K from 1 to N, as 3/8")
+    return slice(int(k) - 1, None, int(n))

@@ -2,6 +2,7 @@
 
     python train.py [fit|validate|predict|test] data=scenes method=nti trainer.devices=2 output=DIR
     locinv table RUN...
+    locinv status RUN
     locinv compare methods=ddim,nti,locinv data=scenes trainer.devices=2 output=DIR
     locinv evaluate-backbone BACKBONE [json=FILE] [sheet=FILE]
     locinv pretrain recipe=core_cpu [output=DIR]
@@ -33,6 +34,7 @@ from locinv_pl.commands import COMMANDS, DATA_COMMANDS, compare, table
 from locinv_pl.errors import InputError, one_line
 from locinv_pl.methods import CONFIGS
 from locinv_pl.module import LocInvModule
+from locinv_pl.types import write_atomically
 
 SUBCOMMANDS = ("fit", "validate", "predict", "test")
 ALIASES = {
@@ -120,7 +122,9 @@ class _ConfigFile(SaveConfigCallback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After every setup."""
-        super().setup(trainer, pl_module, "fit")
+        if trainer.is_global_zero:
+            config = self.parser.dump(self.config, skip_none=False)
+            write_atomically(Path(trainer.log_dir or "") / "config.yaml", config.encode())
 
 
 class LocInvCLI(LightningCLI):
@@ -218,7 +222,6 @@ def _run() -> None:
         save_config_callback=_ConfigFile,
         parser_class=_Parser,
         seed_everything_default=0,
-        save_config_kwargs={"overwrite": True},
         parser_kwargs={"description": __doc__, "formatter_class": _Help, **parsers},
         auto_configure_optimizers=False,
     )

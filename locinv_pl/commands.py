@@ -186,11 +186,23 @@ def benchmark(
         write_json(json, result)
 
 
+def status(run: Path) -> None:
+    """Say how a run stands: pictures done, running and failed, its speed, and whether it lives.
+
+    Args:
+        run: the run's folder.
+    """
+    from locinv_pl.status import status, to_text
+
+    print(to_text(run, status(run)))
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "benchmark": benchmark,
     "edit": edit,
     "evaluate-backbone": evaluate_backbone,
     "pretrain": pretrain,
+    "status": status,
 }
 
 DATA_COMMANDS = {

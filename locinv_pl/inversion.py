@@ -31,7 +31,7 @@ from locinv_pl.losses import (
     overlap_loss,
     similarity_loss,
 )
-from locinv_pl.memory import fitting
+from locinv_pl.memory import halving
 from locinv_pl.methods import LOSSES, Method, TokenPolicy
 from locinv_pl.prefix import Prefix
 from locinv_pl.priors import prior_on_grid
@@ -290,13 +290,17 @@ def propose_tokens(backbone: Backbone, task: Task, i: int) -> tuple[Tensor, Tens
         steps = torch.arange(first, min(first + together, T), device=backbone.device)
         at, images = steps.repeat_interleave(B), torch.arange(B, device=backbone.device).repeat(len(steps))
 
-        def fit(rows: slice) -> tuple[Tensor, Tensor]:
+        def fit(some: range) -> tuple[Tensor, Tensor]:
+            rows = slice(some.start, some.stop)
             z_t = task.trajectory[T - at[rows], images[rows]]
             prefix = backbone.prefix(z_t, task.schedule.timesteps[at[rows]])
             V = task.embeddings[images[rows]]
             return optimize_tokens(backbone, task, z_t, at[rows], V, prefix, images[rows])
 
-        V, taken = (torch.cat(parts) for parts in zip(*fitting(fit, len(at)), strict=True))
+        found = [done for _, done in halving(fit, range(len(at)))]
+        if None in found:
+            raise torch.OutOfMemoryError("one timestep of one picture alone is too much")
+        V, taken = (torch.cat(parts) for parts in zip(*found, strict=True))
         task.proposals.update(zip(steps.tolist(), zip(V.split(B), taken.split(B), strict=True), strict=True))
     return task.proposals[i]
 

@@ -26,13 +26,19 @@ class Timestep:
     move their tensors, and the engine moves what it needs.
     """
 
-    def __init__(self, open_samples: Callable[[], tuple[EditSample, ...]], i: int):
-        self._open, self.i = open_samples, i
+    def __init__(self, open_samples: Callable[[], tuple[EditSample, ...]], i: int, report: Report | None = None):
+        self._open, self.i, self._report = open_samples, i, report
 
     @property
     def samples(self) -> tuple[EditSample, ...]:
         """The batch's pictures, the same objects at every step."""
         return self._open()
+
+    def leave_out(self, id: str, problem: InputError) -> None:
+        """Report a picture that can't go on, or, where nobody is told, stop at it."""
+        if self._report is None:
+            raise problem
+        self._report(id, problem)
 
 
 class TimestepLoader:
@@ -47,8 +53,8 @@ class TimestepLoader:
         num_steps: T.
         claim: answers the number of the next batch to take, over all processes.
         pending: of a batch's ids, those that are still to do.
-        report: told of each picture that can't be opened, which then is left out of its batch; without it such a
-            picture raises its InputError at first use.
+        report: told of each picture that can't be opened or inverted, which then is left out of its batch; without
+            it such a picture raises its InputError.
         num_workers: processes that open pictures ahead; every one makes this process claim a batch earlier than
             it can start on it. 0 opens them in this process.
         pin_memory: opened pictures lie in page-locked memory; with workers only.
@@ -76,7 +82,7 @@ class TimestepLoader:
             if self.report is not None and not take():
                 continue
             for i in range(self.num_steps):
-                yield Timestep(take, i)
+                yield Timestep(take, i, self.report)
 
     def _claimed(self) -> Iterator[list[int]]:
         """The pictures that are to do of every batch that this process claims."""

@@ -1,32 +1,53 @@
-"""Work in parts that fit the device's memory."""
+"""Work in pieces that fit the device's memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+import gc
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeVar
 
 import torch
 
-Part = TypeVar("Part")
+
+class Divisible(Protocol):
+    """Anything of a length that slices: pictures, a part of a batch, a range of rows."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, some: slice, /) -> Any: ...
 
 
-def fitting(work: Callable[[slice], Part], rows: int) -> list[Part]:
-    """The results of ``work`` on all rows: of all at once, or in order of as many at a time as memory holds.
+Pieces = TypeVar("Pieces", bound=Divisible)
+Done = TypeVar("Done")
 
-    Raises:
-        torch.OutOfMemoryError: one row alone is too much.
+
+def halving(work: Callable[[Pieces], Done], whole: Pieces) -> Iterator[tuple[Pieces, Done | None]]:
+    """Work on all at once, or, where memory runs out, on one half after the other.
+
+    Yields:
+        the pieces in order, each with what came of it; None for a single one that is too large.
     """
-    parts: list[Part] = []
-    done, size = 0, rows
-    while done < rows:
-        try:
-            parts.append(work(slice(done, min(done + size, rows))))
-        except torch.OutOfMemoryError:
-            if size == 1:
-                raise
-            size = (size + 1) // 2
-        else:
-            done += size
-            continue
-        torch.cuda.empty_cache()  # here, where the exception no longer holds what was computed
-    return parts
+    done = None
+    try:
+        done = work(whole)
+    except RuntimeError as error:
+        if not _out_of_memory(error):
+            raise
+    if done is None:  # the error, and with it the frames that hold tensors, is gone
+        _free_memory()
+    if done is not None or len(whole) == 1:
+        yield whole, done
+        return
+    middle = (len(whole) + 1) // 2
+    for half in (whole[:middle], whole[middle:]):
+        yield from halving(work, half)
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def _free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -12,17 +12,18 @@ from lightning.pytorch import LightningModule
 
 import locinv_pl.strategy  # noqa: F401 (registers image_parallel)
 from locinv_pl.backbone import Backbone, load_backbone
+from locinv_pl.batch import Engine, Outcome, Part, advance, begin, make_engine
 from locinv_pl.editing import EditSettings, edit, reconstruct
 from locinv_pl.editors import Editor, EditorSettings, make_editor
-from locinv_pl.inversion import Task, collect, invert_step, prepare, settings_of
+from locinv_pl.inversion import settings_of
 from locinv_pl.loader import Timestep
 from locinv_pl.measures import Measures, MeasureSettings, edit_region
 from locinv_pl.methods import Method
-from locinv_pl.results import EditResult, Result, save_edits, score, score_edits, score_reconstruction
-from locinv_pl.store import RunFolder, write_json
+from locinv_pl.results import EditResult, save_edits, score, score_edits, score_reconstruction
+from locinv_pl.store import RunFolder, Scores
 from locinv_pl.summary import edits_table, summarize, summarize_edits, table
 from locinv_pl.tuning import Tuning
-from locinv_pl.types import EditSample, Inversion, StepRecord
+from locinv_pl.types import EditSample, Inversion
 
 
 class LocInvModule(LightningModule):
@@ -58,13 +59,18 @@ class LocInvModule(LightningModule):
         self.method, self.num_steps, self.resolution = method, num_steps, resolution
         self.tuning, self.edit, self.editor, self.measures = tuning, edit, editor, measures
         self.clock = torch.zeros(())
-        self._task: Task | None = None
-        self._records: list[StepRecord] = []
+        self._parts: tuple[Part, ...] = ()
 
     @cached_property
     def backbone(self) -> Backbone:
         """The frozen networks, loaded at first use; not a submodule, so nothing trains or saves them."""
         return load_backbone(self.backbone_name, self.dtype_name, tuning=self.tuning)
+
+    @cached_property
+    def _engine(self) -> Engine:
+        """What inverts, here and now; in half precision with fp32 to fall back to."""
+        is_half = self.backbone.dtype.itemsize < 4 or "16" in str(self.trainer.precision)
+        return make_engine(self.backbone, self.method, self.num_steps, self.resolution, is_half)
 
     @cached_property
     def _measures(self) -> Measures:
@@ -100,24 +106,25 @@ class LocInvModule(LightningModule):
 
     def training_step(self, batch: Timestep, batch_idx: int) -> dict[str, Any]:
         """One timestep; records kept by an earlier run are taken from there."""
-        ids = [s.id for s in batch.samples]
         if batch.i == 0:
-            self._task = prepare(self.backbone, batch.samples, self.method, self.num_steps, self.resolution)
-            self._records = self.run.load_records(ids)
-        task, records = self._task, self._records
-        assert task is not None
-        if batch.i == len(records):
-            before = records[-1] if records else task.start()
-            records.append(invert_step(self.backbone, task, batch.i, before))
-            self.run.save_record(ids, batch.i, records[-1])
+            self._take(batch, begin(self._engine, batch.samples, self.run.load_records))
+        self._take(batch, advance(self._parts, batch.i))
+        if batch.i == self.num_steps - 1:
+            self._take(batch, advance(self._parts, self.num_steps))
         self.optimizers().step()  # type: ignore[union-attr]
-        last = batch.i == self.num_steps - 1
-        return {
-            "task": task,
-            "i": batch.i,
-            "record": records[batch.i],
-            "finished": self._finish(task, records) if last else [],
-        }
+        finished = [result for part in self._parts for result in part.results]
+        return {"i": batch.i, "parts": self._parts, "finished": finished}
+
+    def _take(self, batch: Timestep, outcome: Outcome) -> None:
+        """Keep what a step has left of the pictures that go on, then leave out the others, or stop at them."""
+        self._parts, failed = outcome
+        for part in self._parts:
+            for result in part.results:
+                result.inversion.save(self.run.inversion_path(result.sample.id))
+            if part.engine is self._engine and len(part.records) == batch.i + 1:
+                self.run.save_record(part.ids, batch.i, part.records[-1])
+        for id, problem in failed.items():
+            batch.leave_out(id, problem)
 
     def on_train_batch_end(self, outputs: Any, batch: Timestep, batch_idx: int) -> None:
         """After the callbacks have drawn them, mark pictures as finished."""
@@ -174,25 +181,18 @@ class LocInvModule(LightningModule):
         if not self.trainer.is_global_zero or stage == "predict":
             return
         if stage == "test":
-            same = [score for score in self.run.scores("test") if self._tested.items() <= score.items()]
-            tested = summarize_edits(same, self.run.scores(), {**self.settings, **self._tested})
-            write_json(self.run.root / "test.json", tested)
+            tested = self.run.sum_up("test.json", "test", self._summarize_edits)
             print(f"\n{edits_table(tested)}\n\nResults: {self.run.root}")
             return
         kind, file = ("inversions", "summary.json") if stage == "fit" else ("validation", "validation.json")
-        summary = summarize(self.run.scores(kind), self.settings)
-        write_json(self.run.root / file, summary)
+        summary = self.run.sum_up(file, kind, partial(summarize, settings=self.settings))
         print(f"\n{table([summary])}\n\nResults: {self.run.root}")
+
+    def _summarize_edits(self, scores: Scores) -> dict[str, Any]:
+        same = [score for score in scores if self._tested.items() <= score.items()]
+        return summarize_edits(same, self.run.scores(), {**self.settings, **self._tested})
 
     @property
     def _tested(self) -> dict[str, Any]:
         """What scores of edits depend on, besides the run's settings."""
         return {"edit": self._edit_values, "measures": asdict(self.measures)}
-
-    def _finish(self, task: Task, records: list[StepRecord]) -> list[Result]:
-        inversions = collect(task, records)
-        pictures = self.backbone.decode(torch.stack([inversion.latent for inversion in inversions])).cpu()
-        seconds = (task.seconds + sum(r.seconds for r in records)) / len(inversions)
-        for inversion in inversions:
-            inversion.save(self.run.inversion_path(inversion.id))
-        return score(self.backbone, task.samples, inversions, pictures, seconds)

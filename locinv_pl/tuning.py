@@ -31,7 +31,7 @@ class Tuning:
     gradient_checkpointing: bool = False
 
 
-def tune(unet: Any, vae: nn.Module, tuning: Tuning) -> None:
+def tune(unet: Any, vae: Any, tuning: Tuning) -> None:
     """Set the networks up in place."""
     if tuning.channels_last:
         for net in (unet, vae):

@@ -6,22 +6,30 @@ width, K nouns, N dynamic tokens of one image, (r, c) the attention grid, (C, h,
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
+from torch.nn.functional import pad
 
 from locinv_pl.errors import InputError
 
 FORMAT = 1
 Span = tuple[int, int]
+REFUSALS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room") | dict.fromkeys(
+    (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST), "let it be written, or give another output="
+)
+"""What a disk can refuse, and the mend."""
 
 
 def overlap(one: Span, other: Span) -> bool:
@@ -151,6 +159,25 @@ class StepRecord:
     null_steps: Tensor
     seconds: float = 0.0
 
+    def pick(self, pictures: Sequence[int]) -> StepRecord:
+        """The record of some of the batch's pictures, by number; each has an equal share of the time."""
+        some = list(pictures)
+        each = {name: getattr(self, name)[some] for name in self._each()}
+        return replace(self, **each, seconds=self.seconds * len(some) / len(self.latent))
+
+    @classmethod
+    def join(cls, records: Sequence[StepRecord]) -> StepRecord:
+        """One record of several batches' pictures at the same timestep; those with fewer nouns get empty maps."""
+        most = max(r.maps.shape[1] for r in records)
+        padded = [replace(r, maps=pad(r.maps, (0, 0, 0, 0, 0, most - r.maps.shape[1]))) for r in records]
+        each = {name: torch.cat([getattr(r, name) for r in padded]) for name in cls._each()}
+        return cls(**each, thresholds=records[0].thresholds, seconds=sum(r.seconds for r in records))
+
+    @classmethod
+    def _each(cls) -> list[str]:
+        """The fields with a row for every picture."""
+        return [f.name for f in fields(cls) if f.name not in ("thresholds", "seconds")]
+
     def save(self, path: Path) -> None:
         """Write the record to ``path``, atomically."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "seconds"}
@@ -244,14 +271,39 @@ class Inversion:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name and rename it: readers see all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write a file under a temporary name and rename it: readers see all of it or nothing.
+
+    Raises:
+        InputError: the disk is full, or the folder can't be written to.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")  # process numbers repeat on other machines
+    with writing(path):
+        while True:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                temporary.write_bytes(content)
+                os.replace(temporary, path)
+                return
+            except FileNotFoundError:  # another process has just cleared the folder
+                continue
+            except BaseException:
+                with suppress(OSError):
+                    temporary.unlink()
+                raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A block that writes ``path``: what a disk can refuse is bad input, not a bug."""
     try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        raise InputError(
+            f"{path}: can't be written ({os.strerror(error.errno)}); {REFUSALS[error.errno]}, then run the same "
+            f"command to go on"
+        ) from None
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:

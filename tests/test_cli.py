@@ -19,7 +19,7 @@ import yaml
 from conftest import make_picture, write_tiny_model
 from PIL import Image
 
-from locinv_pl import module as module_file
+from locinv_pl import batch
 from locinv_pl.cli import LocInvCLI, main, translate
 from locinv_pl.errors import InputError
 from locinv_pl.methods import CONFIGS, Method, load_method
@@ -382,7 +382,7 @@ class TestRefusals:
             raise ValueError("a bug of ours")
 
         write_coco(Path("coco"), 1)
-        monkeypatch.setattr(module_file, "invert_step", broken)
+        monkeypatch.setattr(batch, "invert_step", broken)
         with pytest.raises(ValueError, match="a bug of ours") as caught:
             main(words(tiny_folder, "data=coco_edit", "data.root=coco"))
         assert not isinstance(caught.value, InputError)

@@ -4,67 +4,28 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import make_picture, make_two_objects
+from conftest import make_picture
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
+from runs import METHOD, T, inversions, make_samples, run_stage
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from callbacks.attention_iou import AttentionIoUCurves
 from callbacks.attention_maps import AttentionMapSheets
 from callbacks.progress import InversionProgress
-from datamodules.base import EditDataModule
-from datamodules.entries import Entry, Problems
-from datamodules.frames import Frame
 from locinv_pl.errors import InputError
-from locinv_pl.methods import Method, NullTextPolicy, TokenPolicy
+from locinv_pl.methods import Method
 from locinv_pl.module import LocInvModule
 from locinv_pl.store import RunFolder, read_json
 from locinv_pl.types import EditSample, Inversion
 
-T = 3
-METHOD = Method(tokens=TokenPolicy(max_steps=2), null_text=NullTextPolicy(max_steps=2))
 IDS = ["p0", "p1", "p2"]
-
-
-class Made(list):
-    """Samples in memory."""
-
-    @property
-    def ids(self) -> list[str]:
-        """Their names."""
-        return [sample.id for sample in self]
-
-    def frame(self, index: int) -> Frame:
-        """All of one size."""
-        return Frame.fitting(32, 32, 32)
-
-
-class Toy(EditDataModule):
-    """Samples in memory, two a batch."""
-
-    name = "toy"
-
-    def __init__(self, samples: list[EditSample]):
-        super().__init__(batch_size=2)
-        self.made = samples
-
-    def entries(self, side: int, problems: Problems) -> list[Entry]:
-        """None: the samples are there already."""
-        return []
-
-    def read(self, side: int, problems: Problems) -> Any:
-        """All of them."""
-        assert side == 32
-        return Made(self.made)
-
-
-def make_samples(count: int) -> list[EditSample]:
-    return [make_two_objects(f"p{n}", seed=n) for n in range(count)]
 
 
 class Interrupt(Callback):
@@ -83,27 +44,7 @@ class Interrupt(Callback):
 @pytest.fixture(scope="module")
 def run_fit(tiny_folder) -> Callable[..., tuple[Trainer, LocInvModule]]:
     """Runs a stage into a folder."""
-
-    def run(root: Path, count: int = 3, stage: str = "fit", method: Method = METHOD, **kwargs: Any):
-        options = {
-            "strategy": "image_parallel",
-            "accelerator": "cpu",
-            "devices": 1,
-            "max_epochs": 1,
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_model_summary": False,
-            "enable_progress_bar": False,
-            "num_sanity_val_steps": 0,
-            "use_distributed_sampler": False,
-        }
-        samples = kwargs.pop("samples", None) or make_samples(count)
-        trainer = Trainer(default_root_dir=root, **(options | kwargs))
-        module = LocInvModule(str(tiny_folder), method, num_steps=T, resolution=8)
-        getattr(trainer, stage)(module, datamodule=Toy(samples))
-        return trainer, module
-
-    return run
+    return partial(run_stage, tiny_folder)
 
 
 @pytest.fixture(scope="module")
@@ -112,10 +53,6 @@ def done(run_fit, tmp_path_factory) -> tuple[Path, Trainer, LocInvModule]:
     root = tmp_path_factory.mktemp("done")
     trainer, module = run_fit(root, callbacks=[AttentionIoUCurves(), AttentionMapSheets()])
     return root, trainer, module
-
-
-def inversions(root: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in sorted((root / "inversions").glob("*.safetensors"))}
 
 
 def times(root: Path) -> dict[str, int]:
@@ -272,19 +209,21 @@ class TestAgain:
         with pytest.raises(KeyError, match="interrupted"):
             run_fit(tmp_path, callbacks=[Interrupt(after)])
         assert not (tmp_path / "summary.json").exists()
-        assert len(list((tmp_path / "running").rglob("*.safetensors"))) == (after if after <= T else after - T)
+        kept = sorted(p.relative_to(tmp_path / "running").as_posix() for p in tmp_path.glob("running/*/*"))
+        ids, steps = (["p0", "p1"], after) if after <= T else (["p2"], after - T)
+        assert kept == [f"{id}/{i:04d}.safetensors" for id in ids for i in range(steps)]
         run_fit(tmp_path)
         assert inversions(tmp_path) == inversions(done[0])
         assert not list((tmp_path / "running").iterdir())
         assert read_json(tmp_path / "summary.json")["num_images"] == 3
 
     def test_steps_that_are_kept_are_not_computed_again(self, run_fit, tmp_path, monkeypatch):
-        from locinv_pl import module as module_file
+        from locinv_pl import batch
 
         with pytest.raises(KeyError, match="interrupted"):
             run_fit(tmp_path, count=1, callbacks=[Interrupt(2)])
-        steps, real = [], module_file.invert_step
-        monkeypatch.setattr(module_file, "invert_step", lambda b, task, i, s: steps.append(i) or real(b, task, i, s))
+        steps, real = [], batch.invert_step
+        monkeypatch.setattr(batch, "invert_step", lambda b, task, i, s: steps.append(i) or real(b, task, i, s))
         run_fit(tmp_path, count=1)
         assert steps == [2]
 

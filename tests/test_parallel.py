@@ -6,10 +6,10 @@ import pytest
 import torch
 from conftest import make_two_objects
 
-from locinv_pl import load_method
+from locinv_pl import inversion
 from locinv_pl.backbone import Context
+from locinv_pl.batch import advance, begin, make_engine
 from locinv_pl.inversion import invert_step, optimize_tokens, prepare, propose_tokens
-from locinv_pl.memory import fitting
 from locinv_pl.methods import LossTerm, Method, NullTextPolicy, ParallelPolicy, TokenPolicy
 from locinv_pl.types import StepRecord
 
@@ -105,37 +105,41 @@ def test_going_on_from_a_record_changes_nothing(tiny, tmp_path):
     assert torch.equal(again.tokens, records[3].tokens) and torch.equal(again.latent, records[3].latent)
 
 
-def test_work_is_halved_until_it_fits():
-    tried = []
+class Scarce:
+    """optimize_tokens in a memory for so many rows."""
 
-    def work(rows: slice) -> list[int]:
-        tried.append(rows.stop - rows.start)
-        if rows.stop - rows.start > 3:
+    def __init__(self, room: int):
+        self.room = room
+        self.tried: list[int] = []
+
+    def __call__(self, backbone, task, z_t, *rest, **more):
+        self.tried.append(len(z_t))
+        if len(z_t) > self.room:
             raise torch.OutOfMemoryError("too much")
-        return list(range(10))[rows]
+        return optimize_tokens(backbone, task, z_t, *rest, **more)
 
-    assert sum(fitting(work, 10), []) == list(range(10))
-    assert tried == [10, 5, 3, 3, 3, 1]
+
+def test_timesteps_are_halved_until_they_fit(tiny, monkeypatch):
+    task = prepare(tiny, SAMPLES, method(T), T, 8)
+    together = [propose_tokens(tiny, task, i)[0] for i in range(T)]
+    scarce = Scarce(room=2)
+    monkeypatch.setattr(inversion, "optimize_tokens", scarce)
+    task.proposals.clear()
+    for i, whole in enumerate(together):
+        close(propose_tokens(tiny, task, i)[0], whole)
+    assert scarce.tried == [8, 4, 2, 2, 4, 2, 2]
+    scarce.room = 0
+    task.proposals.clear()
     with pytest.raises(torch.OutOfMemoryError):
-        fitting(lambda rows: (_ for _ in ()).throw(torch.OutOfMemoryError("never fits")), 4)
+        propose_tokens(tiny, task, 0)
 
 
-def test_less_memory_changes_nothing(tiny, monkeypatch):
+def test_a_part_of_a_batch_keeps_its_proposals(tiny):
     how = method(T)
-    _, plain = run(tiny, how)
-    record = tiny.prefix
-
-    def small(z, t):
-        if len(z) > 3:
-            raise torch.OutOfMemoryError("on purpose")
-        return record(z, t)
-
-    monkeypatch.setattr(tiny, "prefix", small)
-    _, halved = run(tiny, how)
-    close(halved[-1].tokens, plain[-1].tokens)
-    close(halved[-1].latent, plain[-1].latent)
-
-
-def test_the_preset():
-    assert load_method("locinv_parallel").parallel == ParallelPolicy(10, 4)
-    assert load_method("locinv").parallel.timesteps == 0
+    engine = make_engine(tiny, how, T, 8, is_half=False)
+    (whole,), _ = begin(engine, SAMPLES)
+    (whole,), _ = advance((whole,), 0)
+    (second,), _ = advance((whole.pick([1]),), 1)
+    (both,), _ = advance((whole,), 1)
+    close(second.records[1].tokens[0], both.records[1].tokens[1])
+    assert second.records[1].token_steps.tolist() == both.records[1].token_steps[1:].tolist()

@@ -104,8 +104,8 @@ def test_workers_and_padding(options: dict[str, Any], tiny_folder: Path, picture
 
 def test_batches_hold_one_size_each_in_order() -> None:
     frames = [Frame.fitting(*size, 64, "native") for size in [(64, 64), (128, 64), (60, 64), (64, 128), (130, 64)]]
-    assert batches_of(frames, 2) == [[0, 2], [1, 4], [3]]
-    assert batches_of(frames[:1] * 5, 2) == [[0, 1], [2, 3], [4]]
+    assert batches_of(dict(enumerate(frames)), 2) == [[0, 2], [1, 4], [3]]
+    assert batches_of({number: frames[0] for number in (1, 4, 7, 10, 13)}, 2) == [[1, 4], [7, 10], [13]]
 
 
 def test_any_cell_that_is_touched_counts_with_the_authors_rule(tiny: Any) -> None:

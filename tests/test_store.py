@@ -1,8 +1,10 @@
 """The run's folder: what counts as finished, what goes on, what is refused."""
 
 import json
+from dataclasses import fields, replace
 
 import pytest
+import torch
 from test_types import make_inversion, make_record
 
 from locinv_pl.errors import InputError
@@ -117,7 +119,27 @@ class TestPending:
         run.save_record(["a", "b"], 0, make_record())
         run.save_scores("inversions", "a", {"id": "a"})
         make_inversion("a").save(run.inversion_path("a"))
+        assert run.pending(["a", "b", "c"]) == ["a", "b", "c"]
+
+    def test_pictures_of_other_batches_that_are_finished_are_not_run_again(self, run):
+        finish(run, "a")
+        run.save_record(["b", "c"], 0, make_record())
+        assert run.pending(["a", "b"]) == ["b"]
+
+    def test_what_was_left_out_is_tried_again(self, run):
+        run.save_scores("skipped", "a", {"id": "a", "problem": "torn"})
+        assert run.unskipped(["a", "b"]) == ["b"]
         assert run.pending(["a", "b"]) == ["a", "b"]
+        finish(run, "a", "b")
+        assert run.unskipped(["a", "b"]) == ["a", "b"]
+
+    def test_an_end_between_mark_and_clearing(self, run):
+        run.save_record(["a", "b"], 0, make_record())
+        for id in ("a", "b"):
+            make_inversion(id).save(run.inversion_path(id))
+            run.save_scores("inversions", id, {"id": id})
+        assert run.pending(["a", "b"]) == []
+        assert not list((run.root / "running").iterdir())
 
     def test_finishing_clears_the_records(self, run):
         run.save_record(["a", "b"], 0, make_record())
@@ -135,14 +157,48 @@ class TestRecords:
         loaded = run.load_records(["a", "b"])
         assert [r.latent.tolist() for r in loaded] == [make_record(i).latent.tolist() for i in range(3)]
 
-    def test_belong_to_their_batch(self, run):
+    def test_are_as_they_were(self, run):
         run.save_record(["a", "b"], 0, make_record())
-        assert run.load_records(["a"]) == run.load_records(["b", "a"]) == []
+        loaded, written = run.load_records(["a", "b"])[0], make_record()
+        for field in fields(written):
+            there, here = getattr(loaded, field.name), getattr(written, field.name)
+            torch.testing.assert_close(there, here, rtol=0, atol=0, equal_nan=True, msg=field.name)
+
+    def test_of_a_picture_are_its_own(self, run):
+        run.save_record(["a", "b"], 0, make_record())
+        assert torch.equal(run.load_records(["b"])[0].latent, make_record().latent[1:])
+        assert torch.equal(run.load_records(["b", "a"])[0].latent, make_record().latent.flip(0))
+
+    def test_end_where_one_picture_has_no_more(self, run):
+        run.save_record(["a", "b"], 0, make_record())
+        run.save_record(["a"], 1, make_record(1).pick([0]))
+        assert [len(run.load_records(ids)) for ids in (["a", "b"], ["b", "a"], ["a"], ["c"], ["a", "c"])] == [
+            1,
+            1,
+            2,
+            0,
+            0,
+        ]
 
     def test_end_at_a_gap(self, run):
         for i in (0, 2):
-            run.save_record(["a"], i, make_record(seed=i))
+            run.save_record(["a"], i, make_record(seed=i).pick([0]))
         assert len(run.load_records(["a"])) == 1
+
+    def test_end_at_a_damaged_one(self, run):
+        for i in range(3):
+            run.save_record(["a", "b"], i, make_record(seed=i))
+        path = run.root / "running/b/0001.safetensors"
+        path.write_bytes(path.read_bytes()[:-1])
+        assert len(run.load_records(["a", "b"])) == 1
+
+    def test_pictures_with_fewer_nouns_get_empty_maps(self, run):
+        run.save_record(["a"], 0, make_record().pick([0]))
+        one = make_record(1).pick([1])
+        run.save_record(["b"], 0, replace(one, maps=one.maps[:, :1]))
+        maps = run.load_records(["a", "b"])[0].maps
+        assert torch.equal(maps[0], make_record().maps[0])
+        assert torch.equal(maps[1, :1], one.maps[0, :1]) and not maps[1, 1:].any()
 
 
 def test_scores_are_sorted_by_id(run):
@@ -150,6 +206,22 @@ def test_scores_are_sorted_by_id(run):
         run.save_scores("validation", id, {"id": id})
     assert [score["id"] for score in run.scores("validation")] == ["a", "b", "c"]
     assert run.scores() == []
+
+
+def test_a_summary_has_what_another_job_adds_while_it_is_written(run):
+    run.save_scores("inversions", "a", {"id": "a"})
+    late = ["b", "c"]
+
+    def summarize(scores: list[dict]) -> dict:
+        if late:
+            run.save_scores("inversions", late.pop(), {"id": f"late{len(late)}"})
+        return {"ids": [score["id"] for score in scores]}
+
+    run.save_record(["d"], 0, make_record())
+    assert run.sum_up("summary.json", "inversions", summarize) == {"ids": ["a"]}  # another job is at work
+    run.finish({"d": {"id": "d"}})
+    assert run.sum_up("summary.json", "inversions", summarize) == {"ids": ["a", "d", "late0", "late1"]}
+    assert read_json(run.root / "summary.json") == {"ids": ["a", "d", "late0", "late1"]}
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "\xff"])
