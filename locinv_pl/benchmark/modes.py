@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -121,7 +122,7 @@ class Timing:
 
 def with_steps(method: Method, token_steps: int, null_steps: int) -> Method:
     """The method with fixed numbers of gradient steps, one timestep after the other: no early stops."""
-    terms = {name: replace(term, beta=0.0) for name, term in method.tokens.losses.items()}
+    terms: dict[str, Any] = {name: replace(term, beta=0.0) for name, term in method.tokens.losses.items()}
     tokens = replace(method.tokens, max_steps=token_steps, **terms)
     null_text = replace(method.null_text, max_steps=null_steps, early_stop=False)
     return replace(method, tokens=tokens, null_text=null_text, parallel=ParallelPolicy())

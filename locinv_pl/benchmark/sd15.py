@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import nn
@@ -31,8 +33,8 @@ def random_sd15(
     """
     with torch.device(device), torch.random.fork_rng():
         torch.manual_seed(seed)
-        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
-        vae = AutoencoderKL(
+        unet: Any = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+        vae: Any = AutoencoderKL(
             block_out_channels=(128, 256, 512, 512),
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
@@ -40,7 +42,7 @@ def random_sd15(
             latent_channels=4,
             sample_size=512,
         )
-        text_encoder = CLIPTextModel(
+        text_encoder: Any = CLIPTextModel(
             CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
         )
     scheduler = DDIMScheduler(
@@ -53,6 +55,6 @@ def random_sd15(
     )
     tokenizer = CLIPTokenizer.from_pretrained(EMBEDDED / "tokenizer", model_max_length=77)
     for net in (vae, text_encoder, unet):
-        nn.Module.to(net, dtype)
+        nn.Module.to(net, dtype)  # diffusers' own talks about it
     tune(unet, vae, tuning)
     return Backbone(NAME, vae, text_encoder, tokenizer, unet, scheduler)
