@@ -16,13 +16,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 from stub import SETTINGS, Job, Mark, count, in_processes, invert_all
 
+from locinv_pl.status import status
 from locinv_pl.store import RunFolder
 from locinv_pl.summary import summarize
 
 LONG = 50  # timesteps of a real run
+BINS = 40  # of the plot
 
 
 def measure(root: Path, pictures: int, processes: int, num_steps: int, batch_size: int) -> tuple[dict[str, Any], Any]:
@@ -33,6 +36,8 @@ def measure(root: Path, pictures: int, processes: int, num_steps: int, batch_siz
     began = time.perf_counter()
     summary = run.sum_up("summary.json", "inversions", partial(summarize, settings=SETTINGS))
     summed_up = time.perf_counter()
+    status(job.root)
+    looked_at = time.perf_counter()
     sizes = [path.stat().st_size for path in job.root.rglob("*") if path.is_file()]
     again = in_processes(processes, invert_all, job)
     memory = [[mark.memory for mark in one] for one in marks]
@@ -48,6 +53,7 @@ def measure(root: Path, pictures: int, processes: int, num_steps: int, batch_siz
         "files_per_picture": len(sizes) / pictures,
         "bytes_per_picture": sum(sizes) / pictures,
         "summary_seconds": summed_up - began,
+        "status_seconds": looked_at - summed_up,
         "rerun_seconds": _seconds(again),
         "rerun_cpu_ms_per_picture": _cpu_ms(again, pictures),
     }
@@ -73,25 +79,17 @@ def _seconds(marks: list[list[Mark]]) -> float:
 
 def draw(marks: list[list[Mark]]) -> Figure:
     """Memory of every process, and pictures per second of all together, over the pictures that are done."""
+    clocks = np.linspace(min(one[0].clock for one in marks), max(one[-1].clock for one in marks), BINS + 1)
+    states = [np.array([(mark.clock, mark.pictures, mark.memory) for mark in one]).T for one in marks]
+    done = sum(np.interp(clocks, clock, pictures) for clock, pictures, _ in states) / 1000
     figure = Figure(figsize=(8, 3), layout="constrained")
-    memory, rate = figure.subplots(1, 2)
-    steps = sorted(
-        (after.clock, after.pictures - before.pictures)
-        for one in marks
-        for before, after in zip(one, one[1:], strict=False)
-    )
-    began, done, points = min(one[0].clock for one in marks), 0, [(0.0, 0)]
-    for clock, pictures in steps:
-        done += pictures
-        points.append((clock - began, done))
-    for one in marks:
-        memory.plot([mark.pictures * len(marks) / 1000 for mark in one], [mark.memory for mark in one], linewidth=1)
-    memory.set(xlabel="thousand pictures, all processes", ylabel="MiB of a process", ylim=(0, None))
-    window = max(len(points) // 20, 1)
-    spans = list(zip(points, points[window:], strict=False))
-    rates = [(b[1] - a[1]) / max(b[0] - a[0], 1e-9) for a, b in spans]
-    rate.plot([b[1] / 1000 for _, b in spans], rates, linewidth=1)
-    rate.set(xlabel="thousand pictures", ylabel="pictures per second", ylim=(0, None))
+    left, right = figure.subplots(1, 2)
+    for clock, _, memory in states:
+        left.plot(done, np.interp(clocks, clock, memory), linewidth=1)
+    left.set(xlabel="thousand pictures", ylabel="MiB of each process")
+    left.set_ylim(0, 1.2 * left.get_ylim()[1])
+    right.stairs(1000 * np.diff(done) / np.diff(clocks), done)
+    right.set(xlabel="thousand pictures", ylabel="pictures per second")
     return figure
 
 

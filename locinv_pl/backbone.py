@@ -122,11 +122,11 @@ class Backbone:
         return self.encode_text(torch.tensor([tokens.input_ids]))
 
     def prefix(self, z: Tensor, t: Tensor) -> Prefix:
-        """What the UNet computes of latents z (B, C, h, w) at timestep t before it looks at the text."""
+        """What the UNet computes of latents z (B, C, h, w) at t, a scalar or (B,), before it looks at the text."""
         text = torch.zeros(len(z), 1, self.text_encoder.config.hidden_size, device=z.device)
         if self._before_text is None:
             seen = Context.of(text[:1].requires_grad_())
-            self._before_text = modules_before_text(self.unet, lambda: self._run(z[:1], t, seen))
+            self._before_text = modules_before_text(self.unet, lambda: self._run(z[:1], t.flatten()[:1], seen))
         return Prefix.record(self._before_text, lambda: self._run(z, t, Context.of(text)))
 
     def _run(
@@ -157,13 +157,14 @@ class Backbone:
 
         Args:
             z: latents (B, C, h, w).
-            t: timestep, scalar.
-            abar_t: ᾱ_t, scalar.
+            t: timestep, scalar or (B,).
+            abar_t: ᾱ_t, scalar or (B,).
             context: keys and values, (B, L, D) each.
             hook: reads or changes the attention on the way.
             prefix: of z and t, where it is there; a hook doesn't see the self-attention in it.
         """
         out = self._run(z, t, context, hook, prefix).float().contiguous()
+        abar_t = abar_t.reshape(-1, 1, 1, 1)
         kind = self.scheduler.config.prediction_type
         if kind == "v_prediction":
             return abar_t.sqrt() * out + (1 - abar_t).sqrt() * z
@@ -178,7 +179,7 @@ class Backbone:
         if grid not in self._map_layers:
             maps = CrossAttentionMaps(grid)
             with torch.no_grad():
-                self._run(z[:1], t, context.pick(slice(1)), maps)
+                self._run(z[:1], t.flatten()[:1], context.pick(slice(1)), maps)
             self._map_layers[grid] = maps.layers
         maps = CrossAttentionMaps(grid, stop_after=self._map_layers[grid])
         with suppress(MapsComplete):

@@ -7,13 +7,12 @@ inverted again alone in fp32, or to fail.
 
 from __future__ import annotations
 
-import gc
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import cache, partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from torch import Tensor
 from locinv_pl.backbone import Backbone, load_backbone
 from locinv_pl.errors import InputError
 from locinv_pl.inversion import Task, collect, invert_step, prepare, token_losses
+from locinv_pl.memory import halving
 from locinv_pl.methods import Method
 from locinv_pl.results import Result, score
 from locinv_pl.types import EditSample, StepRecord
@@ -130,6 +130,8 @@ def _pick(of: Any, pictures: Sequence[int]) -> Any:
             changed[name] = value * len(some) / len(of.samples)
         elif name in ("trajectory", "initial_maps"):
             changed[name] = value[:, some].contiguous()
+        elif name == "proposals":
+            changed[name] = {i: (V[some], steps[some]) for i, (V, steps) in value.items()}
         elif isinstance(value, Tensor) and name != "empty":
             changed[name] = value[some]
     return replace(of, **changed)
@@ -199,42 +201,6 @@ def finite(part: Part, i: int) -> list[bool]:
     losses = record.losses.where(~token_losses(even, task).isnan().to(record.losses.device), 0)
     values = (record.latent, record.tokens, record.null, record.maps, losses, record.null_loss)
     return torch.stack([value.isfinite().reshape(len(part), -1).all(1).cpu() for value in values]).all(0).tolist()
-
-
-Pictures = TypeVar("Pictures", tuple[EditSample, ...], Part)
-Done = TypeVar("Done")
-
-
-def halving(work: Callable[[Pictures], Done], pictures: Pictures) -> Iterator[tuple[Pictures, Done | None]]:
-    """Work on pictures together, or, where memory runs out, on one half after the other.
-
-    Yields:
-        the pieces in order, each with what came of it; None for a single picture that is too large.
-    """
-    done = None
-    try:
-        done = work(pictures)
-    except RuntimeError as error:
-        if not _out_of_memory(error):
-            raise
-    if done is None:  # the error, and with it the frames that hold tensors, is gone
-        _free_memory()
-    if done is not None or len(pictures) == 1:
-        yield pictures, done
-        return
-    middle = (len(pictures) + 1) // 2
-    for half in (pictures[:middle], pictures[middle:]):
-        yield from halving(work, half)
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-
-
-def _free_memory() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _too_large(id: str) -> InputError:

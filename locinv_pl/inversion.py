@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ from locinv_pl.losses import (
     overlap_loss,
     similarity_loss,
 )
+from locinv_pl.memory import halving
 from locinv_pl.methods import LOSSES, Method, TokenPolicy
 from locinv_pl.prefix import Prefix
 from locinv_pl.priors import prior_on_grid
@@ -46,7 +47,8 @@ class Task:
     ``prompts`` holds the batch's token tensors; ``embeddings`` (B, L, D) the words' own input
     embeddings; ``plain`` (B, L, D) the text encoder's output for the unchanged prompt; ``empty``
     (1, L, D) that for ""; ``priors`` (B, K, r, c) is S; ``background`` (B, r, c) DPL's M, where its loss counts;
-    ``trajectory`` (T+1, B, C, h, w) z̄_0..z̄_T; ``initial_maps`` (T, B, K, r, c) the A_t^k along it, noisiest first.
+    ``trajectory`` (T+1, B, C, h, w) z̄_0..z̄_T; ``initial_maps`` (T, B, K, r, c) the A_t^k along it, noisiest first;
+    ``proposals`` what :func:`propose_tokens` found, by step.
     """
 
     samples: tuple[EditSample, ...]
@@ -63,6 +65,7 @@ class Task:
     initial_maps: Tensor
     settings: Mapping[str, Any]
     seconds: float
+    proposals: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def start(self) -> StepRecord:
         """The state before step 0: z_T, the words' own embeddings, ∅ of the empty prompt."""
@@ -216,45 +219,56 @@ def token_losses(A: Tensor, task: Task, images: Tensor | slice = slice(None), on
 
 
 def optimize_tokens(
-    backbone: Backbone, task: Task, z_t: Tensor, i: int, V: Tensor, prefix: Prefix | None = None
+    backbone: Backbone,
+    task: Task,
+    z_t: Tensor,
+    i: int | Tensor,
+    V: Tensor,
+    prefix: Prefix | None = None,
+    images: Tensor | None = None,
+    max_steps: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Phase 1 of a timestep: move V_t until the maps fit the priors.
 
         L = λ_sim L_sim + λ_ovl L_ovl + λ_adj L_adj + …,  V ← AdamW(∇_V L)
 
-    An image stops as soon as all its active losses are below TH_i, and leaves the batch.
+    A row stops as soon as all its active losses are below TH_i, and leaves the batch.
 
     Args:
         z_t: (B, C, h, w).
-        i: step.
+        i: step, one for all rows or (B,).
         V: V_{t+1}, (B, L, D), to start from.
         prefix: of z_t, where it is there.
+        images: which of the task's pictures the rows are of, (B,); all in turn by default.
+        max_steps: in place of the policy's.
 
     Returns:
         V_t (B, L, D), gradient steps taken (B,).
     """
     policy = task.method.tokens
-    t, abar_t = task.schedule.timesteps[i], task.schedule.alphas[i]
+    at = torch.as_tensor(i).expand(len(z_t))
+    t, abar_t = task.schedule.timesteps[at], task.schedule.alphas[at]
+    images = torch.arange(len(z_t), device=z_t.device) if images is None else images
     weights = torch.tensor([term.weight for term in policy.losses.values()], device=z_t.device)
-    thresholds = step_thresholds(policy, i).to(z_t.device)
+    thresholds = torch.stack([step_thresholds(policy, j) for j in at.tolist()]).to(z_t.device)
 
-    dynamic = task.prompts.dynamic
+    dynamic = task.prompts.dynamic[images]
     rows = [v[where].requires_grad_() for v, where in zip(V, dynamic, strict=True)]  # (N, D) for each image
     optimizer = torch.optim.AdamW(rows, lr=policy.lr, weight_decay=policy.weight_decay)
     steps = torch.zeros(len(rows), dtype=torch.int32, device=z_t.device)
-    running = torch.nonzero(task.prompts.has_noun.any(-1)).flatten()
-    z, known = z_t[running], prefix and prefix.pick(running)
-    for _ in range(policy.max_steps):
+    running = torch.nonzero(task.prompts.has_noun[images].any(-1)).flatten()
+    known = prefix and prefix.pick(running)
+    for _ in range(policy.max_steps if max_steps is None else max_steps):
         if not len(running):
             break
         with torch.enable_grad():
             moved = _insert(V[running], dynamic[running], [rows[b] for b in running])
-            context = token_context(backbone, task, moved, running)
-            A = backbone.attention_maps(z, t, abar_t, context, task.grid, known)
-            loss = token_losses(A, task, running, policy.active)
-            going = (loss >= thresholds).any(-1)  # no NaN is
+            context = token_context(backbone, task, moved, images[running])
+            A = backbone.attention_maps(z_t[running], t[running], abar_t[running], context, task.grid, known)
+            loss = token_losses(A, task, images[running], policy.active)
+            going = (loss >= thresholds[running]).any(-1)  # no NaN is
             if not going.all():
-                running, z, known = running[going], z[going], known and known.pick(going)
+                running, known = running[going], known and known.pick(going)
             if not len(running):
                 break
             optimizer.zero_grad()
@@ -262,6 +276,47 @@ def optimize_tokens(
         optimizer.step()
         steps[running] += 1
     return _insert(V, dynamic, rows).detach(), steps
+
+
+def propose_tokens(backbone: Backbone, task: Task, i: int) -> tuple[Tensor, Tensor]:
+    """V̂_t, tokens fitted on the DDIM trajectory's own z̄_t from the words' embeddings, several timesteps at once.
+
+    Returns:
+        V̂_t of step i (B, L, D), gradient steps taken (B,); kept on the task, with those of the steps beside it.
+    """
+    if i not in task.proposals:
+        T, B, together = len(task.schedule), len(task.samples), task.method.parallel.timesteps
+        first = i - i % together
+        steps = torch.arange(first, min(first + together, T), device=backbone.device)
+        at, images = steps.repeat_interleave(B), torch.arange(B, device=backbone.device).repeat(len(steps))
+
+        def fit(some: range) -> tuple[Tensor, Tensor]:
+            rows = slice(some.start, some.stop)
+            z_t = task.trajectory[T - at[rows], images[rows]]
+            prefix = backbone.prefix(z_t, task.schedule.timesteps[at[rows]])
+            V = task.embeddings[images[rows]]
+            return optimize_tokens(backbone, task, z_t, at[rows], V, prefix, images[rows])
+
+        found = [done for _, done in halving(fit, range(len(at)))]
+        if None in found:
+            raise torch.OutOfMemoryError("one timestep of one picture alone is too much")
+        V, taken = (torch.cat(parts) for parts in zip(*found, strict=True))
+        task.proposals.update(zip(steps.tolist(), zip(V.split(B), taken.split(B), strict=True), strict=True))
+    return task.proposals[i]
+
+
+def correct_tokens(
+    backbone: Backbone, task: Task, z_t: Tensor, i: int, V: Tensor, prefix: Prefix | None = None
+) -> tuple[Tensor, Tensor]:
+    """V_t from V̂_t and the correction of the step before: V̂_t + (V_{t+1} - V̂_{t+1}), then a few steps on z_t.
+
+    Arguments and result as in :func:`optimize_tokens`.
+    """
+    proposal, taken = propose_tokens(backbone, task, i)
+    start = proposal if i == 0 else proposal + (V - propose_tokens(backbone, task, i - 1)[0])
+    most = task.method.parallel.correction_steps
+    corrected, steps = optimize_tokens(backbone, task, z_t, i, start, prefix, max_steps=most)
+    return corrected, taken + steps
 
 
 def _insert(V: Tensor, dynamic: Tensor, rows: Sequence[Tensor]) -> Tensor:
@@ -374,7 +429,8 @@ def invert_step(backbone: Backbone, task: Task, i: int, before: StepRecord) -> S
     V, token_steps = before.tokens.to(backbone.device), torch.zeros(len(z_t), dtype=torch.int32)
     prefix = backbone.prefix(z_t, t)
     if method.tokens.policy == "optimize":
-        V, token_steps = optimize_tokens(backbone, task, z_t, i, V, prefix)
+        move = correct_tokens if method.parallel.timesteps else optimize_tokens
+        V, token_steps = move(backbone, task, z_t, i, V, prefix)
     with torch.no_grad():
         maps = CrossAttentionMaps(task.grid)
         eps_cond = backbone.predict_noise(z_t, t, abar_t, token_context(backbone, task, V), maps, prefix)

@@ -114,13 +114,31 @@ class NullTextPolicy:
 
 
 @dataclass(frozen=True)
+class ParallelPolicy:
+    """Whether tokens are fitted at several timesteps at once, before they are corrected one timestep after the other.
+
+    Args:
+        timesteps: of one picture fitted at once, on the DDIM trajectory's own latents; 0 fits them one after the other.
+        correction_steps: gradient steps a timestep at most, from what was fitted so, on the reconstruction's latent.
+    """
+
+    timesteps: int = 0
+    correction_steps: int = 4
+
+    def __post_init__(self) -> None:
+        _require(self.timesteps >= 0, "timesteps", self.timesteps, "0 or more")
+        _require(self.correction_steps >= 0, "correction_steps", self.correction_steps, "0 or more")
+
+
+@dataclass(frozen=True)
 class Method:
-    """A named pair of policies and the guidance scale w of the reconstruction."""
+    """A named pair of policies, the guidance scale w of the reconstruction, and the order of the timesteps."""
 
     name: str = "locinv"
     guidance_scale: float = 7.5
     tokens: TokenPolicy = field(default_factory=TokenPolicy)
     null_text: NullTextPolicy = field(default_factory=NullTextPolicy)
+    parallel: ParallelPolicy = field(default_factory=ParallelPolicy)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in the YAML files."""

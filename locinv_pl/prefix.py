@@ -87,17 +87,16 @@ def modules_before_text(unet: nn.Module, run: Callable[[], object]) -> tuple[nn.
 @contextmanager
 def _forwards(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
     """Put functions in the place of modules' forward passes."""
-    before = {module: module.__dict__.get("forward") for module in forwards}
+    before = {module: vars(module)["forward"] for module in forwards if "forward" in vars(module)}
     try:
         for module, forward in forwards.items():
-            module.__dict__["forward"] = forward
+            vars(module)["forward"] = forward
         yield
     finally:
-        for module, forward in before.items():
-            if forward is None:
-                module.__dict__.pop("forward", None)
-            else:
-                module.__dict__["forward"] = forward
+        for module in forwards:
+            vars(module).pop("forward", None)
+        for module, own in before.items():
+            vars(module)["forward"] = own
 
 
 def _answer(output: Any) -> Callable[..., Any]:

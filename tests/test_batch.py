@@ -13,9 +13,10 @@ from runs import METHOD, T, inversions, make_samples, run_stage
 
 from locinv_pl import batch
 from locinv_pl.backbone import Backbone
-from locinv_pl.batch import Engine, Part, advance, begin, halving, make_engine
+from locinv_pl.batch import Engine, Part, advance, begin, make_engine
 from locinv_pl.errors import InputError
 from locinv_pl.inversion import Task, invert_step, prepare
+from locinv_pl.memory import halving
 from locinv_pl.store import RunFolder, read_json
 from locinv_pl.types import EditSample, Inversion, StepRecord
 
@@ -77,7 +78,7 @@ class TestHalving:
     )
     def test_pieces_cover_all_in_order(self, room: int, pieces: list[Any], error: RuntimeError) -> None:
         work = Small(sum, room, len, error)
-        found = list(halving(work, tuple(range(5))))  # type: ignore[type-var]
+        found = list(halving(work, tuple(range(5))))
         assert found == [(piece, sum(piece)) for piece in pieces]
 
     def test_one_that_does_not_fit_is_none(self) -> None:
@@ -86,11 +87,11 @@ class TestHalving:
                 raise ERRORS["cuda"]
             return sum(some)
 
-        assert list(halving(work, (0, 1, 2))) == [((0,), 0), ((1,), None), ((2,), 2)]  # type: ignore[type-var]
+        assert list(halving(work, (0, 1, 2))) == [((0,), 0), ((1,), None), ((2,), 2)]
 
     def test_other_errors_are_no_lack_of_memory(self) -> None:
         with pytest.raises(RuntimeError, match="of another kind"):
-            list(halving(Small(sum, 0, len, RuntimeError("of another kind")), (0, 1)))  # type: ignore[type-var]
+            list(halving(Small(sum, 0, len, RuntimeError("of another kind")), (0, 1)))
 
 
 class TestMemory:

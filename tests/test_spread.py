@@ -1,4 +1,4 @@
-"""The arithmetic of benchmarks/spread.py, and its sleeping pictures."""
+"""The arithmetic of benchmarks/spread.py, and small runs of the stub that it and scaling.py measure."""
 
 import random
 import sys
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+import scaling  # noqa: E402
 import spread  # noqa: E402
 from stub import Job, in_processes, invert_all  # noqa: E402
 
@@ -47,3 +48,11 @@ def test_the_stub_makes_a_whole_run(tmp_path):
     assert [score["id"] for score in RunFolder(tmp_path).scores()] == [f"{n:09d}" for n in range(7)]
     again = in_processes(2, invert_all, job)
     assert sum(one[-1].pictures for one in again) == 0
+
+
+def test_the_figures_of_a_simulated_run(tmp_path):
+    figures, marks = scaling.measure(tmp_path, pictures=50, processes=2, num_steps=3, batch_size=4)
+    assert figures["pictures"] == 50
+    assert figures["files_per_picture"] == pytest.approx(2 + 2 / 50)  # settings.json, summary.json
+    assert 0 < figures["rerun_cpu_ms_per_picture"] < figures["cpu_ms_per_picture"]
+    assert len(scaling.draw(marks).axes) == 2

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -19,6 +19,8 @@ from locinv_pl.benchmark.reference import NONE, Savings, ladder, without
 from locinv_pl.benchmark.sd15 import NAME, random_sd15
 from locinv_pl.errors import InputError
 from locinv_pl.methods import load_method
+from locinv_pl.tuning import Tuning
+from locinv_pl.types import EditSample
 
 REFERENCE, REFERENCE_PRESET = "reference", "reference, the preset's steps"
 OURS, OURS_PRESET, SHIPPED = "ours", "ours, the preset's steps", "ours, as shipped"
@@ -39,6 +41,7 @@ class Benchmark:
         batch_size: pictures that are inverted together; the reference inverts one at a time.
         device: where; on "meta" nothing is timed, and everything counted.
         dtype: of our weights; the reference has float32.
+        tuning: how our networks are run; the reference's as they were loaded.
         num_steps: T.
         timesteps: how many of the T are timed where all cost the same.
         token_steps, null_steps: the authors' K1 and J.
@@ -56,6 +59,7 @@ class Benchmark:
     batch_size: int = 1
     device: str = "cpu"
     dtype: str = "float32"
+    tuning: Tuning = Tuning()
     num_steps: int = 50
     timesteps: int = 5
     token_steps: int = 31
@@ -80,23 +84,23 @@ class Benchmark:
         Returns:
             the content of the JSON file; None is what wasn't timed.
         """
-        counted = self._modes("meta")
+        counted = self._modes("meta", num_steps=1)
         costs = {name: mode.costs() for name, mode in counted.items() if name not in SAME_COSTS}
         costs |= {name: costs[other] for name, other in SAME_COSTS.items()}
         timings: dict[str, Timing] = {}
         seconds: dict[str, dict[str, float]] = {}
         ceiling = None
         if self.device != "meta":
-            modes = self._modes(self.device)
+            modes = self._modes(self.device, self.num_steps)
             ceiling = matmul_rate(torch.device(self.device), getattr(torch, self.dtype))
             seconds = {name: modes[name].phase_seconds(self.repeats) for name in (REFERENCE, OURS)}
             timings = time_modes(modes, self.timesteps, self.repeats)
-        rows = {name: _row(mode, costs[name], timings.get(name)) for name, mode in counted.items()}
+        rows = {name: _row(mode, self.num_steps, costs[name], timings.get(name)) for name, mode in counted.items()}
         phases = {name: _phases(counted[name], costs[name], seconds.get(name)) for name in (REFERENCE, OURS)}
         peaks = {name: _peak(counted[name], costs[name], timings.get(name)) / GIB for name in (REFERENCE, OURS)}
         flops, took = ({name: row[key] for name, row in rows.items()} for key in ("tflop", "seconds"))
         passes = {name: Cost(number * costs[REFERENCE]["ddim"].flops, 0) for name, number in NOMINAL.items()}
-        nominal = counted[REFERENCE].flops(costs[REFERENCE] | passes) / 1e12
+        nominal = _row(counted[REFERENCE], self.num_steps, costs[REFERENCE] | passes, None)["tflop"]
         return {
             **asdict(self),
             "device_name": device_name(self.device),
@@ -121,58 +125,49 @@ class Benchmark:
 
     def growth(self) -> dict[str, dict[str, Any]]:
         """How time and memory grow, as :func:`measure_growth` says."""
-        backbone = self._load(self.dtype, self.device)
+        backbone = self._load(self.dtype, self.device, self.tuning)
         samples = drawn_samples(max(SWEEPS["pictures"]), self.size or backbone.image_size)
         return measure_growth(backbone, load_method(self.method), samples, self.resolution, self.repeats)
 
-    def _modes(self, device: str) -> dict[str, Mode]:
+    def _modes(self, device: str, num_steps: int) -> dict[str, Mode]:
         """All that is compared, by name, on a device: the authors' way, its savings one by one, and ours."""
         shipped = load_method(self.method)
         equal = with_steps(shipped, self.token_steps, self.null_steps)
         preset = with_steps(shipped, shipped.tokens.max_steps, shipped.null_text.max_steps)
-        plain = self._load("float32", device)
-        fast = plain if self.dtype == "float32" else self._load(self.dtype, device)
+        plain = self._load("float32", device, Tuning(channels_last=False))
+        fast = self._load(self.dtype, device, replace(self.tuning, compile=self.tuning.compile and device != "meta"))
         samples = drawn_samples(self.batch_size, self.size or plain.image_size)
 
-        def mode(savings: Savings) -> Mode:
-            return Mode.prepare(plain, savings, equal, samples[:1], self.num_steps, self.resolution)
+        def mode(backbone: Backbone, savings: Savings, samples: Sequence[EditSample]) -> Mode:
+            return Mode.prepare(backbone, savings, equal, samples, num_steps, self.resolution)
 
-        reference = mode(NONE)
-        ours = Mode.prepare(fast, Savings(), equal, samples, self.num_steps, self.resolution)
-        ablations = {**ladder(), **without()} if self.ablation else {}
-        return {
-            REFERENCE: reference,
-            REFERENCE_PRESET: reference.with_method(preset),
-            **{name: mode(savings) for name, savings in ablations.items()},
-            OURS: ours,
-            OURS_PRESET: ours.with_method(preset),
-            SHIPPED: ours.with_method(shipped),
-        }
+        reference, ours = mode(plain, NONE, samples[:1]), mode(fast, Savings(), samples)
+        modes = {REFERENCE: reference, REFERENCE_PRESET: reference.with_method(preset)}
+        if self.ablation:
+            fused = mode(plain, Savings(), samples[:1])
+            for name, savings in {**ladder(), **without()}.items():
+                modes[name] = replace(fused if savings.fused_attention else reference, savings=savings)
+        return modes | {OURS: ours, OURS_PRESET: ours.with_method(preset), SHIPPED: ours.with_method(shipped)}
 
-    def _load(self, dtype: str, device: str) -> Backbone:
+    def _load(self, dtype: str, device: str, tuning: Tuning) -> Backbone:
         if self.backbone == NAME:
-            return random_sd15(getattr(torch, dtype), device)
-        return load_backbone(self.backbone, dtype, device)
+            return random_sd15(getattr(torch, dtype), device, tuning)
+        return load_backbone(self.backbone, dtype, device, tuning=tuning)
 
 
 SAME_COSTS = {REFERENCE_PRESET: REFERENCE, OURS_PRESET: OURS, SHIPPED: OURS}
 """Modes that differ by their numbers of steps alone."""
 
 
-def _row(mode: Mode, costs: Mapping[str, Cost], timing: Timing | None) -> dict[str, Any]:
+def _row(mode: Mode, T: int, costs: Mapping[str, Cost], timing: Timing | None) -> dict[str, Any]:
     """A whole inversion of one picture; how often a picture stops early is known only where it was run."""
-    tokens, nulls = map(float, mode.fixed_steps)
-    flops: float | None = mode.flops(costs)
-    if mode.stops_early and timing is not None:
-        steps = [timing.steps(b) for b in range(len(mode.task.samples))]
-        tokens, nulls = (fmean(pair[k] for each in steps for pair in each) for k in range(2))
-        flops = fmean(mode.flops(costs, each) for each in steps)
-    elif mode.stops_early:
-        flops = None
+    pictures = range(len(mode.task.samples))
+    steps = [timing.steps(b) for b in pictures] if mode.stops_early and timing else [[mode.fixed_steps] * T]
+    known = timing is not None or not mode.stops_early
     return {
-        "token_steps": tokens,
-        "null_steps": nulls,
-        "tflop": flops and flops / 1e12,
+        "token_steps": fmean(tokens for each in steps for tokens, _ in each) if known else None,
+        "null_steps": fmean(nulls for each in steps for _, nulls in each) if known else None,
+        "tflop": fmean(mode.flops(costs, each) for each in steps) / 1e12 if known else None,
         "seconds": timing and timing.seconds,
     }
 
@@ -204,4 +199,8 @@ def device_name(device: str) -> str:
     """What it is."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads" if device == "cpu" else device
+    return (
+        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+        if device == "cpu"
+        else device
+    )

@@ -80,18 +80,24 @@ def phases_of(backbone: Backbone, task: Task, i: int) -> dict[str, Work]:
     def guided() -> Tensor:
         return null(fits=False)
 
+    @torch.no_grad()
     def encode() -> None:
         backbone.encode(torch.stack([sample.image for sample in task.samples]))
-        with torch.no_grad():
-            backbone.encode_text(task.prompts.ids)
+        backbone.encode_text(task.prompts.ids)
+        backbone.encode_null()
 
+    moves, fits = task.method.tokens.policy == "optimize", task.method.null_text.policy == "optimize"
     return {
         "encode": encode,
         "ddim": ddim,
         "prefix": lambda: backbone.prefix(z_t, t),
-        "token": lambda: maps().backward(),
-        "maps": maps,
+        "token": (lambda: maps().backward()) if moves else _nothing,
+        "maps": maps if moves else _nothing,
         "conditional": conditional,
-        "null": lambda: null().backward(),
+        "null": (lambda: null().backward()) if fits else _nothing,
         "guided": guided,
     }
+
+
+def _nothing() -> None:
+    """A step that the method doesn't make."""

@@ -1,0 +1,53 @@
+"""Work in pieces that fit the device's memory."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+
+class Divisible(Protocol):
+    """Anything of a length that slices: pictures, a part of a batch, a range of rows."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, some: slice, /) -> Any: ...
+
+
+Pieces = TypeVar("Pieces", bound=Divisible)
+Done = TypeVar("Done")
+
+
+def halving(work: Callable[[Pieces], Done], whole: Pieces) -> Iterator[tuple[Pieces, Done | None]]:
+    """Work on all at once, or, where memory runs out, on one half after the other.
+
+    Yields:
+        the pieces in order, each with what came of it; None for a single one that is too large.
+    """
+    done = None
+    try:
+        done = work(whole)
+    except RuntimeError as error:
+        if not _out_of_memory(error):
+            raise
+    if done is None:  # the error, and with it the frames that hold tensors, is gone
+        _free_memory()
+    if done is not None or len(whole) == 1:
+        yield whole, done
+        return
+    middle = (len(whole) + 1) // 2
+    for half in (whole[:middle], whole[middle:]):
+        yield from halving(work, half)
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def _free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
