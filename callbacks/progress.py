@@ -84,7 +84,7 @@ class InversionProgress(TQDMProgressBar):
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, int | str | float | dict]:
         """What stands behind the bar."""
-        return self._now | self._run
+        return {**self._now, **self._run}
 
 
 def _run_of(pl_module: LightningModule) -> RunFolder:
