@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from locinv_pl.editing import EditSettings
 from locinv_pl.errors import InputError
 from locinv_pl.store import RunFolder, read_json, write_json
+from locinv_pl.tuning import Tuning
 
 if TYPE_CHECKING:
     from locinv_pl.pretrain.recipe import Recipe
@@ -137,6 +138,7 @@ def benchmark(
     batch_size: int = 1,
     device: str = "cpu",
     dtype: str = "float32",
+    tuning: Tuning = Tuning(),  # noqa: B008 (frozen)
     num_steps: int = 50,
     timesteps: int = 5,
     token_steps: int = 31,
@@ -157,6 +159,7 @@ def benchmark(
         batch_size: pictures that are inverted together; the reference inverts one at a time.
         device: where; on "meta" nothing is timed, and everything counted.
         dtype: of our weights; the reference has float32.
+        tuning: how our networks are run; tuning.KEY=VALUE for any key of Tuning.
         num_steps: timesteps of an inversion.
         timesteps: how many of them are timed where all cost the same.
         token_steps: the authors' gradient steps on tokens at a timestep.
@@ -171,7 +174,7 @@ def benchmark(
     from locinv_pl.benchmark.report import to_markdown
 
     settings = Benchmark(
-        *(backbone, method, size, resolution, batch_size, device, dtype),
+        *(backbone, method, size, resolution, batch_size, device, dtype, tuning),
         *(num_steps, timesteps, token_steps, null_steps, repeats, ablation),
     )
     result = settings.run() | ({"growth": settings.growth()} if plot is not None else {})

@@ -14,13 +14,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from locinv_pl.attention import CrossAttentionMaps
 from locinv_pl.backbone import Context, load_backbone
 from locinv_pl.benchmark.counting import count
-from locinv_pl.benchmark.growth import r_squared
+from locinv_pl.benchmark.growth import draw_growth, measure_growth, r_squared
 from locinv_pl.benchmark.modes import Mode, spread, time_modes, with_steps
 from locinv_pl.benchmark.reference import NONE, SAVINGS, Savings, ladder, with_savings, without
 from locinv_pl.benchmark.sd15 import random_sd15
 from locinv_pl.cli import main
 from locinv_pl.inversion import invert_step, prepare, token_context, token_losses
 from locinv_pl.methods import load_method
+from locinv_pl.tuning import Tuning
 
 RESOLUTION = 8
 STEPS = [(3, 3)] * 2
@@ -160,7 +161,9 @@ def test_phases_add_up_to_what_the_engine_runs(tiny, task, savings):
             with with_savings(tiny, savings) as limited:
                 record = invert_step(limited, task, i, record)
 
-    assert len(task.samples) * mode.flops(mode.costs(), STEPS) == pytest.approx(count(whole).flops, rel=1e-4)  # priors are products, too
+    assert len(task.samples) * mode.flops(mode.costs(), STEPS) == pytest.approx(
+        count(whole).flops, rel=1e-4
+    )  # priors are products, too
 
 
 def test_counts_are_the_same_on_the_meta_device(tiny_folder, task):
@@ -176,7 +179,9 @@ def test_steps_of_a_mode(tiny, task):
     assert modes["shipped"].stops_early and not modes["fixed"].stops_early
     timings = time_modes(modes, timesteps=1, repeats=2)
     assert timings["fixed"].steps(0) == [(3, 3)] and len(timings["shipped"].steps(1)) == 2
-    assert all(timing.seconds > 0.5 for timing in timings.values())  # of the batch's one second before, a picture's half
+    assert all(
+        timing.seconds > 0.5 for timing in timings.values()
+    )  # of the batch's one second before, a picture's half
     costs = modes["fixed"].costs()
     fewer = modes["fixed"].flops(costs, [(3, 3), (1, 0)])
     saved = 2 * costs["token"].flops - costs["maps"].flops + 3 * costs["null"].flops
@@ -196,11 +201,19 @@ def test_r_squared():
     assert r_squared([1, 2, 3], [0, 1, 0]) == pytest.approx(0)
 
 
-SMALL = ["size=64", "resolution=8", "num_steps=2", "timesteps=1", "token_steps=2", "null_steps=2"]
+SMALL = ["resolution=8", "num_steps=2", "timesteps=1", "token_steps=2", "null_steps=2"]
+
+
+@pytest.fixture
+def small(tiny_folder, monkeypatch):
+    """Options of a short benchmark; the tiny model's words are those of its own pictures."""
+    samples = [make_two_objects(str(n), seed=n) for n in range(4)]
+    monkeypatch.setattr("locinv_pl.benchmark.bench.drawn_samples", lambda count, size: samples[:count])
+    return [*SMALL, f"backbone={tiny_folder}"]
 
 
 def test_command_times_and_counts(tmp_path, capsys):
-    main(["benchmark", *SMALL, f"json={tmp_path / 'figures.json'}"])
+    main(["benchmark", *SMALL, "size=64", f"json={tmp_path / 'figures.json'}"])
     found = json.loads((tmp_path / "figures.json").read_text())
     assert "of the ceiling" in capsys.readouterr().out
     assert found["device"] == "cpu" and found["backbone"] == "embedded" and found["size"] == 64
@@ -213,20 +226,41 @@ def test_command_times_and_counts(tmp_path, capsys):
     assert found["inversions"]["ours, as shipped"]["null_steps"] <= 10
 
 
-def test_command_counts_every_saving_without_a_device(tmp_path, capsys):
-    main(["benchmark", *SMALL, "device=meta", "ablation=true", f"json={tmp_path / 'figures.json'}"])
+def test_command_counts_every_saving_without_a_device(small, tmp_path, capsys):
+    main(["benchmark", *small, "device=meta", "ablation=true", f"json={tmp_path / 'figures.json'}"])
     rows = json.loads((tmp_path / "figures.json").read_text())["inversions"]
     assert rows["+ fused attention"]["tflop"] == rows["ours"]["tflop"] < rows["reference"]["tflop"]
     printed = capsys.readouterr().out
     assert "+ fused attention" in printed and "without: fused attention" in printed
 
 
-def test_command_counts_other_methods(tmp_path, capsys):
-    main(["benchmark", *SMALL, "device=meta", "dtype=bfloat16", "method=nti", f"json={tmp_path / 'figures.json'}"])
+def test_command_counts_other_methods(small, tmp_path, capsys):
+    main(["benchmark", *small, "device=meta", "dtype=bfloat16", "method=nti", f"json={tmp_path / 'figures.json'}"])
     found = json.loads((tmp_path / "figures.json").read_text())
     assert found["reference_seconds"] is None and found["share_of_matmul_ceiling"] is None
     assert found["inversions"]["ours"]["token_steps"] == 0 and found["flops_ratio"] > 1
     assert "seconds" in capsys.readouterr().out
+
+
+def test_checkpointing_trades_operations_for_memory(tiny_folder, task):
+    plain, checkpointed = (
+        Mode.prepare(
+            load_backbone(str(tiny_folder), device="meta", tuning=Tuning(gradient_checkpointing=on)),
+            *(Savings(), METHOD, task.samples, 1, RESOLUTION),
+        ).costs()["null"]
+        for on in (False, True)
+    )
+    assert checkpointed.peak < 0.7 * plain.peak and 1.3 * plain.flops < checkpointed.flops < 1.6 * plain.flops
+
+
+def test_growth_is_that_of_its_numbers(tiny, task, monkeypatch):
+    monkeypatch.setattr("locinv_pl.benchmark.growth.SWEEPS", {"pictures": (1, 2), "timesteps": (1, 3)})
+    growth = measure_growth(tiny, load_method("nti"), task.samples, RESOLUTION)
+    pictures, timesteps = growth["pictures"], growth["timesteps"]
+    assert pictures["memory_gib"][0] == pictures["memory_gib"][1]
+    assert timesteps["memory_gib"][0] <= timesteps["memory_gib"][1] < 1.1 * timesteps["memory_gib"][0]
+    assert timesteps["seconds"][1] > timesteps["seconds"][0]
+    assert [axes.get_xlabel() for axes in draw_growth(growth).axes if axes.get_xlabel()] == ["pictures", "timesteps"]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from locinv_pl.benchmark.reference import NONE, Savings, ladder, without
 from locinv_pl.benchmark.sd15 import NAME, random_sd15
 from locinv_pl.errors import InputError
 from locinv_pl.methods import load_method
+from locinv_pl.tuning import Tuning
 from locinv_pl.types import EditSample
 
 REFERENCE, REFERENCE_PRESET = "reference", "reference, the preset's steps"
@@ -40,6 +41,7 @@ class Benchmark:
         batch_size: pictures that are inverted together; the reference inverts one at a time.
         device: where; on "meta" nothing is timed, and everything counted.
         dtype: of our weights; the reference has float32.
+        tuning: how our networks are run; the reference's as they were loaded.
         num_steps: T.
         timesteps: how many of the T are timed where all cost the same.
         token_steps, null_steps: the authors' K1 and J.
@@ -57,6 +59,7 @@ class Benchmark:
     batch_size: int = 1
     device: str = "cpu"
     dtype: str = "float32"
+    tuning: Tuning = Tuning()
     num_steps: int = 50
     timesteps: int = 5
     token_steps: int = 31
@@ -122,7 +125,7 @@ class Benchmark:
 
     def growth(self) -> dict[str, dict[str, Any]]:
         """How time and memory grow, as :func:`measure_growth` says."""
-        backbone = self._load(self.dtype, self.device)
+        backbone = self._load(self.dtype, self.device, self.tuning)
         samples = drawn_samples(max(SWEEPS["pictures"]), self.size or backbone.image_size)
         return measure_growth(backbone, load_method(self.method), samples, self.resolution, self.repeats)
 
@@ -131,7 +134,8 @@ class Benchmark:
         shipped = load_method(self.method)
         equal = with_steps(shipped, self.token_steps, self.null_steps)
         preset = with_steps(shipped, shipped.tokens.max_steps, shipped.null_text.max_steps)
-        plain, fast = self._load("float32", device), self._load(self.dtype, device)
+        plain = self._load("float32", device, Tuning(channels_last=False))
+        fast = self._load(self.dtype, device, replace(self.tuning, compile=self.tuning.compile and device != "meta"))
         samples = drawn_samples(self.batch_size, self.size or plain.image_size)
 
         def mode(backbone: Backbone, savings: Savings, samples: Sequence[EditSample]) -> Mode:
@@ -145,10 +149,10 @@ class Benchmark:
                 modes[name] = replace(fused if savings.fused_attention else reference, savings=savings)
         return modes | {OURS: ours, OURS_PRESET: ours.with_method(preset), SHIPPED: ours.with_method(shipped)}
 
-    def _load(self, dtype: str, device: str) -> Backbone:
+    def _load(self, dtype: str, device: str, tuning: Tuning) -> Backbone:
         if self.backbone == NAME:
-            return random_sd15(getattr(torch, dtype), device)
-        return load_backbone(self.backbone, dtype, device)
+            return random_sd15(getattr(torch, dtype), device, tuning)
+        return load_backbone(self.backbone, dtype, device, tuning=tuning)
 
 
 SAME_COSTS = {REFERENCE_PRESET: REFERENCE, OURS_PRESET: OURS, SHIPPED: OURS}
@@ -195,4 +199,8 @@ def device_name(device: str) -> str:
     """What it is."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads" if device == "cpu" else device
+    return (
+        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+        if device == "cpu"
+        else device
+    )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -39,7 +39,7 @@ class Cost:
 
 def count(work: Callable[[], Any]) -> Cost:
     """Do some work, on any device, and count; PyTorch's own formulas for operations."""
-    with _Counter() as counter, _FusedOnMeta():
+    with _Counter() as counter, _fused_on_meta():
         work()
     return Cost(counter.flops, counter.peak)
 
@@ -51,24 +51,32 @@ class _Counter(TorchDispatchMode):
         super().__init__()
         self.flops = self.peak = self._live = 0
         self._seen = WeakIdKeyDictionary()
-        self._formulas: dict[Any, Callable[..., int]] = {**flop_registry, FUSED: _fused, FUSED_BACKWARD: _fused_backward}
+        self._formulas: dict[Any, Callable[..., int]] = {
+            **flop_registry,
+            FUSED: _fused,
+            FUSED_BACKWARD: _fused_backward,
+        }
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        given = {id(a.untyped_storage()) for a in tree_leaves((args, kwargs)) if isinstance(a, Tensor)}
         out = func(*args, **kwargs)
         if func._overloadpacket in self._formulas:
             self.flops += self._formulas[func._overloadpacket](*args, **kwargs, out_val=out)
-        for storage in (x.untyped_storage() for x in tree_leaves(out) if isinstance(x, Tensor)):
-            if id(storage) not in given and storage not in self._seen:
-                self._seen[storage] = True
-                self._add(storage.nbytes())
-                weakref.finalize(storage, self._add, -storage.nbytes())
+        made = [x.untyped_storage() for x in tree_leaves(out) if isinstance(x, Tensor)]
+        for storage in (x for x in made if x not in self._seen and not _is_among(x, args)):
+            self._seen[storage] = True
+            self._add(storage.nbytes())
+            weakref.finalize(storage, self._add, -storage.nbytes())
         return out
 
     def _add(self, size: int) -> None:
         self._live += size
         self.peak = max(self.peak, self._live)
+
+
+def _is_among(storage: torch.UntypedStorage, args: Any) -> bool:
+    """Whether it belongs to a tensor of some arguments: the result is a view, or was written in place."""
+    return any(x.untyped_storage() is storage for x in tree_leaves(args) if isinstance(x, Tensor))
 
 
 def _fused(q: Tensor, k: Tensor, *others: Any, **named: Any) -> int:
@@ -84,13 +92,22 @@ def _product(q: Tensor, k: Tensor) -> int:
     return 2 * q.numel() * k.shape[-2]
 
 
-class _FusedOnMeta(TorchFunctionMode):
-    """Keeps attention in one piece on the meta device, as it is on all others; PyTorch would split it."""
+@contextmanager
+def _fused_on_meta() -> Iterator[None]:
+    """Keep attention in one piece on the meta device, as it is on all others; PyTorch would split it there.
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.scaled_dot_product_attention and args[0].is_meta:
-            return _attention(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+    Takes the function's place by name, so that what a backward pass computes again goes the same way.
+    """
+    split = F.scaled_dot_product_attention
+
+    def attention(query: Tensor, *others: Any, **named: Any) -> Tensor:
+        return (_attention if query.is_meta else split)(query, *others, **named)
+
+    F.scaled_dot_product_attention = attention
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = split
 
 
 def _attention(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -30,17 +29,19 @@ def measure_growth(
         method: early stops are turned off.
         samples: as many as the most pictures.
         resolution: R.
-        repeats: of every timing, the sweep over and over; the median counts.
+        repeats: of every timing, the sweep over and over; the shortest counts.
 
     Returns:
         for each sweep "x", "seconds", "memory_gib" and "r2", that of a straight line through the seconds.
     """
     found = {}
     for key, values in SWEEPS.items():
-        works = [_inversions(backbone, method, samples, resolution, **_arguments(BASE | {key: value})) for value in values]
+        works = [
+            _inversions(backbone, method, samples, resolution, **_arguments(BASE | {key: value})) for value in values
+        ]
         works[0]()  # warms up
         rounds = [[seconds_of(work, backbone.device) for work in works] for _ in range(repeats)]
-        seconds = [median(times) for times in zip(*rounds, strict=True)]
+        seconds = [min(times) for times in zip(*rounds, strict=True)]
         memory = [(count(work).peak + weight_bytes(backbone)) / GIB for work in works]
         found[key] = {"x": list(values), "seconds": seconds, "memory_gib": memory, "r2": r_squared(values, seconds)}
     return found

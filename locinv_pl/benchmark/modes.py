@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -13,7 +14,7 @@ from locinv_pl.benchmark.counting import Cost, count, seconds_of
 from locinv_pl.benchmark.phases import phases_of
 from locinv_pl.benchmark.reference import Savings, with_savings
 from locinv_pl.inversion import Task, invert_step, prepare
-from locinv_pl.methods import Method
+from locinv_pl.methods import Method, ParallelPolicy
 from locinv_pl.types import EditSample, StepRecord
 
 
@@ -96,8 +97,8 @@ class Mode:
         """Of every phase, for the whole batch."""
         with with_savings(self.backbone, self.savings) as limited:
             works = phases_of(limited, self.task, 0)
-            times = {name: [seconds_of(work, self.backbone.device) for _ in range(repeats + 1)] for name, work in works.items()}
-        return {name: median(each[1:]) for name, each in times.items()}
+            times = [[seconds_of(work, self.backbone.device) for work in works.values()] for _ in range(repeats + 1)]
+        return {name: median(each) for name, each in zip(works, zip(*times[1:], strict=True), strict=True)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,10 +121,11 @@ class Timing:
 
 
 def with_steps(method: Method, token_steps: int, null_steps: int) -> Method:
-    """The method with fixed numbers of gradient steps: no early stops."""
-    terms = {name: replace(term, beta=0.0) for name, term in method.tokens.losses.items()}
+    """The method with fixed numbers of gradient steps, one timestep after the other: no early stops."""
+    terms: dict[str, Any] = {name: replace(term, beta=0.0) for name, term in method.tokens.losses.items()}
     tokens = replace(method.tokens, max_steps=token_steps, **terms)
-    return replace(method, tokens=tokens, null_text=replace(method.null_text, max_steps=null_steps, early_stop=False))
+    null_text = replace(method.null_text, max_steps=null_steps, early_stop=False)
+    return replace(method, tokens=tokens, null_text=null_text, parallel=ParallelPolicy())
 
 
 def spread(T: int, count: int) -> list[int]:

@@ -22,14 +22,14 @@ def to_markdown(result: Mapping[str, Any]) -> str:
 
 
 def _about(result: Mapping[str, Any]) -> str:
+    size, peaks = result["size"], [number(result[f"{of}peak_memory_gib"]) for of in ("", "reference_")]
     lines = [
-        f"{result['backbone']} on {result['device_name']}, {result['dtype']}, {result['size']}x{result['size']} pixels, "
-        f"{result['batch_size']} at a time, T = {result['num_steps']}, method {result['method']}; the reference: "
-        f"float32, one at a time.",
-        f"Memory: {number(result['peak_memory_gib'])} GiB at most, weights {number(result['weights_gib'])} GiB; reference "
-        f"{number(result['reference_peak_memory_gib'])} GiB.",
-        f"Operations, reference / ours, at equal steps: {result['flops_ratio']:.2f}; "
-        f"{result['flops_ratio_nominal']:.2f} if the reference's steps count as 3 and 6 passes.",
+        f"{result['backbone']} on {result['device_name']}, {result['dtype']}, {size}x{size} pixels, "
+        f"{result['batch_size']} at a time, T = {result['num_steps']}, method {result['method']}. "
+        f"Reference: float32, one at a time.",
+        f"Memory: at most {peaks[0]} GiB, {number(result['weights_gib'])} of them weights; reference {peaks[1]} GiB.",
+        f"Operations at equal steps, reference / ours: {result['flops_ratio']:.2f}; "
+        f"{result['flops_ratio_nominal']:.2f} if the reference's gradient steps count as 3 and 6 passes.",
     ]
     if result["matmul_tflops"]:
         lines += [
@@ -43,7 +43,14 @@ def _about(result: Mapping[str, Any]) -> str:
 
 def _phases(result: Mapping[str, Any]) -> str:
     timed = bool(result["matmul_tflops"])
-    head = ["part, of one picture", "reference [passes]", "ours [passes]", "ours [GFLOP]", "reference [GiB]", "ours [GiB]"]
+    head = [
+        "part, of one picture",
+        "reference [passes]",
+        "ours [passes]",
+        "ours [GFLOP]",
+        "reference [GiB]",
+        "ours [GiB]",
+    ]
     rows = [head + (["reference [ms]", "ours [ms]", "ours [TFLOP/s]", "of the ceiling"] if timed else [])]
     reference, ours = result["phases"][REFERENCE], result["phases"][OURS]
     for name, title in PHASES.items():
