@@ -4,6 +4,7 @@
     locinv table RUN...
     locinv status RUN
     locinv compare methods=ddim,nti,locinv data=scenes trainer.devices=2 output=DIR
+    locinv benchmark [backbone=sd15-random] [device=cuda] [dtype=bfloat16] [ablation=true] [json=FILE]
     locinv evaluate-backbone BACKBONE [json=FILE] [sheet=FILE]
     locinv pretrain recipe=core_cpu [output=DIR]
     locinv data check|preview|build-coco-edit data=NAME [output=DIR]

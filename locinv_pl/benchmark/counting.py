@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
-from torch.utils.weak import WeakIdKeyDictionary
 
 GIB = 2**30
 FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -50,7 +49,7 @@ class _Counter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.flops = self.peak = self._live = 0
-        self._seen = WeakIdKeyDictionary()
+        self._seen: set[int] = set()
         self._formulas: dict[Any, Callable[..., int]] = {
             **flop_registry,
             FUSED: _fused,
@@ -63,15 +62,16 @@ class _Counter(TorchDispatchMode):
         if func._overloadpacket in self._formulas:
             self.flops += self._formulas[func._overloadpacket](*args, **kwargs, out_val=out)
         made = [x.untyped_storage() for x in tree_leaves(out) if isinstance(x, Tensor)]
-        for storage in (x for x in made if x not in self._seen and not _is_among(x, args)):
-            self._seen[storage] = True
-            self._add(storage.nbytes())
-            weakref.finalize(storage, self._add, -storage.nbytes())
+        for storage in (x for x in made if x._cdata not in self._seen and not _is_among(x, args)):
+            self._seen.add(storage._cdata)
+            self._live += storage.nbytes()
+            weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes())
+        self.peak = max(self.peak, self._live)
         return out
 
-    def _add(self, size: int) -> None:
-        self._live += size
-        self.peak = max(self.peak, self._live)
+    def _forget(self, address: int, size: int) -> None:
+        self._seen.discard(address)
+        self._live -= size
 
 
 def _is_among(storage: torch.UntypedStorage, args: Any) -> bool:
