@@ -125,11 +125,12 @@ class Run:
 def disturb(count: int, root: Path, words: list[str]) -> None:
     """Runs 0, 1, … under ``root``, each ended once or twice at a random moment and then left alone.
 
-    The moments lie all over the life of a process. SIGKILL or SIGTERM goes to some of a run's processes or to all;
+    Beside them one of a single process that nobody disturbs; the moments lie all over its life. SIGKILL or SIGTERM goes to some of a run's processes or to all;
     those that are left have up to half a second before they are killed, as a scheduler does.
     """
     began = time.monotonic()
-    if (code := Run(root / "undisturbed.txt", [*words, f"output={root}/undisturbed"]).wait(100)) != 0:
+    alone = [*words, "trainer.devices=1", f"output={root}/undisturbed"]
+    if (code := Run(root / "undisturbed.txt", alone).wait(100)) != 0:
         sys.exit(f"the undisturbed run ended with {code}: {(root / 'undisturbed.txt').read_text()}")
     life = time.monotonic() - began
     for seed in range(count):
