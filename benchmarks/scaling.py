@@ -20,6 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from stub import SETTINGS, Job, Mark, count, in_processes, invert_all
 
+from locinv_pl.status import status
 from locinv_pl.store import RunFolder
 from locinv_pl.summary import summarize
 
@@ -35,6 +36,8 @@ def measure(root: Path, pictures: int, processes: int, num_steps: int, batch_siz
     began = time.perf_counter()
     summary = run.sum_up("summary.json", "inversions", partial(summarize, settings=SETTINGS))
     summed_up = time.perf_counter()
+    status(job.root)
+    looked_at = time.perf_counter()
     sizes = [path.stat().st_size for path in job.root.rglob("*") if path.is_file()]
     again = in_processes(processes, invert_all, job)
     memory = [[mark.memory for mark in one] for one in marks]
@@ -50,6 +53,7 @@ def measure(root: Path, pictures: int, processes: int, num_steps: int, batch_siz
         "files_per_picture": len(sizes) / pictures,
         "bytes_per_picture": sum(sizes) / pictures,
         "summary_seconds": summed_up - began,
+        "status_seconds": looked_at - summed_up,
         "rerun_seconds": _seconds(again),
         "rerun_cpu_ms_per_picture": _cpu_ms(again, pictures),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
@@ -71,12 +72,12 @@ def status(run: str | Path, now: float | None = None) -> Status:
     if not (folder.root / "settings.json").is_file():
         raise InputError(f"{folder.root}: no run's folder, it has no settings.json; give the output= of a run")
     finished = dict(_files(folder.root / "inversions"))
-    failed = sorted(set(dict(_files(folder.root / "skipped"))) - finished.keys())
+    failed = sorted(unquote(name) for name, _ in _files(folder.root / "skipped") if name not in finished)
     began = max(path.stat().st_mtime for path in folder.root.glob("*.json") if path.stem in ("settings", "pictures"))
     steps: dict[str, list[float]] = {}
     for under_way in _listed(folder.root / "running"):
         id = unquote(under_way.name)
-        if id not in finished and id not in failed:
+        if under_way.name not in finished and id not in failed:
             steps[id] = sorted(written for _, written in _files(Path(under_way.path), ".safetensors"))
     newest = max([began, *finished.values(), *(times[-1] for times in steps.values() if times)])
     since = sum(written >= began for written in finished.values())
@@ -131,13 +132,11 @@ def _more(names: list[str]) -> str:
 
 
 def _files(folder: Path, suffix: str = ".json") -> Iterator[tuple[str, float]]:
-    """Ids and times, in seconds since 1970, of a folder's files."""
+    """Names without suffix, and times in seconds since 1970, of a folder's files."""
     for entry in _listed(folder):
-        if entry.name.endswith(suffix) and not entry.name.startswith("."):
-            try:
-                yield unquote(entry.name.removesuffix(suffix)), entry.stat().st_mtime
-            except FileNotFoundError:
-                continue  # a picture that has just been finished
+        if entry.name.endswith(suffix) and entry.name[0] != ".":
+            with suppress(FileNotFoundError):  # a picture that has just been finished
+                yield entry.name[: -len(suffix)], entry.stat().st_mtime
 
 
 def _listed(folder: Path) -> list[os.DirEntry[str]]:

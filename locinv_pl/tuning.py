@@ -37,6 +37,8 @@ def tune(unet: Any, vae: Any, tuning: Tuning) -> None:
         for net in (unet, vae):
             net.to(memory_format=torch.channels_last)
     if tuning.compile:
+        torch._dynamo.config.recompile_limit = 1024  # shared by all blocks of a kind; beyond it nothing is compiled
+        torch._dynamo.config.accumulated_recompile_limit = 1024
         for block in _without_attention(unet):
             block.forward = torch.compile(block.forward, dynamic=False)
     if tuning.gradient_checkpointing:

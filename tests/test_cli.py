@@ -213,6 +213,10 @@ class TestConfigs:
     def test_our_defaults_are_the_preset(self):
         assert load_method("locinv") == Method()
 
+    @pytest.mark.parametrize("data", ["folder", "pie_bench"])
+    def test_all_pictures_are_taken_where_no_number_is_named(self, built, data):
+        assert built(f"data={data}", "trainer.accelerator=cpu", "trainer.devices=1").datamodule.num_images is None
+
     @pytest.mark.parametrize("group", ["data", "model", "callbacks"])
     def test_groups(self, built, group):
         for path in sorted((CONFIGS / group).glob("*.yaml")):

@@ -185,41 +185,42 @@ def test_maps_noise_and_gradients_equal_the_plain_path_s(backbone, inputs):
     assert relative(of_maps, of_maps_plain) < 1e-5 and relative(of_noise, of_noise_plain) < 1e-5
 
 
-def test_a_timestep_equals_the_plain_path_s(backbone):
+def test_a_whole_inversion_equals_the_plain_path_s(backbone):
     """Tokens, ∅ and latents, with the conditional half computed anew for every pass."""
     terms = dict.fromkeys(("similarity", "overlap"), LossTerm(1.0, 50.0, 0.0)) | {"adjective": LossTerm(0.0)}
     tokens = TokenPolicy(values="dynamic", max_steps=3, lr=1e-3, **terms)
     how = Method("test", 7.5, tokens, NullTextPolicy(max_steps=3, early_stop=False))
-    task = prepare(backbone, [make_two_objects("one", 0)], how, 4, 8)
-    record = invert_step(backbone, task, 0, task.start())
-    z, t, (abar_t, abar_s) = task.trajectory[-1], task.schedule.timesteps[0], task.schedule.alphas[:2]
-    where, S = task.prompts.dynamic, task.priors[0].flatten(1)
-    rows = task.embeddings[where].requires_grad_()
-    nouns = task.prompts.nouns[0]
-    adam = torch.optim.AdamW([rows], lr=1e-3, weight_decay=tokens.weight_decay)
-    with Plain(backbone) as path:
+    task = prepare(backbone, [make_two_objects("one", 0)], how, 3, 8)
+    record, z, null = task.start(), task.trajectory[-1], task.empty
+    where, S, nouns = task.prompts.dynamic, task.priors[0].flatten(1), task.prompts.nouns[0]
+    rows = task.embeddings[where]
 
-        def text():
-            return backbone.encode_text(
-                task.prompts.ids, task.embeddings.masked_scatter(where[..., None].expand_as(task.embeddings), rows)
-            )
+    def text():
+        V = task.embeddings.masked_scatter(where[..., None].expand_as(task.embeddings), rows)
+        return backbone.encode_text(task.prompts.ids, V)
 
-        for _ in range(3):
-            A = (path(z, t, text())[1][0].flatten(0, 1) @ nouns.T).T
-            loss = (1 - F.cosine_similarity(A, S)).mean() + (1 - (A * S).sum(-1) / A.sum(-1)).mean()
-            adam.zero_grad()
-            loss.backward()
-            adam.step()
-        null = task.empty.clone().requires_grad_()
-        adam = torch.optim.Adam([null], lr=how.null_text.lr)
-        for step in range(4):
-            eps_null, eps_cond = path(z.repeat(2, 1, 1, 1), t, torch.cat([null, text().detach()]))[0].chunk(2)
-            z_s = ddim_step(z, guided_noise(eps_cond, eps_null, 7.5), abar_t, abar_s)
-            loss = F.mse_loss(z_s, task.trajectory[-2])
-            if step < 3:
+    for i in range(3):
+        record = invert_step(backbone, task, i, record)
+        t, (abar_t, abar_s) = task.schedule.timesteps[i], task.schedule.alphas[i : i + 2]
+        rows, null = rows.detach().clone().requires_grad_(), null.detach().clone().requires_grad_()
+        with Plain(backbone) as path:
+            adam = torch.optim.AdamW([rows], lr=1e-3, weight_decay=tokens.weight_decay)
+            for _ in range(3):
+                A = (path(z, t, text())[1][0].flatten(0, 1) @ nouns.T).T
+                loss = (1 - F.cosine_similarity(A, S)).mean() + (1 - (A * S).sum(-1) / A.sum(-1)).mean()
                 adam.zero_grad()
                 loss.backward()
                 adam.step()
-    assert relative(record.tokens[where] - task.embeddings[where], rows.detach() - task.embeddings[where]) < 1e-3
-    assert relative(record.null, null.detach()) < 1e-3
-    assert relative(record.latent, z_s.detach()) < 1e-3
+            adam = torch.optim.Adam([null], lr=how.null_text.lr * (1 - i / 100))
+            for step in range(4):
+                eps = path(z.repeat(2, 1, 1, 1), t, torch.cat([null, text().detach()]))[0]
+                z_s = ddim_step(z, guided_noise(eps[1:], eps[:1], 7.5), abar_t, abar_s)
+                loss = F.mse_loss(z_s, task.trajectory[2 - i])
+                if step < 3:
+                    adam.zero_grad()
+                    loss.backward()
+                    adam.step()
+        z = z_s.detach()
+        assert relative(record.tokens[where] - task.embeddings[where], rows.detach() - task.embeddings[where]) < 1e-3
+        assert relative(record.null, null.detach()) < 1e-3
+        assert relative(record.latent, z) < 1e-3
