@@ -73,14 +73,14 @@ def _inversions(result: Mapping[str, Any]) -> str:
         known = row["token_steps"] is not None
         steps = f"{row['token_steps']:.3g} + {row['null_steps']:.3g}" if known else "depends on the picture"
         rows.append([name, steps, *_compared(row, inversions[REFERENCE])])
-    return markdown(rows)
+    return _as_timed(rows, inversions)
 
 
 def _ladder(inversions: Mapping[str, Any]) -> str:
     rows = [["savings, one more in every row", "TFLOP", "reference / it", "seconds", "reference / it"]]
     for name in (REFERENCE, *ladder(), OURS, OURS_PRESET, SHIPPED):
         rows.append([name, *_compared(inversions[name], inversions[REFERENCE])])
-    return markdown(rows)
+    return _as_timed(rows, inversions)
 
 
 def _without(inversions: Mapping[str, Any]) -> str:
@@ -88,7 +88,7 @@ def _without(inversions: Mapping[str, Any]) -> str:
     rows = [["ours, one saving less", "TFLOP", "it / all", "seconds", "it / all"]]
     for name in without():
         rows.append([name, *_compared(inversions[name], base, inverse=True)])
-    return markdown(rows)
+    return _as_timed(rows, inversions)
 
 
 def _growth(growth: Mapping[str, Any]) -> str:
@@ -97,6 +97,11 @@ def _growth(growth: Mapping[str, Any]) -> str:
         ends = [f"{number(found[key][0])} → {number(found[key][-1])}" for key in ("seconds", "memory_gib")]
         rows.append([name, str(found["x"][0]), str(found["x"][-1]), ends[0], f"{found['r2']:.4f}", ends[1]])
     return markdown(rows)
+
+
+def _as_timed(rows: list[list[str]], inversions: Mapping[str, Any]) -> str:
+    """Without the two columns of seconds where there are none."""
+    return markdown([row if inversions[REFERENCE]["seconds"] else row[:-2] for row in rows])
 
 
 def _compared(row: Mapping[str, Any], base: Mapping[str, Any], inverse: bool = False) -> list[str]:
