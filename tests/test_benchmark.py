@@ -35,7 +35,7 @@ NAMES = ["none", *SAVINGS]
 @pytest.fixture(scope="module")
 def task(tiny):
     samples = [make_two_objects("a", seed=0), make_two_objects("b", seed=1)]
-    return prepare(tiny, samples, METHOD, 2, RESOLUTION)
+    return Mode.prepare(tiny, Savings(), METHOD, samples, 2, RESOLUTION).task
 
 
 def close(found, wanted, relative=1e-5):
