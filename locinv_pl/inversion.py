@@ -273,6 +273,7 @@ def optimize_tokens(
                 break
             optimizer.zero_grad()
             (loss[going].nan_to_num(0) * weights).sum().backward()
+        _hold(rows, running)
         optimizer.step()
         steps[running] += 1
     return _insert(V, dynamic, rows).detach(), steps
@@ -322,6 +323,12 @@ def correct_tokens(
 def _insert(V: Tensor, dynamic: Tensor, rows: Sequence[Tensor]) -> Tensor:
     """V (b, L, D) with each image's dynamic tokens (N, D) in their places, ``dynamic`` (b, L)."""
     return V.masked_scatter(dynamic[..., None].expand_as(V), torch.cat(list(rows)))
+
+
+def _hold(rows: Sequence[Tensor], running: Tensor) -> None:
+    """Keep the optimizer from moving rows that have stopped: theirs is a gradient of zero, but momentum goes on."""
+    for b in set(range(len(rows))) - set(running.tolist()):
+        rows[b].grad = None
 
 
 def step_thresholds(policy: TokenPolicy, i: int) -> Tensor:
@@ -382,9 +389,9 @@ def optimize_null_text(
                 break
             optimizer.zero_grad()
             (loss[going] * numel).sum().backward()  # of the sum: the mean's gradients are too small for fp16
-        for row in rows:
-            if row.grad is not None:
-                row.grad /= numel
+        _hold(rows, running)
+        for b in running:
+            rows[b].grad /= numel  # type: ignore[operator]
         optimizer.step()
         steps[running] += 1
     return torch.stack([row.detach() for row in rows]), z_s, loss_of, steps

@@ -125,8 +125,9 @@ class Run:
 def disturb(count: int, root: Path, words: list[str]) -> None:
     """Runs 0, 1, … under ``root``, each ended once or twice at a random moment and then left alone.
 
-    Beside them one of a single process that nobody disturbs; the moments lie all over its life. SIGKILL or SIGTERM goes to some of a run's processes or to all;
-    those that are left have up to half a second before they are killed, as a scheduler does.
+    Beside them one of a single process that nobody disturbs. The moments lie all over its life; SIGKILL or SIGTERM
+    goes to some of a run's processes or to all, and those that are left have up to half a second before they are
+    killed, as a scheduler does.
     """
     began = time.monotonic()
     alone = [*words, "trainer.devices=1", f"output={root}/undisturbed"]

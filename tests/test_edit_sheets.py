@@ -12,8 +12,8 @@ import pytest
 from conftest import make_picture, make_two_objects
 from lightning.pytorch import Trainer
 from PIL import Image
+from runs import METHOD, T, Toy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_module import METHOD, T, Toy
 
 from callbacks.edits import EditSheets
 from callbacks.report import MAPS

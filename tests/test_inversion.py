@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from conftest import make_picture, make_two_objects
 
 from locinv_pl import InputError, Method, invert, load_method, reconstruct
-from locinv_pl.inversion import collect, invert_step, prepare
+from locinv_pl.backbone import Context
+from locinv_pl.inversion import collect, invert_step, optimize_null_text, optimize_tokens, prepare
 from locinv_pl.methods import LossTerm, NullTextPolicy, TokenPolicy
+from locinv_pl.schedule import ddim_step, guided_noise
 
 T, R = 4, 8
 
@@ -208,6 +210,41 @@ def test_a_batch_equals_its_pictures_one_by_one(tiny):
         torch.testing.assert_close(inversion.tokens, alone.tokens, rtol=1e-2, atol=1e-2)
     assert together[2].token_steps.sum() == 0 and together[0].token_steps.sum() > 0
     assert together[2].losses.isnan().all()
+
+
+def test_in_a_batch_too_a_picture_that_stops_stays_where_it_is(tiny):
+    """Tokens and null text of the others go on; the gradient of one that has stopped is zero, its momentum isn't."""
+    samples = [make_two_objects(str(n), seed=n) for n in range(3)]
+    off, sim = LossTerm(0.0), LossTerm(1.0, 50.0, 0.55)
+    how = method(max_steps=6, lr=3e-2, similarity=sim, overlap=off, adjective=off)
+    task = prepare(tiny, samples, how, T, R)
+    z_T = task.trajectory[-1]
+    V, steps = optimize_tokens(tiny, task, z_T, 0, task.embeddings)
+    assert len(set(steps.tolist())) > 1 and steps.min() > 0
+    alone = [prepare(tiny, [each], how, T, R) for each in samples]
+    for b, one in enumerate(alone):
+        v, _ = optimize_tokens(tiny, one, z_T[b : b + 1], 0, one.embeddings)
+        torch.testing.assert_close(V[b], v[0], rtol=1e-3, atol=1e-4)
+
+    task = prepare(tiny, samples, method(null_max_steps=20), T, R)
+    null, eps = task.empty.expand(3, -1, -1), torch.zeros_like(z_T)
+    shift = torch.tensor([0.06, 0.08, 1.0])[:, None, None]  # how far ∅ is from what lands on the trajectory
+    task.trajectory[-2] = land(tiny, task, z_T, eps, null + shift * null.sign())
+    found, _, _, steps = optimize_null_text(tiny, task, z_T, 0, eps, null)
+    assert len(set(steps.tolist())) > 1 and steps.min() > 0
+    for b, sample in enumerate(samples):
+        one = prepare(tiny, [sample], method(null_max_steps=20), T, R)
+        one.trajectory[-2] = task.trajectory[-2][b]
+        single = optimize_null_text(tiny, one, z_T[b : b + 1], 0, eps[:1], one.empty)[0]
+        torch.testing.assert_close(found[b], single[0], rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def land(backbone, task, z_t, eps_cond, null):
+    """Where the guided step from z_T leads under a null text."""
+    t, (abar_t, abar_s) = task.schedule.timesteps[0], task.schedule.alphas[:2]
+    eps_null = backbone.predict_noise(z_t, t, abar_t, Context.of(null))
+    return ddim_step(z_t, guided_noise(eps_cond, eps_null, task.method.guidance_scale), abar_t, abar_s)
 
 
 def test_keys_only_tokens_leave_the_values_alone(tiny, sample):
