@@ -326,10 +326,8 @@ class _Cache:
         new = answer()
         try:
             write_json(path, {"asked": question, "answer": new, "sha256": _digest(new)})
-        except OSError as error:
-            raise InputError(
-                f"data.models.cache={self._root}: can't be written ({error.strerror}); give a folder that can"
-            ) from None
+        except InputError:
+            raise InputError(f"data.models.cache={self._root}: can't be written; give a folder that can") from None
         return new
 
 

@@ -35,6 +35,7 @@ from locinv_pl.editors import (
 )
 from locinv_pl.errors import InputError
 from locinv_pl.methods import CONFIGS
+from locinv_pl.tuning import Tuning
 
 SOURCE, TARGET = "a red cat and a dog", "a red dog and a dog"
 CHANNELS = {"inpaint": 9, "instruct_pix2pix": 8, "diffedit": 4, "ledits_pp": 4}
@@ -58,7 +59,8 @@ def folders(tiny_folder, tmp_path_factory) -> dict[int, Path]:
 
 @pytest.fixture(scope="module")
 def backbones(folders) -> dict[int, Backbone]:
-    return {channels: load_backbone(str(folder)) for channels, folder in folders.items()}
+    as_pipelines = Tuning(channels_last=False)
+    return {channels: load_backbone(str(folder), tuning=as_pipelines) for channels, folder in folders.items()}
 
 
 def make_prior() -> torch.Tensor:
