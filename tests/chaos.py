@@ -25,13 +25,17 @@ import diffusers
 import transformers
 from lightning.pytorch.strategies.launchers import subprocess_script
 
-import callbacks.progress  # noqa: F401
+import datamodules.coco_edit
+import datamodules.scenes  # noqa: F401
 from datamodules.entries import Problems
 from datamodules.folder import FolderDataModule
 from locinv_pl.cli import main
 
 # Lazy imports, which every process would make again.
 LAZY = [diffusers.AutoencoderKL, diffusers.DDIMScheduler, diffusers.UNet2DConditionModel]
+LAZY += [
+    getattr(diffusers, kind.name) for kind in diffusers.schedulers.KarrasDiffusionSchedulers
+]  # they know each other
 LAZY += [transformers.CLIPTextModel, transformers.CLIPTokenizer]
 
 
@@ -136,7 +140,7 @@ def disturb(count: int, root: Path, words: list[str]) -> None:
     life = time.monotonic() - began
     for seed in range(count):
         draw, log, command = random.Random(seed), root / f"{seed}.txt", [*words, f"output={root}/{seed}"]
-        for _ in range(draw.randint(1, 2)):
+        for _ in range(draw.choice([1, 1, 1, 2])):
             run, moment = Run(log, command), draw.random() * life
             if run.wait(moment) is None and (processes := run.processes()):
                 victims = draw.sample(processes, draw.randint(1, len(processes)))
