@@ -23,6 +23,7 @@ from locinv_pl.inversion import Task, collect, invert_step, prepare, token_losse
 from locinv_pl.memory import halving
 from locinv_pl.methods import Method
 from locinv_pl.results import Result, score
+from locinv_pl.tuning import Tuning
 from locinv_pl.types import EditSample, StepRecord
 
 MEND = "data.on_error=skip leaves it out"
@@ -68,13 +69,24 @@ class Engine:
         return score(self.backbone, task.samples, inversions, pictures, seconds)
 
 
-def make_engine(backbone: Backbone, method: Method, num_steps: int, resolution: int, is_half: bool) -> Engine:
-    """An engine; ``is_half`` says that it works in half precision, in its weights or by the Trainer's."""
+def make_engine(
+    backbone: Backbone,
+    method: Method,
+    num_steps: int,
+    resolution: int,
+    is_half: bool,
+    tuning: Tuning = Tuning(),  # noqa: B008 (frozen)
+) -> Engine:
+    """An engine; ``is_half`` says that it works in half precision, in its weights or by the Trainer's.
+
+    ``tuning`` is that of the weights in fp32, where they have to be loaded to fall back to.
+    """
     like, device = (method, num_steps, resolution), backbone.device
 
     @cache
     def exact() -> Engine:
-        whole = backbone if backbone.dtype == torch.float32 else load_backbone(backbone.name, device=device)
+        is_whole = backbone.dtype == torch.float32
+        whole = backbone if is_whole else load_backbone(backbone.name, device=device, tuning=tuning)
         return Engine(whole, *like, precision=partial(fp32, device.type))
 
     return Engine(backbone, *like, exact if is_half else None)

@@ -70,7 +70,7 @@ class LocInvModule(LightningModule):
     def _engine(self) -> Engine:
         """What inverts, here and now; in half precision with fp32 to fall back to."""
         is_half = self.backbone.dtype.itemsize < 4 or "16" in str(self.trainer.precision)
-        return make_engine(self.backbone, self.method, self.num_steps, self.resolution, is_half)
+        return make_engine(self.backbone, self.method, self.num_steps, self.resolution, is_half, self.tuning)
 
     @cached_property
     def _measures(self) -> Measures:

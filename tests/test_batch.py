@@ -12,12 +12,13 @@ import torch
 from runs import METHOD, T, inversions, make_samples, run_stage
 
 from locinv_pl import batch
-from locinv_pl.backbone import Backbone
+from locinv_pl.backbone import Backbone, load_backbone
 from locinv_pl.batch import Engine, Part, advance, begin, make_engine
 from locinv_pl.errors import InputError
 from locinv_pl.inversion import Task, invert_step, prepare
 from locinv_pl.memory import halving
 from locinv_pl.store import RunFolder, read_json
+from locinv_pl.tuning import Tuning
 from locinv_pl.types import EditSample, Inversion, StepRecord
 
 CPU_ERROR = "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"
@@ -199,8 +200,6 @@ class TestFinite:
     def test_in_half_precision_it_is_inverted_again_in_fp32(
         self, tiny_folder: Path, engine: Engine, spoil: Callable[..., Spoiled], i: int
     ) -> None:
-        from locinv_pl.backbone import load_backbone
-
         half = make_engine(load_backbone(str(tiny_folder), "bfloat16"), METHOD, T, 8, is_half=True)
         exact = run(engine, make_samples(2)[1:])[0]
         spoiled = spoil("p1", "latent", torch.nan, i, only=torch.bfloat16)
@@ -226,6 +225,13 @@ class TestFinite:
                 done, failed = run(mixed, make_samples(1))
         assert not failed and real == [True, True] + [False] * T
         same(done["p0"], exact["p0"])
+
+    def test_the_fp32_weights_are_tuned_alike(self, tiny_folder: Path) -> None:
+        half = load_backbone(str(tiny_folder), "bfloat16")
+        tuned = make_engine(half, METHOD, T, 8, is_half=True, tuning=Tuning(gradient_checkpointing=True))
+        assert tuned.exact is not None
+        unet = tuned.exact().backbone.unet
+        assert unet.is_gradient_checkpointing and unet.dtype == torch.float32
 
     def test_in_fp32_too_it_fails(self, tiny: Backbone, spoil: Callable[..., Spoiled]) -> None:
         spoil("p1", "null", torch.nan)
