@@ -1,16 +1,15 @@
 """Reading and changing a UNet's attention, and leaving it as it was.
 
-One mechanism: :func:`control_attention` puts a processor on every attention layer for the length of
+One mechanism: :func:`control_attention` gives every attention layer another forward pass for the length of
 a ``with`` block. A hook sees the probabilities of the layers that it asks for and may replace them;
 :class:`CrossAttentionMaps` is the hook that reads A_t. All other layers run fused attention.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from inspect import signature
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -19,7 +18,34 @@ import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
+from locinv_pl.forwards import use_forwards
+
 Grid = tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What cross-attention looks at: ``keys`` and ``values``, each (B, L, D).
+
+    They are one tensor in Stable Diffusion; LocInv may let dynamic tokens move the keys alone.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+    @classmethod
+    def of(cls, states: Tensor) -> Context:
+        """The same states for keys and values."""
+        return cls(states, states)
+
+    def pick(self, images: Any) -> Context:
+        """The context of some images of the batch."""
+        return Context(self.keys[images], self.values[images])
+
+    def to(self, dtype: torch.dtype) -> Context:
+        """In another type."""
+        keys = self.keys.to(dtype)
+        return Context(keys, keys if self.values is self.keys else self.values.to(dtype))
 
 
 @dataclass(frozen=True)
@@ -125,27 +151,18 @@ class AttentionHooks:
 
 
 @contextmanager
-def control_attention(unet: nn.Module, hook: AttentionHook | None = None) -> Iterator[None]:
-    """Run ``unet`` with ``hook`` on its attention; restores the processors whatever happens.
+def control_attention(unet: nn.Module, context: Context, hook: AttentionHook | None = None) -> Iterator[None]:
+    """Run ``unet`` with ``hook`` on its attention; restores the forward passes whatever happens.
 
-    Inside, ``cross_attention_kwargs={"values": tensor}`` gives cross-attention a context of its own
-    for the values, so that ``encoder_hidden_states`` feeds the keys alone.
+    Inside, cross-attention looks at ``context``; of ``encoder_hidden_states`` only that they are there matters.
     """
-    with use_processors({layer: _Processor(name, hook) for name, layer in attention_layers(unet).items()}):
+    layers = attention_layers(unet)
+    cross = [layer for layer in layers.values() if layer.is_cross_attention]
+    K = _project(unet, "to_keys", [layer.to_k for layer in cross], context.keys)
+    V = _project(unet, "to_values", [layer.to_v for layer in cross], context.values)
+    text = dict(zip(cross, zip(K, V, strict=True), strict=True))
+    with use_forwards({layer: _Attention(name, layer, hook, text.get(layer)) for name, layer in layers.items()}):
         yield
-
-
-@contextmanager
-def use_processors(processors: Mapping[Any, Any]) -> Iterator[None]:
-    """Give attention layers these processors; restores theirs whatever happens."""
-    before = {layer: layer.processor for layer in processors}
-    try:
-        for layer, processor in processors.items():
-            layer.processor = processor
-        yield
-    finally:
-        for layer, processor in before.items():
-            layer.processor = processor
 
 
 _LAYERS: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
@@ -158,30 +175,32 @@ def attention_layers(module: nn.Module) -> dict[str, Any]:
     return _LAYERS[module]
 
 
-class _Processor:
-    """softmax(Q Kᵀ / √d) V, with a seam between the softmax and the product."""
+class _Attention:
+    """softmax(Q Kᵀ / √d) V, with a seam between the softmax and the product; a layer's forward pass.
 
-    def __init__(self, name: str, hook: AttentionHook | None):
-        self.name = name
-        self.hook = hook
+    Args:
+        name: the layer's.
+        attn: the layer.
+        hook: sees the probabilities that it wants.
+        text: K and V of the text, (B, L, heads * d) each; None where the layer looks at the hidden states themselves.
+    """
+
+    def __init__(self, name: str, attn: Any, hook: AttentionHook | None, text: tuple[Tensor, Tensor] | None):
+        self.name, self.attn, self.hook, self.text = name, attn, hook, text
 
     def __call__(
         self,
-        attn: Any,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-        values: Tensor | None = None,
     ) -> Tensor:
-        is_cross = encoder_hidden_states is not None
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        split = (attn.heads, -1)
-        q = attn.to_q(hidden_states).unflatten(-1, split).transpose(1, 2)
-        k = attn.to_k(context).unflatten(-1, split).transpose(1, 2)
-        v = attn.to_v(values if is_cross and values is not None else context)
-        v = v.unflatten(-1, split).transpose(1, 2)
-        layer = Layer(self.name, is_cross, q.shape[-2], k.shape[-2])
+        attn, heads = self.attn, (self.attn.heads, -1)
+        if self.text is None:
+            qkv = _project(attn, "to_qkv", [attn.to_q, attn.to_k, attn.to_v], hidden_states)
+        else:
+            qkv = attn.to_q(hidden_states), *self.text
+        q, k, v = (x.unflatten(-1, heads).transpose(1, 2) for x in qkv)
+        layer = Layer(self.name, self.text is not None, q.shape[-2], k.shape[-2])
         if self.hook is not None and self.hook.wants(layer):
             scores = q @ k.transpose(-1, -2) * attn.scale
             if attention_mask is not None:
@@ -193,7 +212,38 @@ class _Processor:
         out = attn.to_out[1](attn.to_out[0](out.transpose(1, 2).flatten(-2)))
         return out if attn.rescale_output_factor == 1 else out / attn.rescale_output_factor
 
-    __call__.__signature__ = signature(__call__)  # type: ignore[attr-defined] # diffusers asks at every call
+
+@torch.no_grad()
+def fuse_projections(unet: nn.Module) -> None:
+    """One matrix product where several layers take the same input; they keep their weights, as parts of one.
+
+    These are Q, K and V of every self-attention, K of all cross-attention layers, and V of all of them.
+    """
+    layers = attention_layers(unet).values()
+    cross = [layer for layer in layers if layer.is_cross_attention]
+    for layer in layers:
+        if not layer.is_cross_attention:
+            _stack(layer, "to_qkv", [layer.to_q, layer.to_k, layer.to_v])
+    _stack(unet, "to_keys", [layer.to_k for layer in cross])
+    _stack(unet, "to_values", [layer.to_v for layer in cross])
+
+
+def _stack(module: nn.Module, name: str, layers: Sequence[nn.Linear]) -> None:
+    """Let a module hold the weights of several layers as one matrix; not where they have biases."""
+    if not layers or any(layer.bias is not None for layer in layers):
+        return
+    weight = torch.cat([layer.weight for layer in layers])
+    for layer, part in zip(layers, weight.split([len(layer.weight) for layer in layers]), strict=True):
+        layer.weight = nn.Parameter(part, requires_grad=False)
+    module.register_buffer(name, weight, persistent=False)
+
+
+def _project(module: nn.Module, name: str, layers: Sequence[nn.Linear], states: Tensor) -> Sequence[Tensor]:
+    """What several layers make of the same states, in one product where the module has their weights as one."""
+    weight = module._buffers.get(name)
+    if weight is None:
+        return [layer(states) for layer in layers]
+    return F.linear(states, weight).split([layer.out_features for layer in layers], dim=-1)
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:

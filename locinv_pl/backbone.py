@@ -5,41 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from locinv_pl.attention import AttentionHook, CrossAttentionMaps, Grid, MapsComplete, control_attention
+from locinv_pl.attention import AttentionHook, Context, CrossAttentionMaps, Grid, MapsComplete, control_attention
 from locinv_pl.errors import InputError
 from locinv_pl.hub import ask_hub, reason
-from locinv_pl.prefix import Prefix, modules_before_text
+from locinv_pl.prefix import Prefix, modules_without_text
 from locinv_pl.schedule import Schedule
 from locinv_pl.tuning import Tuning, tune
 
 EMBEDDED = Path(__file__).parent / "assets" / "embedded"
-
-
-@dataclass(frozen=True, eq=False)
-class Context:
-    """What cross-attention looks at: ``keys`` and ``values``, each (B, L, D).
-
-    They are one tensor in Stable Diffusion; LocInv may let dynamic tokens move the keys alone.
-    """
-
-    keys: Tensor
-    values: Tensor
-
-    @classmethod
-    def of(cls, states: Tensor) -> Context:
-        """The same states for keys and values."""
-        return cls(states, states)
-
-    def pick(self, images: Any) -> Context:
-        """The context of some images of the batch."""
-        return Context(self.keys[images], self.values[images])
 
 
 class Backbone:
@@ -58,7 +37,7 @@ class Backbone:
         for net in self._networks:
             net.requires_grad_(False).eval()
         self._map_layers: dict[Grid, int] = {}
-        self._before_text: tuple[nn.Module, ...] | None = None
+        self._without_text: tuple[nn.Module, ...] | None = None
 
     @property
     def _networks(self) -> tuple[nn.Module, ...]:
@@ -122,24 +101,19 @@ class Backbone:
         return self.encode_text(torch.tensor([tokens.input_ids]))
 
     def prefix(self, z: Tensor, t: Tensor) -> Prefix:
-        """What the UNet computes of latents z (B, C, h, w) at t, a scalar or (B,), before it looks at the text."""
-        text = torch.zeros(len(z), 1, self.text_encoder.config.hidden_size, device=z.device)
-        if self._before_text is None:
-            seen = Context.of(text[:1].requires_grad_())
-            self._before_text = modules_before_text(self.unet, lambda: self._run(z[:1], t.flatten()[:1], seen))
-        return Prefix.record(self._before_text, lambda: self._run(z, t, Context.of(text)))
+        """To keep what the UNet computes of latents z (B, C, h, w) at t, a scalar or (B,), without the text."""
+        if self._without_text is None:
+            text = torch.zeros(1, 1, self.text_encoder.config.hidden_size, device=z.device, requires_grad=True)
+            one = z[:1], t.flatten()[:1], Context.of(text)
+            self._without_text = modules_without_text(self.unet, lambda: self._run(*one))
+        return Prefix(self._without_text)
 
     def _run(
         self, z: Tensor, t: Tensor, context: Context, hook: AttentionHook | None = None, prefix: Prefix | None = None
     ) -> Tensor:
-        with control_attention(self.unet, hook), nullcontext() if prefix is None else prefix.replay():
-            return self.unet(
-                z.to(self.dtype),
-                t,
-                encoder_hidden_states=context.keys.to(self.dtype),
-                cross_attention_kwargs={"values": context.values.to(self.dtype)},
-                return_dict=False,
-            )[0]
+        context = context.to(self.dtype)
+        with control_attention(self.unet, context, hook), nullcontext() if prefix is None else prefix.replay():
+            return self.unet(z.to(self.dtype), t, encoder_hidden_states=context.keys, return_dict=False)[0]
 
     def predict_noise(
         self,
@@ -161,7 +135,7 @@ class Backbone:
             abar_t: ᾱ_t, scalar or (B,).
             context: keys and values, (B, L, D) each.
             hook: reads or changes the attention on the way.
-            prefix: of z and t, where it is there; a hook doesn't see the self-attention in it.
+            prefix: of z and t, where it is there; a hook sees the self-attention in it once at most.
         """
         out = self._run(z, t, context, hook, prefix).float().contiguous()
         abar_t = abar_t.reshape(-1, 1, 1, 1)
@@ -283,8 +257,9 @@ def load_backbone(
                 where, subfolder="scheduler", local_files_only=local_files_only, clip_sample=False
             ),
         }
-        tune(networks["unet"], networks["vae"], tuning)
-        return Backbone(name_or_path, **networks).to(device)
+        backbone = Backbone(name_or_path, **networks).to(device)
+        tune(backbone.unet, backbone.vae, tuning)
+        return backbone
 
     try:
         if is_folder:

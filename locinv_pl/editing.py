@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from locinv_pl.alignment import Alignment, align, edit_kind
-from locinv_pl.attention import Layer
-from locinv_pl.backbone import Backbone, Context
+from locinv_pl.attention import Context, Layer
+from locinv_pl.backbone import Backbone
 from locinv_pl.errors import InputError
 from locinv_pl.inversion import dynamic_context
 from locinv_pl.methods import Method

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from locinv_pl.backbone import Backbone, Context
+from locinv_pl.attention import Context
+from locinv_pl.backbone import Backbone
 from locinv_pl.prompts import tokenize
 from locinv_pl.schedule import ddim_step, guided_noise
 

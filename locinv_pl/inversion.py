@@ -17,8 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from locinv_pl.attention import AttentionHook, AttentionHooks, CrossAttentionMaps, Grid, SelfAttentionMaps, maps_of
-from locinv_pl.backbone import Backbone, Context
+from locinv_pl.attention import (
+    AttentionHook,
+    AttentionHooks,
+    Context,
+    CrossAttentionMaps,
+    Grid,
+    SelfAttentionMaps,
+    maps_of,
+)
+from locinv_pl.backbone import Backbone
 from locinv_pl.background import estimate_background
 from locinv_pl.losses import (
     adjective_binding_loss,
@@ -257,7 +265,7 @@ def optimize_tokens(
     optimizer = torch.optim.AdamW(rows, lr=policy.lr, weight_decay=policy.weight_decay)
     steps = torch.zeros(len(rows), dtype=torch.int32, device=z_t.device)
     running = torch.nonzero(task.prompts.has_noun[images].any(-1)).flatten()
-    known = prefix and prefix.pick(running)
+    known = prefix if prefix is None or len(running) == len(z_t) else prefix.pick(running)
     for _ in range(policy.max_steps if max_steps is None else max_steps):
         if not len(running):
             break

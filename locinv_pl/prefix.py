@@ -1,106 +1,78 @@
-"""What a UNet computes before it first looks at the text, once for all passes from one latent.
+"""What a UNet computes without looking at the text, once for all passes from one latent.
 
-Time embedding, first convolution, the first residual block, the first self-attention: all of it
-depends on z_t and t alone. A :class:`Prefix` holds the outputs of these modules; while it is
-replayed the modules answer what they answered before and compute nothing.
+Time embedding and its projections, first convolution, first residual block, first self-attention: all
+of it depends on z_t and t alone. A :class:`Prefix` keeps what these modules answered the first time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-
-class PrefixComplete(Exception):
-    """Leaves a UNet's forward pass: everything before the text is there."""
+from locinv_pl.forwards import Forward, own_forwards, use_forwards
 
 
 class Prefix:
-    """The outputs of the modules that need no text, of one batch of latents."""
+    """The answers of modules that need no text, for one batch of latents; empty before its first pass.
 
-    def __init__(self, outputs: Mapping[nn.Module, Any]):
-        self.outputs = outputs
+    Args:
+        modules: as :func:`modules_without_text` finds them.
+        outputs: what some of them have answered.
+    """
 
-    @classmethod
-    @torch.no_grad()
-    def record(cls, modules: Sequence[nn.Module], run: Callable[[], object]) -> Prefix:
-        """The outputs of ``modules`` in a pass of the UNet, ``run``, which ends after the last of them."""
-        outputs: dict[nn.Module, Any] = {}
-
-        def recorder(module: nn.Module) -> Callable[..., Any]:
-            forward = module.forward
-
-            def record(*args: Any, **kwargs: Any) -> Any:
-                outputs[module] = forward(*args, **kwargs)
-                if len(outputs) == len(modules):
-                    raise PrefixComplete
-                return outputs[module]
-
-            return record
-
-        with _forwards({module: recorder(module) for module in modules}), suppress(PrefixComplete):
-            run()
-        return cls(outputs)
+    def __init__(self, modules: Sequence[nn.Module], outputs: dict[nn.Module, Any] | None = None):
+        self.modules = modules
+        self.outputs = {} if outputs is None else outputs
 
     def pick(self, images: Any) -> Prefix:
         """The prefix of some images of the batch."""
-        return Prefix({module: _pick(output, images) for module, output in self.outputs.items()})
+        return Prefix(self.modules, {module: _pick(output, images) for module, output in self.outputs.items()})
 
     @contextmanager
     def replay(self) -> Iterator[None]:
-        """Let the modules answer what they did; restores them whatever happens."""
-        with _forwards({module: _answer(output) for module, output in self.outputs.items()}):
+        """Let the modules compute once and answer the same ever after; restores them whatever happens."""
+        with use_forwards({module: self._once(module, module.forward) for module in self.modules}):
             yield
+
+    def _once(self, module: nn.Module, forward: Forward) -> Forward:
+        @torch.no_grad()
+        def compute(*args: Any, **kwargs: Any) -> Any:
+            if module not in self.outputs:
+                self.outputs[module] = forward(*args, **kwargs)
+            return self.outputs[module]
+
+        return compute
 
 
 @torch.enable_grad()
-def modules_before_text(unet: nn.Module, run: Callable[[], object]) -> tuple[nn.Module, ...]:
-    """The outermost modules that are through, once and for all, before the first one that sees the text.
+def modules_without_text(unet: nn.Module, run: Callable[[], object]) -> tuple[nn.Module, ...]:
+    """The outermost modules whose output doesn't depend on the text; none from within a compiled block.
 
     Args:
         unet: with frozen weights.
         run: a pass of the whole UNet from a context that requires gradients: whatever depends on the text does, too.
     """
-    before: list[nn.Module] = []
+    compiled = own_forwards(unet.modules())
+    inside = {child for block in compiled for child in block.modules() if child is not block}
     calls: dict[nn.Module, int] = {}
-    text = False
+    text: set[nn.Module] = set()
 
     def hook(module: nn.Module, args: Any, output: Any) -> None:
-        nonlocal text
         calls[module] = calls.get(module, 0) + 1
-        text = text or _requires_grad(output)
-        if not text:
-            before.append(module)
+        if _requires_grad(output):
+            text.add(module)
 
     with ExitStack() as stack:
-        for module in unet.modules():
+        for module in set(unet.modules()) - inside:
             stack.callback(module.register_forward_hook(hook).remove)
         run()
-    inner = {child for module in before for child in module.modules() if child is not module}
-    return tuple(module for module in before if module not in inner and calls[module] == 1)
-
-
-@contextmanager
-def _forwards(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
-    """Put functions in the place of modules' forward passes."""
-    before = {module: vars(module)["forward"] for module in forwards if "forward" in vars(module)}
-    try:
-        for module, forward in forwards.items():
-            vars(module)["forward"] = forward
-        yield
-    finally:
-        for module in forwards:
-            vars(module).pop("forward", None)
-        for module, own in before.items():
-            vars(module)["forward"] = own
-
-
-def _answer(output: Any) -> Callable[..., Any]:
-    return lambda *args, **kwargs: output
+    without = [module for module in calls if module not in text]
+    inner = {child for module in without for child in module.modules() if child is not module}
+    return tuple(module for module in without if module not in inner and calls[module] == 1)
 
 
 def _pick(output: Any, images: Any) -> Any:

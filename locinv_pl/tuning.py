@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from locinv_pl.attention import attention_layers, use_processors
+from locinv_pl.attention import attention_layers, fuse_projections
+from locinv_pl.forwards import own_forwards, use_forwards
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,13 @@ class Tuning:
             minutes. Attention itself stays as it is: it is read and changed.
         gradient_checkpointing: the UNet keeps the inputs of its blocks alone and computes the rest once more for the
             gradients: about a third more time, a fraction of the memory.
+        fuse_projections: one matrix product for attention's projections of one input, hidden states or text.
     """
 
     channels_last: bool = True
     compile: bool = False
     gradient_checkpointing: bool = False
+    fuse_projections: bool = True
 
 
 def tune(unet: Any, vae: Any, tuning: Tuning) -> None:
@@ -36,6 +39,8 @@ def tune(unet: Any, vae: Any, tuning: Tuning) -> None:
     if tuning.channels_last:
         for net in (unet, vae):
             net.to(memory_format=torch.channels_last)
+    if tuning.fuse_projections:
+        fuse_projections(unet)
     if tuning.compile:
         torch._dynamo.config.recompile_limit = 1024  # shared by all blocks of a kind; beyond it nothing is compiled
         torch._dynamo.config.accumulated_recompile_limit = 1024
@@ -55,6 +60,6 @@ def _without_attention(module: nn.Module) -> Iterator[Any]:
 
 
 def _checkpoint(module: nn.Module, *args: Any) -> Any:
-    """A block that is computed again for its gradients, then with the attention processors of the first time."""
-    now = {layer: layer.processor for layer in attention_layers(module).values()}
-    return checkpoint(module, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), use_processors(now)))
+    """A block that is computed again for its gradients, then with the forward passes of the first time."""
+    now = own_forwards(module.modules())
+    return checkpoint(module, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), use_forwards(now)))

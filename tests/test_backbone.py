@@ -12,8 +12,8 @@ from conftest import LENGTH, make_picture, write_tiny_model
 from diffusers import DDIMScheduler, PNDMScheduler
 from safetensors.torch import load_file
 
-from locinv_pl.attention import CrossAttentionMaps
-from locinv_pl.backbone import EMBEDDED, Backbone, Context, load_backbone
+from locinv_pl.attention import Context, CrossAttentionMaps
+from locinv_pl.backbone import EMBEDDED, Backbone, load_backbone
 from locinv_pl.errors import InputError
 
 

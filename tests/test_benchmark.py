@@ -11,8 +11,8 @@ from conftest import make_two_objects
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from locinv_pl.attention import CrossAttentionMaps
-from locinv_pl.backbone import Context, load_backbone
+from locinv_pl.attention import Context, CrossAttentionMaps
+from locinv_pl.backbone import load_backbone
 from locinv_pl.benchmark.counting import count
 from locinv_pl.benchmark.growth import draw_growth, measure_growth, r_squared
 from locinv_pl.benchmark.modes import Mode, spread, time_modes, with_steps

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from conftest import make_picture, make_two_objects
 
 from locinv_pl import InputError, Method, invert, load_method, reconstruct
-from locinv_pl.backbone import Context
+from locinv_pl.attention import Context
 from locinv_pl.inversion import collect, invert_step, optimize_null_text, optimize_tokens, prepare
 from locinv_pl.methods import LossTerm, NullTextPolicy, TokenPolicy
 from locinv_pl.schedule import ddim_step, guided_noise

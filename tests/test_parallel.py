@@ -7,7 +7,7 @@ import torch
 from conftest import make_two_objects
 
 from locinv_pl import inversion
-from locinv_pl.backbone import Context
+from locinv_pl.attention import Context
 from locinv_pl.batch import advance, begin, make_engine
 from locinv_pl.inversion import invert_step, optimize_tokens, prepare, propose_tokens
 from locinv_pl.methods import LossTerm, Method, NullTextPolicy, ParallelPolicy, TokenPolicy

@@ -4,7 +4,8 @@ import pytest
 import torch
 from conftest import LENGTH, make_two_objects
 
-from locinv_pl.backbone import Backbone, Context, load_backbone
+from locinv_pl.attention import Context, attention_layers
+from locinv_pl.backbone import Backbone, load_backbone
 from locinv_pl.inversion import invert_step, prepare
 from locinv_pl.methods import Method, NullTextPolicy, TokenPolicy
 from locinv_pl.tuning import Tuning
@@ -30,8 +31,13 @@ def gradients(backbone: Backbone, z: torch.Tensor, text: torch.Tensor) -> list[t
 
 @pytest.mark.parametrize(
     "tuning",
-    [Tuning(channels_last=False), Tuning(gradient_checkpointing=True), Tuning(True, True, True)],
-    ids=["contiguous", "checkpointing", "all"],
+    [
+        Tuning(channels_last=False),
+        Tuning(gradient_checkpointing=True),
+        Tuning(fuse_projections=False),
+        Tuning(compile=True, gradient_checkpointing=True),
+    ],
+    ids=["contiguous", "checkpointing", "apart", "all"],
 )
 def test_results_and_gradients_stay(tiny, tiny_folder, inputs, tuning, monkeypatch):
     compiled, ran = [], []
@@ -51,10 +57,24 @@ def test_results_and_gradients_stay(tiny, tiny_folder, inputs, tuning, monkeypat
     blocks = {"TimestepEmbedding", "ResnetBlock2D", "FeedForward", "Downsample2D", "Upsample2D"}
     assert kinds == (blocks if tuning.compile else set())
     prefix = tuned.prefix(inputs[0], T)
+    tuned.predict_noise(inputs[0], T, ABAR, Context.of(inputs[1]), prefix=prefix)
     held = {part for module in prefix.outputs for part in module.modules()}
     ran.clear()
     tuned.predict_noise(inputs[0], T, ABAR, Context.of(inputs[1].requires_grad_()), prefix=prefix)
     assert len(ran) == len([block for block in compiled if block not in held])  # none has fallen back
+
+
+def test_fused_projections_are_the_layers_own_weights(tiny, tiny_folder):
+    apart = load_backbone(str(tiny_folder), tuning=Tuning(fuse_projections=False))
+    assert tiny.unet.state_dict().keys() == apart.unet.state_dict().keys()
+    for (name, ours), (_, plain) in zip(tiny.unet.named_parameters(), apart.unet.named_parameters(), strict=True):
+        torch.testing.assert_close(ours, plain, msg=name)
+    for name, layer in attention_layers(tiny.unet).items():
+        text = layer.is_cross_attention
+        whole = {tiny.unet.to_keys, tiny.unet.to_values} if text else {layer.to_qkv}
+        parts = (layer.to_k, layer.to_v) if text else (layer.to_q, layer.to_k, layer.to_v)
+        found = {part.weight.untyped_storage().data_ptr() for part in parts}
+        assert found == {weight.untyped_storage().data_ptr() for weight in whole}, name  # no memory of their own
 
 
 def test_channels_last_is_the_convolutions_layout(tiny, tiny_folder):
@@ -64,7 +84,7 @@ def test_channels_last_is_the_convolutions_layout(tiny, tiny_folder):
             assert weight.is_contiguous(memory_format=torch.channels_last) == (backbone is tiny)
 
 
-def test_checkpointing_keeps_less_and_restores_the_processors(tiny, tiny_folder, inputs):
+def test_checkpointing_keeps_less_and_restores_the_layers(tiny, tiny_folder, inputs):
     z, text = inputs
     kept, backbones = [], (tiny, load_backbone(str(tiny_folder), tuning=Tuning(gradient_checkpointing=True)))
     for backbone in backbones:
@@ -75,11 +95,10 @@ def test_checkpointing_keeps_less_and_restores_the_processors(tiny, tiny_folder,
             return x
 
         context = Context.of(text.clone().requires_grad_())
-        before = backbone.unet.attn_processors
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
             eps = backbone.predict_noise(z, T, ABAR, context)
         eps.sum().backward()
-        assert backbone.unet.attn_processors == before
+        assert not any("forward" in vars(layer) for layer in attention_layers(backbone.unet).values())
         kept.append(sum(sizes))
     assert kept[1] < kept[0] / 4
 

@@ -134,7 +134,7 @@ class Benchmark:
         shipped = load_method(self.method)
         equal = with_steps(shipped, self.token_steps, self.null_steps)
         preset = with_steps(shipped, shipped.tokens.max_steps, shipped.null_text.max_steps)
-        plain = self._load("float32", device, Tuning(channels_last=False))
+        plain = self._load("float32", device, Tuning(channels_last=False, fuse_projections=False))
         fast = self._load(self.dtype, device, replace(self.tuning, compile=self.tuning.compile and device != "meta"))
         samples = drawn_samples(self.batch_size, self.size or plain.image_size)
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from locinv_pl.backbone import Backbone, Context
+from locinv_pl.attention import Context
+from locinv_pl.backbone import Backbone
 from locinv_pl.benchmark.counting import Cost, count, seconds_of
 from locinv_pl.benchmark.phases import phases_of
 from locinv_pl.benchmark.reference import Savings, with_savings
@@ -84,7 +85,7 @@ class Mode:
         total = cost["encode"]
         for tokens, nulls in steps:
             stopped = tokens < self.fixed_steps[0]  # its last pass had no gradient step
-            total += cost["ddim"] + cost["prefix"] + tokens * cost["token"] + stopped * cost["maps"]
+            total += cost["ddim"] + tokens * cost["token"] + stopped * cost["maps"]
             total += cost["conditional"] + nulls * cost["null"] + cost["guided"]
         return total
 

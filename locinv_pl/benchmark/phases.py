@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from locinv_pl.attention import CrossAttentionMaps
-from locinv_pl.backbone import Backbone, Context
+from locinv_pl.attention import Context, CrossAttentionMaps
+from locinv_pl.backbone import Backbone
 from locinv_pl.evaluation import to_sample
 from locinv_pl.inversion import Task, token_context, token_losses
 from locinv_pl.scenes.drawing import draw_scene
@@ -23,10 +23,9 @@ Work = Callable[[], Any]
 PHASES = {
     "encode": "picture and prompt to latent and context",
     "ddim": "a step of the DDIM inversion",
-    "prefix": "what comes before the text, once a timestep",
     "token": "a gradient step on V_t",
     "maps": "the pass that stops a picture's token steps early",
-    "conditional": "the pass with the final V_t",
+    "conditional": "the pass with the final V_t, and what needs no text, once a timestep",
     "null": "a gradient step on ∅_t",
     "guided": "the pass with the final ∅_t",
 }
@@ -54,6 +53,8 @@ def phases_of(backbone: Backbone, task: Task, i: int) -> dict[str, Work]:
     t, (abar_t, abar_s) = task.schedule.timesteps[i], task.schedule.alphas[i : i + 2]
     plain = Context.of(task.plain)
     prefix = backbone.prefix(z_t, t)
+    with torch.no_grad():
+        backbone.predict_noise(z_t, t, abar_t, plain, prefix=prefix)  # fills it
 
     @torch.no_grad()
     def ddim() -> Tensor:
@@ -63,7 +64,7 @@ def phases_of(backbone: Backbone, task: Task, i: int) -> dict[str, Work]:
     @torch.no_grad()
     def conditional() -> Tensor:
         context = token_context(backbone, task, task.embeddings)
-        return backbone.predict_noise(z_t, t, abar_t, context, CrossAttentionMaps(task.grid), prefix)
+        return backbone.predict_noise(z_t, t, abar_t, context, CrossAttentionMaps(task.grid), backbone.prefix(z_t, t))
 
     def maps() -> Tensor:
         V = task.embeddings.clone().requires_grad_()
@@ -90,7 +91,6 @@ def phases_of(backbone: Backbone, task: Task, i: int) -> dict[str, Work]:
     return {
         "encode": encode,
         "ddim": ddim,
-        "prefix": lambda: backbone.prefix(z_t, t),
         "token": (lambda: maps().backward()) if moves else _nothing,
         "maps": maps if moves else _nothing,
         "conditional": conditional,

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from locinv_pl.attention import AttentionHook, AttentionHooks, CrossAttentionMaps, Grid, Layer
-from locinv_pl.backbone import Backbone, Context
+from locinv_pl.attention import AttentionHook, AttentionHooks, Context, CrossAttentionMaps, Grid, Layer
+from locinv_pl.backbone import Backbone
 from locinv_pl.prefix import Prefix
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out")
@@ -29,7 +29,7 @@ class Savings:
     Args:
         frozen_weights: no gradients for weights.
         stop_at_maps: token steps leave the UNet after the last map.
-        prefix: what comes before the first cross-attention is computed once for all steps at a timestep.
+        prefix: what doesn't depend on the text is computed once for all steps at a timestep.
         conditional_once: null-text steps compute the unconditional half alone.
         fused_attention: probabilities are explicit only where maps are read.
     """
@@ -74,7 +74,7 @@ class Reference(Backbone):
 
     def prefix(self, z: Tensor, t: Tensor) -> Prefix:
         """Empty without that saving."""
-        return super().prefix(z, t) if self.savings.prefix else Prefix({})
+        return super().prefix(z, t) if self.savings.prefix else Prefix(())
 
     def attention_maps(
         self, z: Tensor, t: Tensor, abar_t: Tensor, context: Context, grid: Grid, prefix: Prefix | None = None
@@ -137,7 +137,7 @@ TITLES = {
     "frozen_weights": "no gradients for weights",
     "stop_at_maps": "token steps end after the last map",
     "conditional_once": "the conditional half once",
-    "prefix": "what comes before the text once",
+    "prefix": "what needs no text once",
     "fused_attention": "fused attention",
 }
 
