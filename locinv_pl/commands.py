@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from locinv_pl.editing import EditSettings
 from locinv_pl.errors import InputError
 from locinv_pl.store import RunFolder, read_json, write_json
-from locinv_pl.tuning import Tuning
+from locinv_pl.tuning import Tuning, use_one_thread
 
 if TYPE_CHECKING:
     from locinv_pl.pretrain.recipe import Recipe
@@ -148,7 +148,7 @@ def benchmark(
     json: Path | None = None,
     plot: Path | None = None,
 ) -> None:
-    """Time and count an inversion against the authors' way; print tables.
+    """Time and count an inversion against the authors' way; print tables. A CPU computes with one thread, as in runs.
 
     Args:
         backbone: "embedded", "sd15-random" (Stable Diffusion 1.5's architecture with random weights), a folder
@@ -173,6 +173,8 @@ def benchmark(
     from locinv_pl.benchmark.growth import draw_growth
     from locinv_pl.benchmark.report import to_markdown
 
+    if device == "cpu":
+        use_one_thread()
     settings = Benchmark(
         *(backbone, method, size, resolution, batch_size, device, dtype, tuning),
         *(num_steps, timesteps, token_steps, null_steps, repeats, ablation),

@@ -20,6 +20,7 @@ from locinv_pl.attention import Context, Layer
 from locinv_pl.backbone import Backbone
 from locinv_pl.errors import InputError
 from locinv_pl.inversion import dynamic_context
+from locinv_pl.memory import young_garbage_only
 from locinv_pl.methods import Method
 from locinv_pl.prompts import Tokens, tokenize
 from locinv_pl.schedule import ddim_step, guided_noise
@@ -200,6 +201,7 @@ class _Rows:
         return V
 
 
+@young_garbage_only()
 def denoise(backbone: Backbone, rows: _Rows, settings: EditSettings, region: Tensor | None = None) -> Tensor:
     """The rows' z_0, (R, C, h, w), from their inversions' noise."""
     engine, device = rows.inversions[0].settings, backbone.device

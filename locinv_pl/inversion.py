@@ -39,7 +39,7 @@ from locinv_pl.losses import (
     overlap_loss,
     similarity_loss,
 )
-from locinv_pl.memory import halving
+from locinv_pl.memory import halving, young_garbage_only
 from locinv_pl.methods import LOSSES, Method, TokenPolicy
 from locinv_pl.prefix import Prefix
 from locinv_pl.priors import prior_on_grid
@@ -147,6 +147,7 @@ def _background(parts: SelfAttentionMaps, A: Tensor, prompts: PromptBatch) -> Te
     return torch.stack([estimate_background(rows, maps[real], parts.grid) for rows, maps, real in each]).to(A.device)
 
 
+@young_garbage_only()
 @torch.no_grad()
 def ddim_invert(
     backbone: Backbone,
@@ -430,6 +431,7 @@ def null_text_step(
     return optimize_null_text(backbone, task, z_t, i, eps_cond, null.to(backbone.device), prefix)
 
 
+@young_garbage_only()
 def invert_step(backbone: Backbone, task: Task, i: int, before: StepRecord) -> StepRecord:
     """One timestep: tokens, then null text, then the guided DDIM step.
 

@@ -1,9 +1,10 @@
-"""Work in pieces that fit the device's memory."""
+"""Work in pieces that fit the device's memory, and without a search for garbage where there is none."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -41,6 +42,23 @@ def halving(work: Callable[[Pieces], Done], whole: Pieces) -> Iterator[tuple[Pie
     middle = (len(whole) + 1) // 2
     for half in (whole[:middle], whole[middle:]):
         yield from halving(work, half)
+
+
+@contextmanager
+def young_garbage_only() -> Iterator[None]:
+    """Have Python look for garbage among the objects made inside alone; around a function, too, as its decorator.
+
+    A pass of a UNet makes thousands of small objects, and so often sets off a search through all modules of all
+    libraries: 4 to 8% of the time of a small model on a CPU.
+    """
+    if gc.get_freeze_count():  # someone else has seen to it
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

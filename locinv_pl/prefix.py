@@ -39,13 +39,13 @@ class Prefix:
             yield
 
     def _once(self, module: nn.Module, forward: Forward) -> Forward:
-        @torch.no_grad()
-        def compute(*args: Any, **kwargs: Any) -> Any:
+        def answer(*args: Any, **kwargs: Any) -> Any:
             if module not in self.outputs:
-                self.outputs[module] = forward(*args, **kwargs)
+                with torch.no_grad():
+                    self.outputs[module] = forward(*args, **kwargs)
             return self.outputs[module]
 
-        return compute
+        return answer
 
 
 @torch.enable_grad()

@@ -10,13 +10,13 @@ from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
-import torch
 from lightning.fabric.plugins.environments import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.distributed import DistError, HashStore, PrefixStore, Store, rendezvous
 
 from locinv_pl.errors import InputError
+from locinv_pl.tuning import use_one_thread
 
 GO_ON = "results so far are kept, run the same command to go on"
 POLL = 0.05  # seconds from one look at a counter to the next
@@ -46,18 +46,16 @@ class ImageParallelStrategy(DDPStrategy):
         Lightning compares its own numbers with torchrun's, but those change from start to start where nodes come and
         go (``--nnodes=1:4``).
 
-        Convolutions round differently with other thread counts, and one process and several are to
-        give equal results; a second process is also worth more than a second thread. An
-        ``OMP_NUM_THREADS`` of the user's own stands.
+        On the CPU a process has one thread: convolutions round differently with other thread counts, and one process
+        and several are to give equal results; a second process is also worth more than a second thread.
         """
         if isinstance(self.cluster_environment, TorchElasticEnvironment):
             self.num_nodes, processes = (int(os.environ[f"{of}_WORLD_SIZE"]) for of in ("GROUP", "LOCAL"))
             if self.num_processes != processes:
                 assert self.accelerator is not None
                 self.parallel_devices = self.accelerator.get_parallel_devices(self.accelerator.parse_devices(processes))
-        if self.root_device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-            os.environ["OMP_NUM_THREADS"] = "1"
-            torch.set_num_threads(1)
+        if self.root_device.type == "cpu":
+            use_one_thread()
         super()._configure_launcher()
 
     def setup_distributed(self) -> None:

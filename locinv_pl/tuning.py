@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -48,6 +49,13 @@ def tune(unet: Any, vae: Any, tuning: Tuning) -> None:
             block.forward = torch.compile(block.forward, dynamic=False)
     if tuning.gradient_checkpointing:
         unet.enable_gradient_checkpointing(_checkpoint)
+
+
+def use_one_thread() -> None:
+    """Compute with one thread of the CPU, in this process and those that it starts, unless OMP_NUM_THREADS is set."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        os.environ["OMP_NUM_THREADS"] = "1"
+        torch.set_num_threads(1)
 
 
 def _without_attention(module: nn.Module) -> Iterator[Any]:

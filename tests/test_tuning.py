@@ -1,5 +1,7 @@
 """How networks are run changes rounding alone."""
 
+import os
+
 import pytest
 import torch
 from conftest import LENGTH, make_two_objects
@@ -8,7 +10,7 @@ from locinv_pl.attention import Context, attention_layers
 from locinv_pl.backbone import Backbone, load_backbone
 from locinv_pl.inversion import invert_step, prepare
 from locinv_pl.methods import Method, NullTextPolicy, TokenPolicy
-from locinv_pl.tuning import Tuning
+from locinv_pl.tuning import Tuning, use_one_thread
 
 GRID, T, ABAR = (8, 8), torch.tensor(500), torch.tensor(0.3)
 HOW = Method("test", 2.0, TokenPolicy(max_steps=2), NullTextPolicy(max_steps=2))
@@ -126,3 +128,13 @@ def test_half_precision_weights_leave_what_is_optimized_in_fp32(tiny, tiny_folde
     assert torch.cosine_similarity(*moved, dim=0) > 0.5  # gradients in half precision still point that way
     assert ours.null_steps.tolist() == plain.null_steps.tolist() == [2]
     torch.testing.assert_close(ours.losses[0, :3], plain.losses[0, :3], rtol=0.05, atol=0.05)
+
+
+def test_one_thread_unless_the_user_says_how_many(monkeypatch):
+    monkeypatch.setattr(torch, "set_num_threads", (numbers := []).append)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    use_one_thread()
+    assert not numbers and os.environ["OMP_NUM_THREADS"] == "3"
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    use_one_thread()
+    assert numbers == [1] and os.environ["OMP_NUM_THREADS"] == "1"

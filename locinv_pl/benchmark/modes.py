@@ -15,6 +15,7 @@ from locinv_pl.benchmark.counting import Cost, count, seconds_of
 from locinv_pl.benchmark.phases import phases_of
 from locinv_pl.benchmark.reference import Savings, with_savings
 from locinv_pl.inversion import Task, invert_step, prepare
+from locinv_pl.memory import young_garbage_only
 from locinv_pl.methods import Method, ParallelPolicy
 from locinv_pl.types import EditSample, StepRecord
 
@@ -94,6 +95,7 @@ class Mode:
         with with_savings(self.backbone, self.savings) as limited:
             return {name: count(work) for name, work in phases_of(limited, self.task, 0).items()}
 
+    @young_garbage_only()
     def phase_seconds(self, repeats: int) -> dict[str, float]:
         """Of every phase, for the whole batch."""
         with with_savings(self.backbone, self.savings) as limited:
