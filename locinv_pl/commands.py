@@ -135,7 +135,7 @@ def benchmark(
     method: str = "locinv",
     size: int | None = None,
     resolution: int = 16,
-    batch_size: int = 1,
+    batch_size: int = 4,
     device: str = "cpu",
     dtype: str = "float32",
     tuning: Tuning = Tuning(),  # noqa: B008 (frozen)
@@ -156,7 +156,7 @@ def benchmark(
         method: a preset's name or a method's YAML file.
         size: side of the pictures in pixels; the backbone's own by default.
         resolution: side of the attention maps.
-        batch_size: pictures that are inverted together; the reference inverts one at a time.
+        batch_size: pictures that are inverted together, as many as in runs; the reference inverts one at a time.
         device: where; on "meta" nothing is timed, and everything counted.
         dtype: of our weights; the reference has float32.
         tuning: how our networks are run; tuning.KEY=VALUE for any key of Tuning.

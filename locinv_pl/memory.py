@@ -49,7 +49,7 @@ def young_garbage_only() -> Iterator[None]:
     """Have Python look for garbage among the objects made inside alone; around a function, too, as its decorator.
 
     A pass of a UNet makes thousands of small objects, and so often sets off a search through all modules of all
-    libraries: 4 to 8% of the time of a small model on a CPU.
+    libraries: 3 to 8% of the time of a small model on a CPU.
     """
     if gc.get_freeze_count():  # someone else has seen to it
         yield

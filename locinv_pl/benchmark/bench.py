@@ -38,7 +38,7 @@ class Benchmark:
         method: a preset's name or a method's YAML file.
         size: side of the pictures in pixels; the backbone's own by default.
         resolution: R, side of the attention maps.
-        batch_size: pictures that are inverted together; the reference inverts one at a time.
+        batch_size: pictures that are inverted together, as many as in runs; the reference inverts one at a time.
         device: where; on "meta" nothing is timed, and everything counted.
         dtype: of our weights; the reference has float32.
         tuning: how our networks are run; the reference's as they were loaded.
@@ -56,7 +56,7 @@ class Benchmark:
     method: str = "locinv"
     size: int | None = None
     resolution: int = 16
-    batch_size: int = 1
+    batch_size: int = 4
     device: str = "cpu"
     dtype: str = "float32"
     tuning: Tuning = Tuning()
