@@ -16,7 +16,7 @@ from locinv_pl.errors import InputError
 from locinv_pl.hub import ask_hub, reason
 from locinv_pl.prefix import Prefix, modules_without_text
 from locinv_pl.schedule import Schedule
-from locinv_pl.tuning import Tuning, tune
+from locinv_pl.tuning import Tuning, lay_out, tune
 
 EMBEDDED = Path(__file__).parent / "assets" / "embedded"
 
@@ -28,14 +28,25 @@ class Backbone:
         name: what it was loaded from; goes into result files.
         vae, text_encoder, tokenizer, unet, scheduler: as diffusers and transformers load them;
             ``scheduler`` is a DDIMScheduler.
+        tuning: how the networks are run.
     """
 
-    def __init__(self, name: str, vae: Any, text_encoder: Any, tokenizer: Any, unet: Any, scheduler: Any):
-        self.name = name
+    def __init__(
+        self,
+        name: str,
+        vae: Any,
+        text_encoder: Any,
+        tokenizer: Any,
+        unet: Any,
+        scheduler: Any,
+        tuning: Tuning = Tuning(),  # noqa: B008 (frozen)
+    ):
+        self.name, self.tuning = name, tuning
         self.vae, self.text_encoder, self.unet = vae, text_encoder, unet
         self.tokenizer, self.scheduler = tokenizer, scheduler
         for net in self._networks:
             net.requires_grad_(False).eval()
+        tune(unet, vae, tuning)
         self._map_layers: dict[Grid, int] = {}
         self._without_text: tuple[nn.Module, ...] | None = None
 
@@ -67,6 +78,7 @@ class Backbone:
         """Move the networks; returns self."""
         for net in self._networks:
             net.to(device)
+        lay_out(self.unet, self.vae, self.tuning)
         return self
 
     @torch.no_grad()
@@ -257,9 +269,7 @@ def load_backbone(
                 where, subfolder="scheduler", local_files_only=local_files_only, clip_sample=False
             ),
         }
-        backbone = Backbone(name_or_path, **networks).to(device)
-        tune(backbone.unet, backbone.vae, tuning)
-        return backbone
+        return Backbone(name_or_path, **networks, tuning=tuning).to(device)
 
     try:
         if is_folder:

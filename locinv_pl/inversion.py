@@ -271,7 +271,7 @@ def optimize_tokens(
         if not len(running):
             break
         with torch.enable_grad():
-            moved = _insert(V[running], dynamic[running], [rows[b] for b in running])
+            moved = _insert(V[running], dynamic[running], [rows[b] for b in running.tolist()])
             context = token_context(backbone, task, moved, images[running])
             A = backbone.attention_maps(z_t[running], t[running], abar_t[running], context, task.grid, known)
             loss = token_losses(A, task, images[running], policy.active)
@@ -386,7 +386,7 @@ def optimize_null_text(
     for step in range(max_steps + 1):
         fits = step < max_steps
         with torch.set_grad_enabled(fits):
-            context = Context.of(torch.stack([rows[b] for b in running]))
+            context = Context.of(torch.stack([rows[b] for b in running.tolist()]))
             eps_null = backbone.predict_noise(z_t[running], t, abar_t, context, prefix=known)
             z = ddim_step(z_t[running], guided_noise(eps_cond[running], eps_null, w), abar_t, abar_s)
             loss = (z - target[running]).square().mean((1, 2, 3))
@@ -399,7 +399,7 @@ def optimize_null_text(
             optimizer.zero_grad()
             (loss[going] * numel).sum().backward()  # of the sum: the mean's gradients are too small for fp16
         _hold(rows, running)
-        for b in running:
+        for b in running.tolist():
             rows[b].grad /= numel  # type: ignore[operator]
         optimizer.step()
         steps[running] += 1

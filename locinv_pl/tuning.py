@@ -21,7 +21,8 @@ class Tuning:
     """What changes results by rounding at most.
 
     Args:
-        channels_last: convolutions keep the channels of a pixel together in memory.
+        channels_last: convolutions keep the channels of a pixel together in memory; by default on CPUs alone, since
+            PyTorch's group normalisation turns everything round on a GPU, and back.
         compile: torch.compile of every block without attention, for the shapes that it meets; the first passes take
             minutes. Attention itself stays as it is: it is read and changed.
         gradient_checkpointing: the UNet keeps the inputs of its blocks alone and computes the rest once more for the
@@ -29,7 +30,7 @@ class Tuning:
         fuse_projections: one matrix product for attention's projections of one input, hidden states or text.
     """
 
-    channels_last: bool = True
+    channels_last: bool | None = None
     compile: bool = False
     gradient_checkpointing: bool = False
     fuse_projections: bool = True
@@ -37,11 +38,7 @@ class Tuning:
 
 def tune(unet: Any, vae: Any, tuning: Tuning) -> None:
     """Set the networks up in place."""
-    if tuning.channels_last:
-        for net in (unet, vae):
-            net.to(memory_format=torch.channels_last)
-    if tuning.fuse_projections:
-        fuse_projections(unet)
+    lay_out(unet, vae, tuning)
     if tuning.compile:
         torch._dynamo.config.recompile_limit = 1024  # shared by all blocks of a kind; beyond it nothing is compiled
         torch._dynamo.config.accumulated_recompile_limit = 1024
@@ -49,6 +46,15 @@ def tune(unet: Any, vae: Any, tuning: Tuning) -> None:
             block.forward = torch.compile(block.forward, dynamic=False)
     if tuning.gradient_checkpointing:
         unet.enable_gradient_checkpointing(_checkpoint)
+
+
+def lay_out(unet: Any, vae: Any, tuning: Tuning) -> None:
+    """What depends on the device, again wherever the networks are moved, which also parts what was one."""
+    last = unet.conv_in.weight.device.type != "cuda" if tuning.channels_last is None else tuning.channels_last
+    for net in (unet, vae):
+        net.to(memory_format=torch.channels_last if last else torch.contiguous_format)
+    if tuning.fuse_projections:
+        fuse_projections(unet)
 
 
 def use_one_thread() -> None:

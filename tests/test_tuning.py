@@ -1,6 +1,7 @@
 """How networks are run changes rounding alone."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from locinv_pl.attention import Context, attention_layers
 from locinv_pl.backbone import Backbone, load_backbone
 from locinv_pl.inversion import invert_step, prepare
 from locinv_pl.methods import Method, NullTextPolicy, TokenPolicy
-from locinv_pl.tuning import Tuning, use_one_thread
+from locinv_pl.tuning import Tuning, lay_out, use_one_thread
 
 GRID, T, ABAR = (8, 8), torch.tensor(500), torch.tensor(0.3)
 HOW = Method("test", 2.0, TokenPolicy(max_steps=2), NullTextPolicy(max_steps=2))
@@ -84,6 +85,28 @@ def test_channels_last_is_the_convolutions_layout(tiny, tiny_folder):
     for backbone in (tiny, plain):
         for weight in (backbone.unet.conv_in.weight, backbone.vae.encoder.conv_in.weight):
             assert weight.is_contiguous(memory_format=torch.channels_last) == (backbone is tiny)
+
+
+@pytest.mark.parametrize("device, expected", [("cpu", True), ("cuda", False)])
+def test_layout_follows_the_device_unless_the_user_says(tiny_folder, device, expected):
+    vae, unet = (load_backbone(str(tiny_folder)).__dict__[key] for key in ("vae", "unet"))
+    weight = unet.conv_in.weight
+    shown = SimpleNamespace(conv_in=SimpleNamespace(weight=SimpleNamespace(device=torch.device(device))), to=unet.to)
+    for said in (None, True, False):
+        lay_out(shown, vae, Tuning(channels_last=said, fuse_projections=False))
+        assert weight.is_contiguous(memory_format=torch.channels_last) == (expected if said is None else said)
+
+
+def test_moved_networks_hold_their_weights_once(tiny_folder):
+    moved = load_backbone(str(tiny_folder)).to("meta")
+    before = sum(weight.nbytes for weight in moved.unet.parameters())
+    own = {weight.untyped_storage()._cdata: weight.untyped_storage().nbytes() for weight in everything(moved.unet)}
+    assert moved.device.type == "meta" and sum(own.values()) == before
+
+
+def everything(net: torch.nn.Module) -> list[torch.Tensor]:
+    """Weights and buffers."""
+    return [*net.parameters(), *net.buffers()]
 
 
 def test_checkpointing_keeps_less_and_restores_the_layers(tiny, tiny_folder, inputs):

@@ -35,8 +35,8 @@ def _about(result: Mapping[str, Any]) -> str:
         lines += [
             f"Matrix products: {result['matmul_tflops']:.3g} TFLOP/s at best; an inversion at equal steps reaches "
             f"{result['share_of_matmul_ceiling']:.0%} of that.",
-            f"Timed at {result['timesteps']} of the {result['num_steps']} timesteps and scaled, as shipped at all "
-            f"of them; runs: {result['repeats']}.",
+            f"Timed at {result['timesteps']} of the {result['num_steps']} timesteps and scaled"
+            f"{', as shipped at all of them' if result['default_seconds'] else ''}; runs: {result['repeats']}.",
         ]
     return "  \n".join(lines)
 

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from locinv_pl.backbone import EMBEDDED, Backbone
-from locinv_pl.tuning import Tuning, tune
+from locinv_pl.tuning import Tuning
 
 NAME = "sd15-random"
 
@@ -56,5 +56,4 @@ def random_sd15(
     tokenizer = CLIPTokenizer.from_pretrained(EMBEDDED / "tokenizer", model_max_length=77)
     for net in (vae, text_encoder, unet):
         nn.Module.to(net, dtype)  # diffusers' own talks about it
-    tune(unet, vae, tuning)
-    return Backbone(NAME, vae, text_encoder, tokenizer, unet, scheduler)
+    return Backbone(NAME, vae, text_encoder, tokenizer, unet, scheduler, tuning)
