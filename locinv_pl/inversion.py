@@ -261,31 +261,32 @@ def optimize_tokens(
     weights = torch.tensor([term.weight for term in policy.losses.values()], device=z_t.device)
     thresholds = torch.stack([step_thresholds(policy, j) for j in at.tolist()]).to(z_t.device)
 
-    dynamic = task.prompts.dynamic[images]
-    rows = [v[where].requires_grad_() for v, where in zip(V, dynamic, strict=True)]  # (N, D) for each image
-    optimizer = torch.optim.AdamW(rows, lr=policy.lr, weight_decay=policy.weight_decay)
-    steps = torch.zeros(len(rows), dtype=torch.int32, device=z_t.device)
+    steps = torch.zeros(len(z_t), dtype=torch.int32, device=z_t.device)
     running = torch.nonzero(task.prompts.has_noun[images].any(-1)).flatten()
     known = prefix if prefix is None or len(running) == len(z_t) else prefix.pick(running)
+    V, dynamic = V.clone(), task.prompts.dynamic[images, :, None]
+    where = dynamic[running]
+    rows = V[running][where[..., 0]].requires_grad_()  # all dynamic tokens of the running images
+    optimizer = torch.optim.AdamW([rows], lr=policy.lr, weight_decay=policy.weight_decay)
     for _ in range(policy.max_steps if max_steps is None else max_steps):
         if not len(running):
             break
         with torch.enable_grad():
-            moved = _insert(V[running], dynamic[running], [rows[b] for b in running.tolist()])
-            context = token_context(backbone, task, moved, images[running])
+            context = token_context(backbone, task, V[running].masked_scatter(where, rows), images[running])
             A = backbone.attention_maps(z_t[running], t[running], abar_t[running], context, task.grid, known)
             loss = token_losses(A, task, images[running], policy.active)
             going = (loss >= thresholds[running]).any(-1)  # no NaN is
-            if not going.all():
-                running, known = running[going], known and known.pick(going)
-            if not len(running):
+            if not going.any():
                 break
             optimizer.zero_grad()
             (loss[going].nan_to_num(0) * weights).sum().backward()
-        _hold(rows, running)
+        if not going.all():
+            rows = keep_rows(optimizer, going.repeat_interleave(where.sum((1, 2))))
+            running, known, where = running[going], known and known.pick(going), where[going]
         optimizer.step()
         steps[running] += 1
-    return _insert(V, dynamic, rows).detach(), steps
+        V[running] = V[running].masked_scatter(where, rows.detach())
+    return V, steps
 
 
 def propose_tokens(backbone: Backbone, task: Task, i: int) -> tuple[Tensor, Tensor]:
@@ -329,15 +330,24 @@ def correct_tokens(
     return corrected, taken + steps
 
 
-def _insert(V: Tensor, dynamic: Tensor, rows: Sequence[Tensor]) -> Tensor:
-    """V (b, L, D) with each image's dynamic tokens (N, D) in their places, ``dynamic`` (b, L)."""
-    return V.masked_scatter(dynamic[..., None].expand_as(V), torch.cat(list(rows)))
+def keep_rows(optimizer: torch.optim.Optimizer, some: Tensor) -> Tensor:
+    """Let an optimizer of one tensor go on with some of its rows, with their gradients and their part of its state.
 
+    Args:
+        optimizer: it treats every number for itself.
+        some: a mask of the rows, or their indices.
 
-def _hold(rows: Sequence[Tensor], running: Tensor) -> None:
-    """Keep the optimizer from moving rows that have stopped: theirs is a gradient of zero, but momentum goes on."""
-    for b in set(range(len(rows))) - set(running.tolist()):
-        rows[b].grad = None
+    Returns:
+        the tensor in the other's place.
+    """
+    (group,) = optimizer.param_groups
+    (before,) = group["params"]
+    after = before.detach()[some].requires_grad_()
+    after.grad = None if before.grad is None else before.grad[some]
+    state = optimizer.state.pop(before, {})
+    optimizer.state[after] = {key: x[some] if x.shape == before.shape else x for key, x in state.items()}
+    group["params"] = [after]
+    return after
 
 
 def step_thresholds(policy: TokenPolicy, i: int) -> Tensor:
@@ -377,33 +387,31 @@ def optimize_null_text(
     target = task.trajectory[len(task.schedule) - 1 - i]
     tolerance = 1e-5 + i * 2e-5 if policy.early_stop else 0.0
 
-    rows = [n.clone().requires_grad_() for n in null]
-    optimizer = torch.optim.Adam(rows, lr=policy.lr * max(1 - i / 100, 0.01))
+    fitted, rows = null.clone(), null.clone().requires_grad_()  # all images, those that run
+    optimizer = torch.optim.Adam([rows], lr=policy.lr * max(1 - i / 100, 0.01))
     z_s, loss_of = torch.empty_like(z_t), z_t.new_zeros(len(z_t))
-    steps = torch.zeros(len(rows), dtype=torch.int32, device=z_t.device)
-    running, known, numel = torch.arange(len(rows), device=z_t.device), prefix, z_t[0].numel()
+    steps = torch.zeros(len(z_t), dtype=torch.int32, device=z_t.device)
+    running, known, numel = torch.arange(len(z_t), device=z_t.device), prefix, z_t[0].numel()
     max_steps = policy.max_steps if policy.policy == "optimize" else 0
     for step in range(max_steps + 1):
         fits = step < max_steps
         with torch.set_grad_enabled(fits):
-            context = Context.of(torch.stack([rows[b] for b in running.tolist()]))
-            eps_null = backbone.predict_noise(z_t[running], t, abar_t, context, prefix=known)
+            eps_null = backbone.predict_noise(z_t[running], t, abar_t, Context.of(rows), prefix=known)
             z = ddim_step(z_t[running], guided_noise(eps_cond[running], eps_null, w), abar_t, abar_s)
             loss = (z - target[running]).square().mean((1, 2, 3))
-            z_s[running], loss_of[running] = z.detach(), loss.detach()
+            fitted[running], z_s[running], loss_of[running] = rows.detach(), z.detach(), loss.detach()
             going = loss >= tolerance
-            if not going.all():
-                running, known = running[going], known and known.pick(going)
-            if not len(running) or not fits:
+            if not going.any() or not fits:
                 break
             optimizer.zero_grad()
             (loss[going] * numel).sum().backward()  # of the sum: the mean's gradients are too small for fp16
-        _hold(rows, running)
-        for b in running.tolist():
-            rows[b].grad /= numel  # type: ignore[operator]
+        if not going.all():
+            rows = keep_rows(optimizer, going)
+            running, known = running[going], known and known.pick(going)
+        rows.grad.div_(numel)  # type: ignore[union-attr]
         optimizer.step()
         steps[running] += 1
-    return torch.stack([row.detach() for row in rows]), z_s, loss_of, steps
+    return fitted, z_s, loss_of, steps
 
 
 def null_text_step(

@@ -10,7 +10,7 @@ from conftest import make_picture, make_two_objects
 
 from locinv_pl import InputError, Method, invert, load_method, reconstruct
 from locinv_pl.attention import Context
-from locinv_pl.inversion import collect, invert_step, optimize_null_text, optimize_tokens, prepare
+from locinv_pl.inversion import collect, invert_step, keep_rows, optimize_null_text, optimize_tokens, prepare
 from locinv_pl.methods import LossTerm, NullTextPolicy, TokenPolicy
 from locinv_pl.schedule import ddim_step, guided_noise
 
@@ -29,6 +29,27 @@ def run(backbone, samples, how, steps=T, stop=None):
     for i in range(steps if stop is None else stop):
         records.append(invert_step(backbone, task, i, records[-1]))
     return task, records[1:]
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
+def test_rows_that_go_on_move_as_with_an_optimizer_each(kind):
+    start, pull = torch.randn(4, 3, 5), torch.randn(6, 4, 3, 5)
+    last = torch.tensor([1, 6, 3, 6])  # the number of steps of each
+    apart = [row.clone().requires_grad_() for row in start]
+    each = [kind([row], lr=0.1) for row in apart]
+    rows = start.clone().requires_grad_()
+    whole, running = kind([rows], lr=0.1), torch.arange(4)
+    for step in range(6):
+        rows.grad = pull[step, running]
+        going = last[running] > step
+        if not going.all():
+            rows, running = keep_rows(whole, going), running[going]
+        whole.step()
+        for b in running.tolist():
+            apart[b].grad = pull[step, b]
+            each[b].step()
+        assert running.tolist() == [b for b in range(4) if last[b] > step]
+        torch.testing.assert_close(rows.detach(), torch.stack([apart[b].detach() for b in running.tolist()]))
 
 
 # -- an independent implementation, one image, one line after the other -------------------------
