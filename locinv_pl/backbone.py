@@ -76,6 +76,8 @@ class Backbone:
 
     def to(self, device: torch.device | str) -> Backbone:
         """Move the networks; returns self."""
+        if torch.device(device) == self.device:
+            return self
         for net in self._networks:
             net.to(device)
         lay_out(self.unet, self.vae, self.tuning)

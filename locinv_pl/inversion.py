@@ -264,8 +264,7 @@ def optimize_tokens(
     steps = torch.zeros(len(z_t), dtype=torch.int32, device=z_t.device)
     running = torch.nonzero(task.prompts.has_noun[images].any(-1)).flatten()
     known = prefix if prefix is None or len(running) == len(z_t) else prefix.pick(running)
-    V, dynamic = V.clone(), task.prompts.dynamic[images, :, None]
-    where = dynamic[running]
+    V, where = V.clone(), task.prompts.dynamic[images[running], :, None]
     rows = V[running][where[..., 0]].requires_grad_()  # all dynamic tokens of the running images
     optimizer = torch.optim.AdamW([rows], lr=policy.lr, weight_decay=policy.weight_decay)
     for _ in range(policy.max_steps if max_steps is None else max_steps):
