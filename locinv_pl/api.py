@@ -16,11 +16,12 @@ from locinv_pl.backbone import Backbone, load_backbone
 from locinv_pl.editing import EditSettings
 from locinv_pl.editing import edit as edit_inversion
 from locinv_pl.errors import InputError
-from locinv_pl.inversion import collect, invert_step, prepare
+from locinv_pl.inversion import collect, invert_step
 from locinv_pl.methods import Method, load_method
 from locinv_pl.priors import box_mask
 from locinv_pl.results import save_edits
 from locinv_pl.store import RunFolder, read_json
+from locinv_pl.task import prepare
 from locinv_pl.types import Adjective, Edit, EditSample, Inversion, Noun, StepRecord
 from locinv_pl.words import find_word
 

@@ -18,11 +18,13 @@ import torch
 from torch import Tensor
 
 from locinv_pl.backbone import Backbone, load_backbone
+from locinv_pl.dynamic_tokens import token_losses
 from locinv_pl.errors import InputError
-from locinv_pl.inversion import Task, collect, invert_step, prepare, token_losses
+from locinv_pl.inversion import collect, invert_step
 from locinv_pl.memory import halving
 from locinv_pl.methods import Method
 from locinv_pl.results import Result, score
+from locinv_pl.task import Task, prepare
 from locinv_pl.tuning import Tuning
 from locinv_pl.types import EditSample, StepRecord
 
@@ -34,7 +36,7 @@ class Engine:
     """What inverts pictures.
 
     Args:
-        backbone, method, num_steps, resolution: as in :func:`~locinv_pl.inversion.prepare`.
+        backbone, method, num_steps, resolution: as in :func:`~locinv_pl.task.prepare`.
         exact: makes the same engine in fp32; None where there is no half precision to fall back from.
         precision: opens the block in which it works.
     """

@@ -18,8 +18,8 @@ from torch import Tensor
 from locinv_pl.alignment import Alignment, align, edit_kind
 from locinv_pl.attention import Context, Layer
 from locinv_pl.backbone import Backbone
+from locinv_pl.dynamic_tokens import dynamic_context
 from locinv_pl.errors import InputError
-from locinv_pl.inversion import dynamic_context
 from locinv_pl.memory import young_garbage_only
 from locinv_pl.methods import Method
 from locinv_pl.prompts import Tokens, tokenize

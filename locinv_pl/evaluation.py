@@ -15,12 +15,12 @@ from torch import Tensor
 
 from locinv_pl.backbone import Backbone
 from locinv_pl.generation import generate
-from locinv_pl.inversion import prepare
 from locinv_pl.judge import Judge, Sighting
 from locinv_pl.methods import load_method
 from locinv_pl.metrics import attention_iou, psnr
 from locinv_pl.scenes.drawing import Scene, draw_scene, with_article, world
 from locinv_pl.scenes.words import PREPOSITIONS
+from locinv_pl.task import prepare
 from locinv_pl.types import EditSample, Noun
 
 GUIDANCE_SCALE, NUM_STEPS = 5.0, 50

@@ -15,13 +15,13 @@ from locinv_pl.backbone import Backbone, load_backbone
 from locinv_pl.batch import Engine, Outcome, Part, advance, begin, make_engine
 from locinv_pl.editing import EditSettings, edit, reconstruct
 from locinv_pl.editors import Editor, EditorSettings, make_editor
-from locinv_pl.inversion import settings_of
 from locinv_pl.loader import Timestep
 from locinv_pl.measures import Measures, MeasureSettings, edit_region
 from locinv_pl.methods import Method
 from locinv_pl.results import EditResult, save_edits, score, score_edits, score_reconstruction
 from locinv_pl.store import RunFolder, Scores
 from locinv_pl.summary import edits_table, summarize, summarize_edits, table
+from locinv_pl.task import settings_of
 from locinv_pl.tuning import Tuning
 from locinv_pl.types import EditSample, Inversion
 

@@ -20,9 +20,11 @@ from locinv_pl.benchmark.phases import drawn_samples
 from locinv_pl.benchmark.reference import NONE, SAVINGS, Savings, ladder, with_savings, without
 from locinv_pl.benchmark.sd15 import random_sd15
 from locinv_pl.cli import main
-from locinv_pl.inversion import invert_step, prepare, token_context, token_losses
+from locinv_pl.dynamic_tokens import token_context, token_losses
+from locinv_pl.inversion import invert_step
 from locinv_pl.methods import load_method
 from locinv_pl.prompts import prompt_batch
+from locinv_pl.task import prepare
 from locinv_pl.tuning import Tuning
 
 RESOLUTION = 8

@@ -13,9 +13,10 @@ from locinv_pl.attention import Layer
 from locinv_pl.backbone import Backbone
 from locinv_pl.editing import AttentionEdit, EditSettings, _Rows, changed_nouns, denoise, edit, reconstruct
 from locinv_pl.errors import InputError
-from locinv_pl.inversion import collect, invert_step, prepare
+from locinv_pl.inversion import collect, invert_step
 from locinv_pl.methods import Method, NullTextPolicy, TokenPolicy
 from locinv_pl.prompts import tokenize
+from locinv_pl.task import prepare
 from locinv_pl.types import Inversion
 
 T = 6

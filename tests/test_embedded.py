@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from locinv_pl import Method, invert, load_method, reconstruct
-from locinv_pl.inversion import invert_step, prepare
+from locinv_pl.inversion import invert_step
 from locinv_pl.methods import NullTextPolicy, TokenPolicy
 from locinv_pl.metrics import attention_iou, psnr
 from locinv_pl.scenes.drawing import draw_scene
+from locinv_pl.task import prepare
 
 pytestmark = pytest.mark.slow
 

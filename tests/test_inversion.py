@@ -10,9 +10,13 @@ from conftest import make_picture, make_two_objects
 
 from locinv_pl import InputError, Method, invert, load_method, reconstruct
 from locinv_pl.attention import Context
-from locinv_pl.inversion import collect, invert_step, keep_rows, optimize_null_text, optimize_tokens, prepare
+from locinv_pl.dynamic_tokens import optimize_tokens
+from locinv_pl.early_stopping import keep_rows
+from locinv_pl.inversion import collect, invert_step
 from locinv_pl.methods import LossTerm, NullTextPolicy, TokenPolicy
+from locinv_pl.null_text import optimize_null_text
 from locinv_pl.schedule import ddim_step, guided_noise
+from locinv_pl.task import prepare
 
 T, R = 4, 8
 

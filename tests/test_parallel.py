@@ -6,11 +6,13 @@ import pytest
 import torch
 from conftest import make_two_objects
 
-from locinv_pl import inversion
+from locinv_pl import dynamic_tokens
 from locinv_pl.attention import Context
 from locinv_pl.batch import advance, begin, make_engine
-from locinv_pl.inversion import invert_step, optimize_tokens, prepare, propose_tokens
+from locinv_pl.dynamic_tokens import optimize_tokens, propose_tokens
+from locinv_pl.inversion import invert_step
 from locinv_pl.methods import LossTerm, Method, NullTextPolicy, ParallelPolicy, TokenPolicy
+from locinv_pl.task import prepare
 from locinv_pl.types import StepRecord
 
 T = 4
@@ -123,7 +125,7 @@ def test_timesteps_are_halved_until_they_fit(tiny, monkeypatch):
     task = prepare(tiny, SAMPLES, method(T), T, 8)
     together = [propose_tokens(tiny, task, i)[0] for i in range(T)]
     scarce = Scarce(room=2)
-    monkeypatch.setattr(inversion, "optimize_tokens", scarce)
+    monkeypatch.setattr(dynamic_tokens, "optimize_tokens", scarce)
     task.proposals.clear()
     for i, whole in enumerate(together):
         close(propose_tokens(tiny, task, i)[0], whole)

@@ -10,9 +10,10 @@ from diffusers.models.attention_processor import Attention, AttnProcessor
 from locinv_pl.attention import Context, CrossAttentionMaps
 from locinv_pl.backbone import Backbone, load_backbone
 from locinv_pl.forwards import use_forwards
-from locinv_pl.inversion import invert_step, prepare
+from locinv_pl.inversion import invert_step
 from locinv_pl.methods import LossTerm, Method, NullTextPolicy, TokenPolicy
 from locinv_pl.schedule import ddim_step, guided_noise
+from locinv_pl.task import prepare
 
 GRID = (8, 8)
 

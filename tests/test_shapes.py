@@ -112,7 +112,7 @@ def test_any_cell_that_is_touched_counts_with_the_authors_rule(tiny: Any) -> Non
     from conftest import make_picture
 
     from locinv_pl.api import make_sample
-    from locinv_pl.inversion import prepare
+    from locinv_pl.task import prepare
 
     mask = torch.zeros(32, 32)
     mask[0, 0] = 1

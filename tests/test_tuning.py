@@ -9,8 +9,9 @@ from conftest import LENGTH, make_two_objects
 
 from locinv_pl.attention import Context, attention_layers
 from locinv_pl.backbone import Backbone, load_backbone
-from locinv_pl.inversion import invert_step, prepare
+from locinv_pl.inversion import invert_step
 from locinv_pl.methods import Method, NullTextPolicy, TokenPolicy
+from locinv_pl.task import prepare
 from locinv_pl.tuning import Tuning, lay_out, use_one_thread
 
 GRID, T, ABAR = (8, 8), torch.tensor(500), torch.tensor(0.3)

@@ -14,9 +14,10 @@ from locinv_pl.backbone import Backbone
 from locinv_pl.benchmark.counting import Cost, count, seconds_of
 from locinv_pl.benchmark.phases import phases_of
 from locinv_pl.benchmark.reference import Savings, with_savings
-from locinv_pl.inversion import Task, invert_step, prepare
+from locinv_pl.inversion import invert_step
 from locinv_pl.memory import young_garbage_only
 from locinv_pl.methods import Method, ParallelPolicy
+from locinv_pl.task import Task, prepare
 from locinv_pl.types import EditSample, StepRecord
 
 
@@ -28,7 +29,7 @@ class Mode:
         backbone: with all savings.
         savings: those that this mode makes.
         task: the batch and its method.
-        seconds: of :func:`~locinv_pl.inversion.prepare`, the DDIM inversion.
+        seconds: of :func:`~locinv_pl.task.prepare`, the DDIM inversion.
     """
 
     backbone: Backbone

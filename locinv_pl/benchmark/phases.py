@@ -12,10 +12,11 @@ from torch import Tensor
 
 from locinv_pl.attention import Context, CrossAttentionMaps
 from locinv_pl.backbone import Backbone
+from locinv_pl.dynamic_tokens import token_context, token_losses
 from locinv_pl.evaluation import to_sample
-from locinv_pl.inversion import Task, token_context, token_losses
 from locinv_pl.scenes.drawing import draw_scene
 from locinv_pl.schedule import ddim_step, guided_noise
+from locinv_pl.task import Task
 from locinv_pl.types import Adjective, EditSample
 
 Work = Callable[[], Any]
