@@ -20,7 +20,7 @@ demo: $(VENV)/installed
 	@echo "          $(BIN)/tensorboard --logdir outputs/demo"
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

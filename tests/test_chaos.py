@@ -1,4 +1,7 @@
-"""Runs of three processes that are killed and stopped at random moments, and go on by the same command."""
+"""Runs of three processes that are killed and stopped at random moments, and go on by the same command.
+
+More of them: ``CHAOS_RUNS=20 python -m pytest tests/test_chaos.py``.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from runs import inversions
 from locinv_pl.store import RunFolder, read_json
 
 ROOT = Path(__file__).parent.parent
-COUNT, RUNS = 12, 20
+COUNT, RUNS = 12, int(os.environ.get("CHAOS_RUNS", "8"))
 WORDS = """
     data.size=32 data.batch_size=2 model.num_steps=2 model.resolution=8 method.tokens.max_steps=1
     method.null_text.max_steps=1 callbacks=plain trainer.accelerator=cpu trainer.devices=3
