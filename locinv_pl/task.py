@@ -37,7 +37,7 @@ class Task:
     embeddings; ``plain`` (B, L, D) the text encoder's output for the unchanged prompt; ``empty``
     (1, L, D) that for ""; ``priors`` (B, K, r, c) is S; ``background`` (B, r, c) DPL's M, where its loss counts;
     ``trajectory`` (T+1, B, C, h, w) z̄_0..z̄_T; ``initial_maps`` (T, B, K, r, c) the A_t^k along it, noisiest first;
-    ``proposals`` what :func:`propose_tokens` found, by step.
+    ``proposals`` what :func:`~locinv_pl.dynamic_tokens.propose_tokens` found, by step.
     """
 
     samples: tuple[EditSample, ...]
