@@ -1,4 +1,4 @@
-"""Other forward passes for a network's modules, for the length of a ``with`` block."""
+"""Other forward passes for a network's modules."""
 
 from __future__ import annotations
 
@@ -24,6 +24,14 @@ def use_forwards(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
             vars(module).pop("forward", None)
         for module, own in before.items():
             vars(module)["forward"] = own
+
+
+def set_forwards(forwards: Mapping[nn.Module, Forward], on: bool = True) -> None:
+    """Put functions in the place of modules' forward passes for good, or take such away again."""
+    for module, forward in forwards.items():
+        vars(module).pop("forward", None)
+        if on:
+            vars(module)["forward"] = forward
 
 
 def own_forwards(modules: Iterable[nn.Module]) -> dict[nn.Module, Forward]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from locinv_pl.attention import attention_layers, fuse_projections
-from locinv_pl.forwards import own_forwards, use_forwards
+from locinv_pl.forwards import own_forwards, set_forwards, use_forwards
+from locinv_pl.fused import fused_forwards
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,11 @@ class Tuning:
     """What changes results by rounding at most.
 
     Args:
-        channels_last: convolutions keep the channels of a pixel together in memory; by default on CPUs alone, since
-            PyTorch's group normalisation turns everything round on a GPU, and back.
+        channels_last: convolutions keep the channels of a pixel together in memory. On a GPU this needs Triton, whose
+            kernels then also take the place of the UNet's group normalisations and gated units: PyTorch's own would
+            turn everything round, and back. By default wherever it pays: on CPUs, and on GPUs with Triton.
         compile: torch.compile of every block without attention, for the shapes that it meets; the first passes take
-            minutes. Attention itself stays as it is: it is read and changed.
+            minutes. Attention itself stays as it is: it is read and changed. It comes in place of Triton's kernels.
         gradient_checkpointing: the UNet keeps the inputs of its blocks alone and computes the rest once more for the
             gradients: about a third more time, a fraction of the memory.
         fuse_projections: one matrix product for attention's projections of one input, hidden states or text.
@@ -50,9 +53,12 @@ def tune(unet: Any, vae: Any, tuning: Tuning) -> None:
 
 def lay_out(unet: Any, vae: Any, tuning: Tuning) -> None:
     """What depends on the device, again wherever the networks are moved, which also parts what was one."""
-    last = unet.conv_in.weight.device.type != "cuda" if tuning.channels_last is None else tuning.channels_last
+    on_gpu = unet.conv_in.weight.device.type == "cuda"
+    fused = on_gpu and not tuning.compile and tuning.channels_last is not False and find_spec("triton") is not None
+    last = (fused or not on_gpu) if tuning.channels_last is None else tuning.channels_last
     for net in (unet, vae):
         net.to(memory_format=torch.channels_last if last else torch.contiguous_format)
+    set_forwards(fused_forwards(unet), fused)
     if tuning.fuse_projections:
         fuse_projections(unet)
 
