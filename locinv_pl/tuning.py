@@ -56,8 +56,8 @@ def lay_out(unet: Any, vae: Any, tuning: Tuning) -> None:
     on_gpu = unet.conv_in.weight.device.type == "cuda"
     fused = on_gpu and not tuning.compile and tuning.channels_last is not False and find_spec("triton") is not None
     last = (fused or not on_gpu) if tuning.channels_last is None else tuning.channels_last
-    for net in (unet, vae):
-        net.to(memory_format=torch.channels_last if last else torch.contiguous_format)
+    for net, turned in ((unet, last), (vae, last and not fused)):
+        net.to(memory_format=torch.channels_last if turned else torch.contiguous_format)
     set_forwards(fused_forwards(unet), fused)
     if tuning.fuse_projections:
         fuse_projections(unet)

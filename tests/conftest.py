@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TRITON_INTERPRET", "1")  # its kernels on any machine; 0 runs them on a GPU
 
 import shutil
 from pathlib import Path

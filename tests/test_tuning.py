@@ -88,14 +88,26 @@ def test_channels_last_is_the_convolutions_layout(tiny, tiny_folder):
             assert weight.is_contiguous(memory_format=torch.channels_last) == (backbone is tiny)
 
 
-@pytest.mark.parametrize("device, expected", [("cpu", True), ("cuda", False)])
-def test_layout_follows_the_device_unless_the_user_says(tiny_folder, device, expected):
-    vae, unet = (load_backbone(str(tiny_folder)).__dict__[key] for key in ("vae", "unet"))
-    weight = unet.conv_in.weight
-    shown = SimpleNamespace(conv_in=SimpleNamespace(weight=SimpleNamespace(device=torch.device(device))), to=unet.to)
-    for said in (None, True, False):
-        lay_out(shown, vae, Tuning(channels_last=said, fuse_projections=False))
-        assert weight.is_contiguous(memory_format=torch.channels_last) == (expected if said is None else said)
+@pytest.mark.parametrize("triton", [True, False], ids=["Triton", "no Triton"])
+@pytest.mark.parametrize("compile", [True, False], ids=["compiled", "eager"])
+@pytest.mark.parametrize("said", [None, True, False])
+def test_layout_and_kernels_follow_the_device_unless_the_user_says(tiny_folder, monkeypatch, triton, compile, said):
+    monkeypatch.setattr("locinv_pl.tuning.find_spec", lambda name: name == "triton" and triton or None)
+    backbone = load_backbone(str(tiny_folder))
+    unet, vae = backbone.unet, backbone.vae
+    norms = [module for module in unet.modules() if isinstance(module, torch.nn.GroupNorm)]
+
+    def laid_out(device: str) -> tuple[bool, bool, set[bool]]:
+        seen = SimpleNamespace(weight=SimpleNamespace(device=torch.device(device)))
+        shown = SimpleNamespace(conv_in=seen, to=unet.to, modules=unet.modules)
+        lay_out(shown, vae, Tuning(channels_last=said, compile=compile, fuse_projections=False))
+        weights = unet.conv_in.weight, vae.encoder.conv_in.weight
+        last = (weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+        return *last, {"forward" in vars(norm) for norm in norms}
+
+    kernels = triton and not compile and said is not False
+    assert laid_out("cuda") == (kernels or said is True, said is True and not kernels, {kernels})
+    assert laid_out("cpu") == (said is not False, said is not False, {False})  # moved back
 
 
 def test_moved_networks_hold_their_weights_once(tiny_folder):
