@@ -105,6 +105,10 @@ class CrossAttentionMaps:
             raise RuntimeError(f"no cross-attention layer with a {self.grid[0]}x{self.grid[1]} grid has run")
         return (self._sum / self.layers).unflatten(1, self.grid)
 
+    @A.setter
+    def A(self, maps: Tensor) -> None:
+        self._sum, self.layers = maps.flatten(1, 2), 1
+
 
 class SelfAttentionMaps:
     """Self-attention at one resolution, averaged over heads, layers and all passes.

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from locinv_pl.attention import AttentionHook, Context, CrossAttentionMaps, Grid, MapsComplete, control_attention
 from locinv_pl.errors import InputError
+from locinv_pl.graphs import LARGEST, Graphs
 from locinv_pl.hub import ask_hub, reason
 from locinv_pl.prefix import Prefix, modules_without_text
 from locinv_pl.schedule import Schedule
 from locinv_pl.tuning import Tuning, lay_out, tune
 
+Pass = Callable[[Tensor, Tensor, Context, Prefix | None], Any]
 EMBEDDED = Path(__file__).parent / "assets" / "embedded"
 
 
@@ -49,6 +52,9 @@ class Backbone:
         tune(unet, vae, tuning)
         self._map_layers: dict[Grid, int] = {}
         self._without_text: tuple[nn.Module, ...] | None = None
+        self._graphs = (
+            Graphs() if tuning.cuda_graphs and not (tuning.compile or tuning.gradient_checkpointing) else None
+        )
 
     @property
     def _networks(self) -> tuple[nn.Module, ...]:
@@ -81,6 +87,7 @@ class Backbone:
         for net in self._networks:
             net.to(device)
         lay_out(self.unet, self.vae, self.tuning)
+        self._graphs = self._graphs and Graphs()
         return self
 
     @torch.no_grad()
@@ -106,8 +113,16 @@ class Backbone:
             ids: token ids.
             embeddings: input embeddings (B, L, D) to use in place of the table's own.
         """
-        with _input_embeddings(self.text_encoder, embeddings):
-            return self.text_encoder(ids.to(self.device)).last_hidden_state.float()
+
+        def encode(ids: Tensor, embeddings: Tensor | None = None) -> Tensor:
+            with _input_embeddings(self.text_encoder, embeddings):
+                return self.text_encoder(ids).last_hidden_state.float()
+
+        ids = ids.to(self.device)
+        graphs = self._graphs_for(ids)
+        return (
+            encode(ids, embeddings) if graphs is None or embeddings is None else graphs("text", encode, ids, embeddings)
+        )
 
     def encode_null(self) -> Tensor:
         """∅, the output for the empty prompt: (1, L, D)."""
@@ -128,6 +143,31 @@ class Backbone:
         context = context.to(self.dtype)
         with control_attention(self.unet, context, hook), nullcontext() if prefix is None else prefix.replay():
             return self.unet(z.to(self.dtype), t, encoder_hidden_states=context.keys, return_dict=False)[0]
+
+    def _graphs_for(self, batch: Tensor) -> Graphs | None:
+        """What replays passes of a batch, where that pays."""
+        small = batch.is_cuda and len(batch) <= LARGEST and not torch.is_autocast_enabled("cuda")
+        return self._graphs if small else None
+
+    def _pass(self, what: Hashable, run: Pass, z: Tensor, t: Tensor, context: Context, prefix: Prefix | None) -> Any:
+        """run(z, t, context, prefix), by a CUDA graph where that pays; ``what`` names it among all passes."""
+        graphs = self._graphs_for(z)
+        if graphs is None:
+            return run(z, t, context, prefix)
+        known = {} if prefix is None else prefix.outputs
+        states = (context.keys,) if context.values is context.keys else (context.keys, context.values)
+        modules, (kept, spec) = tuple(known), tree_flatten(known)
+
+        def of_tensors(z: Tensor, t: Tensor, *rest: Tensor) -> Any:
+            keys, values, outputs = rest[0], rest[len(states) - 1], tree_unflatten(rest[len(states) :], spec)
+            again = None if prefix is None else Prefix(prefix.modules, outputs)
+            answer = run(z, t, Context(keys, values), again)
+            return answer, {module: output for module, output in outputs.items() if module not in modules}
+
+        kind = what, len(states), prefix is None, modules
+        answer, found = graphs(kind, of_tensors, z, t.to(z.device), *states, *kept)
+        known.update(tree_map(Tensor.detach, found))
+        return answer
 
     def predict_noise(
         self,
@@ -151,7 +191,21 @@ class Backbone:
             hook: reads or changes the attention on the way.
             prefix: of z and t, where it is there; a hook sees the self-attention in it once at most.
         """
-        out = self._run(z, t, context, hook, prefix).float().contiguous()
+
+        def run(z: Tensor, t: Tensor, context: Context, prefix: Prefix | None) -> Tensor:
+            return self._run(z, t, context, hook, prefix).float().contiguous()
+
+        def read(z: Tensor, t: Tensor, context: Context, prefix: Prefix | None) -> tuple[Tensor, Tensor]:
+            maps = CrossAttentionMaps(grid)
+            return self._run(z, t, context, maps, prefix).float().contiguous(), maps.A
+
+        if hook is None:
+            out = self._pass("noise", run, z, t, context, prefix)
+        elif type(hook) is CrossAttentionMaps and hook.stop_after is None:
+            grid = hook.grid
+            out, hook.A = self._pass(("noise and maps", grid), read, z, t, context, prefix)
+        else:
+            out = run(z, t, context, prefix)
         abar_t = abar_t.reshape(-1, 1, 1, 1)
         kind = self.scheduler.config.prediction_type
         if kind == "v_prediction":
@@ -169,10 +223,14 @@ class Backbone:
             with torch.no_grad():
                 self._run(z[:1], t.flatten()[:1], context.pick(slice(1)), maps)
             self._map_layers[grid] = maps.layers
-        maps = CrossAttentionMaps(grid, stop_after=self._map_layers[grid])
-        with suppress(MapsComplete):
-            self._run(z, t, context, maps, prefix)
-        return maps.A
+
+        def read(z: Tensor, t: Tensor, context: Context, prefix: Prefix | None) -> Tensor:
+            maps = CrossAttentionMaps(grid, stop_after=self._map_layers[grid])
+            with suppress(MapsComplete):
+                self._run(z, t, context, maps, prefix)
+            return maps.A
+
+        return self._pass(("maps", grid), read, z, t, context, prefix)
 
     def map_grid(self, latent: Sequence[int], resolution: int) -> Grid:
         """The (r, c) attention grid of a latent (..., h, w) whose shorter side has ``resolution`` cells.

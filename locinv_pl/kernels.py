@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -177,9 +176,7 @@ def _to_standardized(x, dy, mean, rstd, weight, bias, HW, C, groups, ROWS: tl.co
 
 
 @triton.jit
-def _gradient_moments(
-    x, dy, mean, rstd, weight, bias, out, HW, C, groups, ROWS: tl.constexpr, SILU: tl.constexpr
-):
+def _gradient_moments(x, dy, mean, rstd, weight, bias, out, HW, C, groups, ROWS: tl.constexpr, SILU: tl.constexpr):
     """Mean of u and of u x̂ for every channel in this tile."""
     channels, real, at = _tile(C, ROWS)
     u, standard, r = _to_standardized(x, dy, mean, rstd, weight, bias, HW, C, groups, ROWS, SILU)

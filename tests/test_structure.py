@@ -33,11 +33,14 @@ def test_plain_files_know_torch_only(name):
     assert not roots(ROOT / "locinv_pl" / f"{name}.py") & {"diffusers", "transformers", "lightning"}
 
 
+DIFFUSERS = {"backbone", "attention", "fused", "judge", "editors", "sd15"}
+
+
 @pytest.mark.parametrize("path", PACKAGE, ids=lambda p: p.stem)
 def test_lightning_and_diffusers_have_their_places(path):
     if path.parent.name != "pretrain":
         assert "lightning" not in roots(path) or path.stem in {"module", "strategy", "cli"}
-        assert "diffusers" not in roots(path) or path.stem in {"backbone", "attention", "judge", "editors", "sd15"}
+        assert "diffusers" not in roots(path) or path.stem in DIFFUSERS
 
 
 @pytest.mark.parametrize("path", PACKAGE, ids=lambda p: p.stem)

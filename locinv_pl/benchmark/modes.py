@@ -47,8 +47,12 @@ class Mode:
         num_steps: int,
         resolution: int,
     ) -> Mode:
-        """A mode, ready to run: the backbone has learned where its maps end and where its text begins."""
+        """A mode, ready to run: all that happens once has happened, but on the meta device, where no step can run."""
         found: list[Task] = []
+        if backbone.device.type != "meta":
+            with with_savings(backbone, savings) as limited:
+                task = prepare(limited, samples, with_steps(method, 2, 2), 1, resolution)
+                invert_step(limited, task, 0, task.start())
         with with_savings(backbone, replace(savings, frozen_weights=True)) as limited:  # no gradients here anyway
             seconds = seconds_of(
                 lambda: found.append(prepare(limited, samples, method, num_steps, resolution)), backbone.device

@@ -62,6 +62,7 @@ class Reference(Backbone):
     def __init__(self, backbone: Backbone, savings: Savings):
         vars(self).update(vars(backbone))
         self.savings = savings
+        self._graphs = self._graphs if savings == Savings() else None
         self._conditional: Context | None = None
 
     def _run(

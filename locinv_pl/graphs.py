@@ -1,0 +1,73 @@
+"""CUDA graphs of whole passes, for batches so small that starting their kernels takes longer than running them."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+LARGEST = 4
+"""Pictures in a batch, at most: every recording keeps memory of its own for all that it computes."""
+
+
+class Graphs:
+    """Records functions of tensors and their gradients, once for every kind of input, and replays them.
+
+    Recordings take half of the device's memory at most; what isn't recorded runs as it is.
+    """
+
+    def __init__(self) -> None:
+        self._recorded: dict[Hashable, Callable[..., Any] | None] = {}
+        self._replays: Counter[Hashable] = Counter()
+
+    def __call__(self, what: Hashable, function: Callable[..., Any], *inputs: Tensor) -> Any:
+        """function(*inputs), differentiable once, before the next call of its kind.
+
+        Args:
+            what: names the function; calls of one name differ by nothing but their inputs.
+            function: answers tensors, in tuples and dicts, and never waits for the device.
+            inputs: on the device; their shapes, types and need of gradients make a kind.
+
+        Raises:
+            RuntimeError: gradients were asked for after another call of this kind.
+        """
+        needs = [x.requires_grad and torch.is_grad_enabled() for x in inputs]
+        kind = what, *((x.shape, x.dtype, need) for x, need in zip(inputs, needs, strict=True))
+        if kind not in self._recorded:
+            samples = tuple(x.detach().clone().requires_grad_(need) for x, need in zip(inputs, needs, strict=True))
+            self._recorded[kind] = _record(function, samples) if _has_room() else None
+        replay = self._recorded[kind]
+        if replay is None:
+            return function(*inputs)
+        self._replays[kind] += 1
+        number = self._replays[kind]
+
+        def check(gradient: Tensor) -> None:
+            if self._replays[kind] != number:
+                raise RuntimeError(
+                    "this pass was replayed since, and what its gradients need is gone; "
+                    "take them first, or set tuning.cuda_graphs=false"
+                )
+
+        answer = tree_map(Tensor.clone, replay(*inputs))  # the next replay writes where this one did
+        for tensor in tree_leaves(answer):
+            if tensor.requires_grad:
+                tensor.register_hook(check)
+        return answer
+
+
+def _record(function: Callable[..., Any], samples: tuple[Tensor, ...]) -> Callable[..., Any]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")  # that of the rehearsals
+        return torch.cuda.make_graphed_callables(function, samples)
+
+
+def _has_room() -> bool:
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info()
+    return free > total / 2
