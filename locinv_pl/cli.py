@@ -133,14 +133,10 @@ class LocInvCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """What a run can do."""
-        hidden = {"model", "dataloaders", "datamodule"}
-        return {
-            "fit": hidden | {"train_dataloaders", "val_dataloaders"},
-            "validate": hidden,
-            "predict": hidden,
-            "test": hidden,
-        }
+        """What a run is asked to do, or all that it can: building a parser takes a while."""
+        hidden = {"model", "dataloaders", "datamodule", "train_dataloaders", "val_dataloaders"}
+        said = [name for name in sys.argv[1:2] if name in SUBCOMMANDS]
+        return {name: hidden for name in said or SUBCOMMANDS}
 
     def before_instantiate_classes(self) -> None:
         """Name the run's folder where ``output`` doesn't."""
@@ -215,7 +211,7 @@ def _option(word: str) -> str:
 
 def _run() -> None:
     defaults: dict[str, Any] = {"default_config_files": [str(CONFIGS / "default.yaml")]}
-    parsers: dict[str, Any] = {name: defaults for name in SUBCOMMANDS}
+    parsers: dict[str, Any] = {name: defaults for name in LocInvCLI.subcommands()}
     LocInvCLI(
         LocInvModule,
         LightningDataModule,

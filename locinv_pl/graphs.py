@@ -40,7 +40,8 @@ class Graphs:
         kind = what, *((x.shape, x.dtype, need) for x, need in zip(inputs, needs, strict=True))
         if kind not in self._recorded:
             samples = tuple(x.detach().clone().requires_grad_(need) for x, need in zip(inputs, needs, strict=True))
-            self._recorded[kind] = _record(function, samples) if _has_room() else None
+            with torch.cuda.device_of(inputs[0]):
+                self._recorded[kind] = _record(function, samples) if _has_room() else None
         replay = self._recorded[kind]
         if replay is None:
             return function(*inputs)
