@@ -4,7 +4,7 @@ Everything is imported once; a run, and every process that Lightning starts for 
 goes through the command line's ``main`` as train.py does.
 
     python tests/chaos.py disturb COUNT ROOT PICTURES WORDS...   end processes of that many runs at random moments
-    python tests/chaos.py stop RANK ROOT PICTURES WORDS...       tell one process of a run that is under way to end
+    python tests/chaos.py stop RANKS ROOT PICTURES WORDS...      tell one process of a run that is under way to end
 """
 
 from __future__ import annotations
@@ -159,18 +159,28 @@ def disturb(count: int, root: Path, words: list[str]) -> None:
             sys.exit(f"seed {seed}: the last start ended with {code}: {log.read_text()}")
 
 
-def stop(rank: int, root: Path, words: list[str]) -> None:
-    """SIGTERM to the process of one rank while all are at work; prints the run's exit code and who is left."""
-    run = Run(root / "stopped.txt", [*words, "model.num_steps=30", f"output={root}/stopped"])
-    while run.wait(0.01) is None and len(list((root / "stopped/running").glob("*/0001*"))) < 3 * 2:  # batches of two
-        pass
-    os.kill(run.processes()[rank], signal.SIGTERM)
-    print(run.wait(20), run.processes())
-    run.kill()
+def stop(ranks: str, root: Path, words: list[str]) -> None:
+    """A run for each rank, such as 0,2: SIGTERM to its process while all are at work.
+
+    Prints the run's exit code and who is left.
+    """
+    for rank in map(int, ranks.split(",")):
+        log, output = root / f"stopped{rank}.txt", root / f"stopped{rank}"
+        run = Run(log, [*words, "model.num_steps=30", f"output={output}"])
+        while run.wait(0.01) is None and len(list((output / "running").glob("*/0001*"))) < 3 * 2:  # batches of two
+            pass
+        if run.returncode is not None:
+            sys.exit(f"rank {rank}: the run ended with {run.returncode}: {log.read_text()}")
+        os.kill(run.processes()[rank], signal.SIGTERM)
+        print(run.wait(20), run.processes())
+        run.kill()
 
 
 if __name__ == "__main__":
     what, number, root, pictures, *words = sys.argv[1:]
     FolderDataModule(pictures).read(32, Problems())  # reads the dictionary
     words += ["data=folder", f"data.root={pictures}"]
-    {"disturb": disturb, "stop": stop}[what](int(number), Path(root), words)
+    if what == "disturb":
+        disturb(int(number), Path(root), words)
+    else:
+        stop(number, Path(root), words)

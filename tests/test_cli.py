@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -468,21 +467,3 @@ class TestProcesses:
         assert "coco/images/p1.png: the file is empty" in err
         assert "Traceback" not in err
         assert list(inversions(Path("run"))) == [f"p{n}.safetensors" for n in (0, 2, 3, 4)]
-
-    def test_a_killed_run_goes_on(self, start, tiny_folder):
-        write_coco(Path("coco"), 2)
-        command = words(tiny_folder, "data=coco_edit", "data.root=coco", "data.batch_size=2", steps=12)
-        process = start(*command)
-        began = time.monotonic()
-        while not list(Path("run").glob("running/*/0001.safetensors")):
-            assert process.poll() is None and time.monotonic() - began < 120
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert inversions(Path("run")) == {}
-        main(command)
-        killed = inversions(Path("run"))
-        shutil.move("run", "killed")
-        main(command)
-        assert len(killed) == 2
-        assert inversions(Path("run")) == killed
