@@ -212,7 +212,8 @@ def test_pictures_have_words_of_the_embedded_model(embedded):
     assert prompt_batch(embedded.tokenizer, [one, two], True).dynamic.sum() >= 8
 
 
-def test_command_times_and_counts(small, tmp_path, capsys):
+def test_command_times_and_counts(small, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("locinv_pl.benchmark.bench.COUNTED_ON", "cpu")
     main(["benchmark", *small, f"json={tmp_path / 'figures.json'}"])
     found = json.loads((tmp_path / "figures.json").read_text())
     assert "of the ceiling" in capsys.readouterr().out
@@ -226,7 +227,8 @@ def test_command_times_and_counts(small, tmp_path, capsys):
     assert found["inversions"]["ours, as shipped"]["null_steps"] <= 10
 
 
-def test_command_counts_every_saving_without_a_device(small, tmp_path, capsys):
+def test_command_counts_every_saving_without_a_device(small, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("locinv_pl.benchmark.bench.COUNTED_ON", "cpu")  # as many, and faster for a tiny model
     main(["benchmark", *small, "device=meta", "ablation=true", "batch_size=1", f"json={tmp_path / 'figures.json'}"])
     rows = json.loads((tmp_path / "figures.json").read_text())["inversions"]
     flops = {name: row["tflop"] for name, row in rows.items()}
@@ -248,7 +250,7 @@ def test_command_counts_other_methods(small, tmp_path, capsys):
 def test_checkpointing_trades_operations_for_memory(tiny_folder, task):
     plain, checkpointed = (
         Mode.prepare(
-            load_backbone(str(tiny_folder), device="meta", tuning=Tuning(gradient_checkpointing=on)),
+            load_backbone(str(tiny_folder), tuning=Tuning(gradient_checkpointing=on)),
             *(Savings(), METHOD, task.samples, 1, RESOLUTION),
         ).costs()["null"]
         for on in (False, True)

@@ -38,7 +38,7 @@ def test_locinv_puts_maps_on_objects_and_brings_the_picture_back(embedded, scene
 def test_the_same_noun_twice_goes_to_two_places(embedded, scene):
     picture, _, masks = scene
     one, other = masks.values()
-    inversion = invert(embedded, picture, "a ball and a ball", {"ball": [one, other]}, num_steps=8)
+    inversion = invert(embedded, picture, "a ball and a ball", {"ball": [one, other]}, num_steps=5)
     truth = torch.stack([one, other])
     assert inversion.nouns == ("ball", "ball") and len(inversion.dynamic) == 2
     right = attention_iou(inversion.maps.mean(0), truth)
@@ -75,7 +75,7 @@ def test_null_text_stops_early_below_its_tolerance(embedded, scene):
 def test_half_precision_keeps_the_picture(embedded, scene):
     picture, prompt, masks = scene
     how = Method("test", 3.0, TokenPolicy("fixed"), NullTextPolicy(max_steps=2))  # slow without bfloat16 instructions
-    common = {"method": how, "num_steps": 10}
+    common = {"method": how, "num_steps": 5}
     full = invert(embedded, picture, prompt, masks, **common)
     with torch.autocast("cpu", torch.bfloat16):
         half = invert(embedded, picture, prompt, masks, **common)

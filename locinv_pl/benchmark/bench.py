@@ -24,6 +24,8 @@ from locinv_pl.types import EditSample
 
 REFERENCE, REFERENCE_PRESET = "reference", "reference, the preset's steps"
 OURS, OURS_PRESET, SHIPPED = "ours", "ours, the preset's steps", "ours, as shipped"
+COUNTED_ON = "meta"
+"""Where operations are counted: as many as anywhere, and no weights are needed."""
 NOMINAL = {"token": 3, "null": 6}
 """Passes of the reference's gradient steps, if a backward pass cost two forward ones and visited every layer."""
 
@@ -85,7 +87,7 @@ class Benchmark:
             the content of the JSON file; None is what wasn't timed. Early stops aren't, with random weights: what
             these draw fits no prior.
         """
-        counted = self._modes("meta", num_steps=1)
+        counted = self._modes(COUNTED_ON, num_steps=1)
         costs = {name: mode.costs() for name, mode in counted.items() if name not in SAME_COSTS}
         costs |= {name: costs[other] for name, other in SAME_COSTS.items()}
         timings: dict[str, Timing] = {}

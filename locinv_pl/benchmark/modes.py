@@ -48,12 +48,14 @@ class Mode:
         resolution: int,
     ) -> Mode:
         """A mode, ready to run: all that happens once has happened, but on the meta device, where no step can run."""
-        found: list[Task] = []
+        frozen = replace(savings, frozen_weights=True)  # no gradients outside of steps anyway
         if backbone.device.type != "meta":
-            with with_savings(backbone, savings) as limited:
+            with with_savings(backbone, frozen) as limited:
                 task = prepare(limited, samples, with_steps(method, 2, 2), 1, resolution)
+            with with_savings(backbone, savings) as limited:
                 invert_step(limited, task, 0, task.start())
-        with with_savings(backbone, replace(savings, frozen_weights=True)) as limited:  # no gradients here anyway
+        found: list[Task] = []
+        with with_savings(backbone, frozen) as limited:
             seconds = seconds_of(
                 lambda: found.append(prepare(limited, samples, method, num_steps, resolution)), backbone.device
             )
