@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-LARGEST = 4
+LARGEST = 8
 """Pictures in a batch, at most: every recording keeps memory of its own for all that it computes."""
 
 
