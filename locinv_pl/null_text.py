@@ -41,7 +41,7 @@ def optimize_null_text(
     """
     policy, w = task.method.null_text, task.method.guidance_scale
     t, (abar_t, abar_s) = task.schedule.timesteps[i], task.schedule.alphas[i : i + 2]
-    target = task.trajectory[len(task.schedule) - 1 - i]
+    target = task.ddim_latent(i + 1)
     tolerance = 1e-5 + i * 2e-5 if policy.early_stop else 0.0
 
     fitted, rows = null.clone(), null.clone().requires_grad_()  # all images, those that run
@@ -88,7 +88,7 @@ def null_text_step(
     empty = task.empty.expand(len(z_t), -1, -1)
     if policy.policy == "direct":
         zeros = z_t.new_zeros(len(z_t))
-        return empty, task.trajectory[len(task.schedule) - 1 - i], zeros, zeros.int()
+        return empty, task.ddim_latent(i + 1), zeros, zeros.int()
     if policy.policy == "npi":
         null = task.plain
     elif not (policy.policy == "optimize" and policy.carry_over):

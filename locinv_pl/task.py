@@ -56,12 +56,16 @@ class Task:
     seconds: float
     proposals: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
+    def ddim_latent(self, i: int) -> Tensor:
+        """z̄_t at which step i begins, (B, C, h, w); step i - 1 should end there, and the last at z̄_0, i = T."""
+        return self.trajectory[len(self.schedule) - i]
+
     def start(self) -> StepRecord:
         """The state before step 0: z_T, the words' own embeddings, ∅ of the empty prompt."""
         B = len(self.samples)
         zeros = torch.zeros(B, device=self.plain.device)
         return StepRecord(
-            latent=self.trajectory[-1],
+            latent=self.ddim_latent(0),
             tokens=self.embeddings,
             null=self.empty.expand(B, -1, -1),
             maps=self.initial_maps[0],

@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._triton import has_triton  # knows which GPUs it can serve
 from torch.utils.checkpoint import checkpoint
 
 from locinv_pl.attention import attention_layers, fuse_projections
@@ -57,7 +57,7 @@ def tune(unet: Any, vae: Any, tuning: Tuning) -> None:
 def lay_out(unet: Any, vae: Any, tuning: Tuning) -> None:
     """What depends on the device, again wherever the networks are moved, which also parts what was one."""
     on_gpu = unet.conv_in.weight.device.type == "cuda"
-    fused = on_gpu and not tuning.compile and tuning.channels_last is not False and find_spec("triton") is not None
+    fused = on_gpu and not tuning.compile and tuning.channels_last is not False and has_triton()
     last = (fused or not on_gpu) if tuning.channels_last is None else tuning.channels_last
     for net, turned in ((unet, last), (vae, last and not fused)):
         net.to(memory_format=torch.channels_last if turned else torch.contiguous_format)

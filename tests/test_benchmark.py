@@ -227,6 +227,20 @@ def test_command_times_and_counts(small, tmp_path, capsys, monkeypatch):
     assert found["inversions"]["ours, as shipped"]["null_steps"] <= 10
 
 
+def test_early_stops_of_random_weights_are_not_timed(small, tiny_folder, tmp_path, capsys, monkeypatch):
+    def tiny(dtype, device, tuning):
+        return load_backbone(str(tiny_folder), dtype, device, tuning=tuning)
+
+    monkeypatch.setattr("locinv_pl.benchmark.bench.COUNTED_ON", "cpu")
+    monkeypatch.setattr("locinv_pl.benchmark.bench.random_sd15", tiny)
+    main(["benchmark", *small[:-1], "backbone=sd15-random", "batch_size=1", f"json={tmp_path / 'figures.json'}"])
+    found = json.loads((tmp_path / "figures.json").read_text())
+    assert found["equal_steps_seconds"] > 0 and found["default_seconds"] is found["speedup_default"] is None
+    shipped = found["inversions"]["ours, as shipped"]
+    assert shipped["seconds"] is shipped["token_steps"] is shipped["tflop"] is None
+    assert "depends on the picture" in capsys.readouterr().out
+
+
 def test_command_counts_every_saving_without_a_device(small, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("locinv_pl.benchmark.bench.COUNTED_ON", "cpu")  # as many, and faster for a tiny model
     main(["benchmark", *small, "device=meta", "ablation=true", "batch_size=1", f"json={tmp_path / 'figures.json'}"])

@@ -92,7 +92,7 @@ def test_channels_last_is_the_convolutions_layout(tiny, tiny_folder):
 @pytest.mark.parametrize("compile", [True, False], ids=["compiled", "eager"])
 @pytest.mark.parametrize("said", [None, True, False])
 def test_layout_and_kernels_follow_the_device_unless_the_user_says(tiny_folder, monkeypatch, triton, compile, said):
-    monkeypatch.setattr("locinv_pl.tuning.find_spec", lambda name: name == "triton" and triton or None)
+    monkeypatch.setattr("locinv_pl.tuning.has_triton", lambda: triton)
     backbone = load_backbone(str(tiny_folder))
     unet, vae = backbone.unet, backbone.vae
     norms = [module for module in unet.modules() if isinstance(module, torch.nn.GroupNorm)]

@@ -181,7 +181,7 @@ def _step(mode: Mode, i: int, records: Mapping[int, StepRecord]) -> tuple[float,
     task, device = mode.task, mode.backbone.device
     before = records[max(records)] if records else task.start()
     if i and i - 1 not in records:
-        before = replace(before, latent=task.trajectory[len(task.schedule) - i])
+        before = replace(before, latent=task.ddim_latent(i))
     done: list[StepRecord] = []
     with with_savings(mode.backbone, mode.savings) as limited:
         others = _restart_peak(device) - weight_bytes(mode.backbone)

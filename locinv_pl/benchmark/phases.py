@@ -50,7 +50,7 @@ def phases_of(backbone: Backbone, task: Task, i: int) -> dict[str, Work]:
 
     They run on the meta device, too, where the engine's loops can't know when to stop.
     """
-    z_t, target = task.trajectory[len(task.schedule) - i], task.trajectory[len(task.schedule) - 1 - i]
+    z_t, target = task.ddim_latent(i), task.ddim_latent(i + 1)
     t, (abar_t, abar_s) = task.schedule.timesteps[i], task.schedule.alphas[i : i + 2]
     plain = Context.of(task.plain)
     prefix = backbone.prefix(z_t, t)
