@@ -438,24 +438,24 @@ class TestProcesses:
         )
 
     def test_two_processes_share_the_work_and_change_nothing(self, start, roomy_folder):
-        command = [*words(roomy_folder, *scenes(6), "trainer.devices=2"), "callbacks=full"]
+        command = [*words(roomy_folder, *scenes(4), "trainer.devices=2"), "callbacks=full"]
         process = start(*command)
         out, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
         for noise in ("litlogger", "GPU available", "Seed set", "LeafSpec", "Total length", "Loading weights"):
             assert noise not in out + err
         assert out.count("Results: run") == 1
-        assert json.loads(Path("run/summary.json").read_text())["num_images"] == 6
+        assert json.loads(Path("run/summary.json").read_text())["num_images"] == 4
         workers = {
             folder.name: {path.name.split(".")[-2] for path in folder.iterdir()}
             for folder in Path("run/tensorboard").iterdir()
         }
-        assert len(workers) == 6
+        assert len(workers) == 4
         assert all(len(pids) == 1 for pids in workers.values())
         assert len(set.union(*workers.values())) == 2
         shared = inversions(Path("run"))
         shutil.move("run", "shared")
-        main(words(roomy_folder, *scenes(6)))
+        main(words(roomy_folder, *scenes(4)))
         assert inversions(Path("run")) == shared
 
     def test_a_failure_of_one_process(self, start, tiny_folder):

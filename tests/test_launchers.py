@@ -17,7 +17,7 @@ from locinv_pl.cli import main
 from locinv_pl.store import read_json
 
 ROOT = Path(__file__).parent.parent
-COUNT, T = 6, 8
+COUNT, T = 4, 5
 IDS = [f"p{n}" for n in range(COUNT)]
 # Lightning leaves these in the environment of a process that has run a Trainer.
 MARKS = {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"}
@@ -26,7 +26,7 @@ SLURM = {"NTASKS": 1, "NTASKS_PER_NODE": 1, "NNODES": 1, "PROCID": 0, "LOCALID":
 
 @pytest.fixture(scope="module")
 def command(tiny_folder, tmp_path_factory) -> list[str]:
-    """A short run over six pictures; its devices and its output are still to name."""
+    """A short run over four pictures; its devices and its output are still to name."""
     root = tmp_path_factory.mktemp("data") / "pictures"
     write_pictures(root, COUNT)
     return [

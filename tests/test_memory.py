@@ -8,6 +8,15 @@ import pytest
 from locinv_pl.memory import young_garbage_only
 
 
+@pytest.fixture(autouse=True)
+def thawed():
+    """conftest.py keeps the libraries' objects out of the search."""
+    gc.unfreeze()
+    yield
+    gc.collect()
+    gc.freeze()
+
+
 class Ring:
     """Garbage that only a search finds."""
 
