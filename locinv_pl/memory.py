@@ -51,14 +51,20 @@ def young_garbage_only() -> Iterator[None]:
     A pass of a UNet makes thousands of small objects, and so often sets off a search through all modules of all
     libraries: 3 to 8% of the time of a small model on a CPU.
     """
-    if gc.get_freeze_count():  # someone else has seen to it
+    global _limited
+    if _limited or gc.get_freeze_count():  # someone else has seen to it; counting takes a while where there is much
         yield
         return
+    _limited = True
     gc.freeze()
     try:
         yield
     finally:
         gc.unfreeze()
+        _limited = False
+
+
+_limited = False
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

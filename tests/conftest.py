@@ -1,41 +1,50 @@
-"""A tiny random model of Stable Diffusion's layout, and a picture with two objects on it."""
+"""A tiny random model of Stable Diffusion's layout, and a picture with two objects on it.
+
+Large libraries are imported where they are used: the process that hands the tests out to others needs none.
+"""
 
 from __future__ import annotations
 
-import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TRITON_INTERPRET", "1")  # its kernels on any machine; 0 runs them on a GPU
 
+import gc
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 import yaml
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from locinv_pl.api import make_sample
-from locinv_pl.backbone import Backbone, load_backbone
-from locinv_pl.types import EditSample
+if TYPE_CHECKING:
+    import torch
+    from transformers import CLIPTokenizer
 
-
-def pytest_collection_finish() -> None:
-    """Python's searches for garbage leave alone what the libraries have made; each would take a second."""
-    gc.collect()
-    gc.freeze()
-
+    from locinv_pl.backbone import Backbone
+    from locinv_pl.types import EditSample
 
 # Words of the vocabulary are one token; any other word splits into letters.
 WORDS = ["a", "cat", "dog", "red", "and", "on", "grass"]
 LENGTH = 20
+OLD_GARBAGE = ExitStack()
+
+
+def pytest_collection_finish() -> None:
+    """Searches for garbage leave alone what the libraries have made: each would take a second."""
+    from locinv_pl.memory import young_garbage_only
+
+    gc.collect()
+    OLD_GARBAGE.enter_context(young_garbage_only())
 
 
 def make_tokenizer() -> CLIPTokenizer:
     """CLIP's byte-pair tokenizer with few merges."""
+    from transformers import CLIPTokenizer
+
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)] + [".", ",", "!", "-"]
     pieces = letters + [letter + "</w>" for letter in letters]
     merges: list[tuple[str, str]] = []
@@ -54,6 +63,10 @@ def make_tokenizer() -> CLIPTokenizer:
 
 def write_tiny_model(folder: Path, prediction_type: str = "epsilon", seed: int = 0) -> Path:
     """Write a random model of three levels in diffusers' layout: 32x32 pictures, 16x16 latents, maps at 8x8."""
+    import torch
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
     torch.manual_seed(seed)
     tokenizer = make_tokenizer()
     tokenizer.save_pretrained(folder / "tokenizer")
@@ -120,17 +133,23 @@ def own_folder(tiny_folder: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def tiny(tiny_folder: Path) -> Backbone:
     """The tiny model."""
+    from locinv_pl.backbone import load_backbone
+
     return load_backbone(str(tiny_folder))
 
 
 @pytest.fixture(scope="session")
 def embedded() -> Backbone:
     """The model inside the package."""
+    from locinv_pl.backbone import load_backbone
+
     return load_backbone("embedded")
 
 
 def make_picture(size: int = 32, seed: int = 0) -> torch.Tensor:
     """A smooth picture (3, size, size) in [0, 1]."""
+    import torch
+
     noise = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
     return torch.nn.functional.interpolate(noise, (size, size), mode="bicubic")[0].clamp(0, 1)
 
@@ -156,6 +175,10 @@ def sample() -> EditSample:
 
 def make_two_objects(id: str, seed: int) -> EditSample:
     """A sample with a cat in the upper left quarter and a dog in the lower right one."""
+    import torch
+
+    from locinv_pl.api import make_sample
+
     cat, dog = torch.zeros(32, 32), torch.zeros(32, 32)
     cat[4:14, 2:16], dog[18:30, 20:30] = 1, 1
     return make_sample(

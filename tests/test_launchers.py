@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import write_pictures
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
+from processes import MARKS, Run
 
 from locinv_pl.cli import main
 from locinv_pl.store import read_json
@@ -19,8 +20,6 @@ from locinv_pl.store import read_json
 ROOT = Path(__file__).parent.parent
 COUNT, T = 4, 5
 IDS = [f"p{n}" for n in range(COUNT)]
-# Lightning leaves these in the environment of a process that has run a Trainer.
-MARKS = {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"}
 SLURM = {"NTASKS": 1, "NTASKS_PER_NODE": 1, "NNODES": 1, "PROCID": 0, "LOCALID": 0, "NODEID": 0, "JOB_ID": 1234}
 
 
@@ -84,12 +83,12 @@ def inversions(root: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in sorted((root / "inversions").glob("*.safetensors"))}
 
 
-def wait_for(there: Callable[[], bool], *processes: subprocess.Popen) -> None:
+def wait_for(there: Callable[[], bool], *processes: subprocess.Popen | Run) -> None:
     """Wait until something is there, while the processes run."""
     began = time.monotonic()
     while not there():
         for process in processes:
-            assert process.poll() is None, process.communicate()[0]
+            assert process.poll() is None, process.communicate()[0]  # what it printed
         assert time.monotonic() - began < 120
         time.sleep(0.01)
 
@@ -123,21 +122,21 @@ def test_two_torchrun_nodes_share_a_run_and_outlive_a_worker(command, undisturbe
     is_whole(tmp_path, undisturbed)
 
 
-def test_slurm_requeues_a_job_and_another_job_helps(command, undisturbed, start, tmp_path):
+def test_slurm_requeues_a_job_and_another_job_helps(command, undisturbed, tmp_path):
     run, bin = tmp_path / "run", tmp_path / "bin"
     bin.mkdir()
     (bin / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
     (bin / "scontrol").chmod(0o755)
     slurm = {f"SLURM_{key}": str(value) for key, value in SLURM.items()} | {"PATH": f"{bin}:{os.environ['PATH']}"}
-    job = [str(ROOT / "train.py"), "fit", *command, "trainer.devices=1", f"output={run}"]
-    first = start(*job, **slurm)
+    log, job = tmp_path / "log.txt", ["fit", *command, "trainer.devices=1", f"output={run}"]
+    first = Run(log, job, **slurm)
     wait_for(lambda: bool(list(run.glob("running/*/0001.safetensors"))), first)
-    first.send_signal(signal.SIGUSR1)
+    os.kill(first.processes()[0], signal.SIGUSR1)
     wait_for(lambda: (tmp_path / "asked").exists(), first)
     assert (tmp_path / "asked").read_text() == "requeue 1234\n"
     first.kill()
-    first.wait()
     assert not list(run.glob("*.ckpt"))
     assert len(inversions(run)) < COUNT
-    succeed(start(*job, **slurm), start(*job))
+    both = [Run(log, job, **slurm), Run(log, job)]
+    assert [job.wait(180) for job in both] == [0, 0], log.read_text()
     is_whole(run, undisturbed)

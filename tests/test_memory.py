@@ -9,11 +9,11 @@ from locinv_pl.memory import young_garbage_only
 
 
 @pytest.fixture(autouse=True)
-def thawed():
-    """conftest.py keeps the libraries' objects out of the search."""
+def as_elsewhere(monkeypatch):
+    """conftest.py limits the search in all tests but these."""
+    monkeypatch.setattr("locinv_pl.memory._limited", False)
     gc.unfreeze()
     yield
-    gc.collect()
     gc.freeze()
 
 

@@ -1,0 +1,156 @@
+"""Runs of train.py in processes of their own that begin with everything imported: forks of one server.
+
+The server imports once. A run, and every process that Lightning starts for it, is a fork that goes through the command
+line's ``main`` as train.py does.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import diffusers
+import pytest
+import transformers
+from lightning.pytorch.strategies.launchers import subprocess_script
+
+import datamodules.coco_edit
+import datamodules.folder
+import datamodules.scenes  # noqa: F401
+from locinv_pl.cli import main
+from locinv_pl.words import load_words
+
+# Lightning leaves these in the environment of a process that has run a Trainer.
+MARKS = {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"}
+
+# Lazy imports and a dictionary, which every process would make again.
+LAZY = [diffusers.AutoencoderKL, diffusers.DDIMScheduler, diffusers.UNet2DConditionModel]
+LAZY += [getattr(diffusers, kind.name) for kind in diffusers.schedulers.KarrasDiffusionSchedulers]  # know each other
+LAZY += [transformers.CLIPTextModel, transformers.CLIPTokenizer, load_words().nouns("a cat and a dog")]
+
+
+@cache
+def server() -> Any:
+    """The server, once it has imported everything."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with pytest.MonkeyPatch.context() as patch:
+        here = Path(__file__).parent
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(here.parent)]))
+        first = context.Process(target=os.getpid)
+        first.start()
+        first.join()
+    return context
+
+
+class Forked:
+    """A process of ``train.py WORDS...`` with subprocess.Popen's face, as Lightning's launcher and observer see it."""
+
+    def __init__(self, command: list[str], env: dict[str, str] | None = None, cwd: str | None = None) -> None:
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if self.pid:
+            return
+        code = 1
+        try:
+            os.environ.update(env or {})
+            sys.argv = ["train.py", *command[2:]]
+            main()
+            code = 0
+        except SystemExit as end:
+            if isinstance(end.code, str):
+                print(end.code, file=sys.stderr)
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+
+    def poll(self) -> int | None:
+        """The exit code, once it has ended."""
+        if self.returncode is None:
+            with suppress(ChildProcessError):
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def send_signal(self, signum: int) -> None:
+        """Signal it, if it lives."""
+        if self.poll() is None:
+            os.kill(self.pid, signum)
+
+
+def begin(words: list[str], log: str, folder: str, environment: dict[str, str]) -> None:
+    """A run, in a fork of the server: a session of its own, whose output goes to a file."""
+    os.setsid()
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.chdir(folder)
+    for mark in MARKS:
+        os.environ.pop(mark, None)
+    os.environ.update(environment)
+    subprocess_script.subprocess = SimpleNamespace(Popen=Forked)  # type: ignore[attr-defined]
+    first = Forked(["python", "train.py", *words])
+    while first.poll() is None:
+        time.sleep(0.005)
+    os._exit(first.returncode % 256)  # type: ignore[operator]
+
+
+class Run:
+    """A run of train.py; all its processes can be found, since they are a session.
+
+    Args:
+        log: its output goes there.
+        words: the command's.
+        environment: more of it.
+    """
+
+    def __init__(self, log: Path, words: list[str], **environment: str) -> None:
+        self.process = server().Process(target=begin, args=(words, str(log), os.getcwd(), environment), daemon=True)
+        self.process.start()
+        self.log = log
+
+    def processes(self) -> list[int]:
+        """Those that live, the first rank first."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            with suppress(OSError, ValueError):
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                if int(fields[3]) == self.process.pid != int(entry.name) and fields[0] != "Z":
+                    found.append(int(entry.name))
+        return sorted(found)
+
+    def wait(self, seconds: float) -> int | None:
+        """The exit code, if the first rank ends within that time."""
+        self.process.join(seconds)
+        return self.process.exitcode
+
+    def poll(self) -> int | None:
+        """The exit code, once it has ended."""
+        return self.wait(0)
+
+    def communicate(self) -> tuple[str, None]:
+        """What it has printed."""
+        return self.log.read_text(), None
+
+    def kill(self) -> None:
+        """End what is left of it."""
+        while left := self.processes():
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
+        self.wait(10)
