@@ -124,7 +124,7 @@ class _ConfigFile(SaveConfigCallback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After every setup."""
         if trainer.is_global_zero:
-            config = self.parser.dump(self.config, skip_none=False)
+            config = self.parser.dump(self.config, skip_none=False, skip_validation=True)
             write_atomically(Path(trainer.log_dir or "") / "config.yaml", config.encode())
 
 

@@ -20,7 +20,7 @@ from runs import inversions
 
 from locinv_pl.store import RunFolder, read_json
 
-COUNT, RUNS = 12, int(os.environ.get("CHAOS_RUNS", "4"))
+COUNT, RUNS = 12, int(os.environ.get("CHAOS_RUNS", "3"))
 WORDS = """
     data=folder data.size=32 data.batch_size=2 model.num_steps=2 model.resolution=8 method.tokens.max_steps=1
     method.null_text.max_steps=1 callbacks=plain trainer.accelerator=cpu
