@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from locinv_pl.errors import one_line
+
 LARGEST = 8
 """Pictures in a batch, at most: every recording keeps memory of its own for all that it computes."""
 
@@ -18,7 +20,7 @@ LARGEST = 8
 class Graphs:
     """Records functions of tensors and their gradients, once for every kind of input, and replays them.
 
-    Recordings take half of the device's memory at most; what isn't recorded runs as it is.
+    They are made while more than half of the device's memory is free; what isn't recorded runs as it is.
     """
 
     def __init__(self) -> None:
@@ -62,10 +64,17 @@ class Graphs:
         return answer
 
 
-def _record(function: Callable[..., Any], samples: tuple[Tensor, ...]) -> Callable[..., Any]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")  # that of the rehearsals
-        return torch.cuda.make_graphed_callables(function, samples)
+def _record(function: Callable[..., Any], samples: tuple[Tensor, ...]) -> Callable[..., Any] | None:
+    """A replay; None where the function can't be recorded."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")  # that of the rehearsals
+            return torch.cuda.make_graphed_callables(function, samples)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # another thread used the device meanwhile, or an operation waits for it
+        warnings.warn(f"a pass can't be recorded ({one_line(str(error))}); it runs kernel by kernel", stacklevel=2)
+        return None
 
 
 def _has_room() -> bool:

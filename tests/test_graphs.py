@@ -109,6 +109,17 @@ def test_nothing_is_recorded_without_room(recorded, monkeypatch, tiny_folder):
     assert not recorded
 
 
+def test_what_cannot_be_recorded_runs_as_it_is(recorded, monkeypatch, tiny_folder):
+    def record(function: Callable[..., Any], samples: tuple[torch.Tensor, ...]) -> Replay:
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", record)
+    refused, plain = load_backbone(str(tiny_folder)), load_backbone(str(tiny_folder), tuning=Tuning(cuda_graphs=False))
+    with pytest.warns(UserWarning, match="not permitted when stream is capturing.; it runs kernel by kernel"):
+        results = inverted(refused, 1)
+    torch.testing.assert_close(results[0].latent, inverted(plain, 1)[0].latent, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     ("tuning", "batch", "autocast", "used"),
     [
