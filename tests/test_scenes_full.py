@@ -11,11 +11,13 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import locinv_pl
 from locinv_pl.scenes import full
 from locinv_pl.scenes.backgrounds import Backdrop, draw_backdrop
 from locinv_pl.scenes.captions import Caption, Group
@@ -71,7 +73,9 @@ def test_a_scene_depends_on_its_rng_alone() -> None:
         return digest.hexdigest()
 
     code = (
-        "import hashlib, random, numpy as np\n"
+        "import hashlib, random, sys, types, numpy as np\n"
+        "sys.modules['locinv_pl'] = package = types.ModuleType('locinv_pl')\n"  # scenes need nothing else of it
+        f"package.__path__ = [{str(Path(locinv_pl.__file__).parent)!r}]\n"
         "from locinv_pl.scenes.drawing import FULL, draw_scene\n"
         "digest = hashlib.sha256()\n"
         "for seed in range(4):\n"
