@@ -16,14 +16,11 @@ def use_forwards(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
     """Put functions in the place of modules' forward passes; restores theirs whatever happens."""
     before = own_forwards(forwards)
     try:
-        for module, forward in forwards.items():
-            vars(module)["forward"] = forward
+        set_forwards(forwards)
         yield
     finally:
-        for module in forwards:
-            vars(module).pop("forward", None)
-        for module, own in before.items():
-            vars(module)["forward"] = own
+        set_forwards(forwards, on=False)
+        set_forwards(before)
 
 
 def set_forwards(forwards: Mapping[nn.Module, Forward], on: bool = True) -> None:

@@ -110,7 +110,7 @@ def _launch_rows(kernel: Any, h: Tensor, *tensors: Tensor) -> None:
 
 @triton.jit
 def _tile(C, ROWS: tl.constexpr):
-    """The pixels (ROWS,) and the channels (COLUMNS,) of this program, which of these there are, and where all lie."""
+    """This program's channels (COLUMNS,), which of them there are, and where its numbers lie, (ROWS, COLUMNS)."""
     pixels = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     channels = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     return channels, channels < C, pixels[:, None] * C + channels[None, :]

@@ -20,6 +20,7 @@ class Divisible(Protocol):
 
 Pieces = TypeVar("Pieces", bound=Divisible)
 Done = TypeVar("Done")
+_limited = False  # whether young_garbage_only is at work
 
 
 def halving(work: Callable[[Pieces], Done], whole: Pieces) -> Iterator[tuple[Pieces, Done | None]]:
@@ -62,9 +63,6 @@ def young_garbage_only() -> Iterator[None]:
     finally:
         gc.unfreeze()
         _limited = False
-
-
-_limited = False
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

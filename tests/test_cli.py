@@ -17,7 +17,7 @@ import torch
 import yaml
 from conftest import make_picture, write_tiny_model
 from PIL import Image
-from processes import Run
+from processes import MARKS, Run
 
 from locinv_pl import batch
 from locinv_pl.cli import LocInvCLI, main, translate
@@ -427,7 +427,7 @@ class TestProcesses:
     def launch(self, *command: str) -> subprocess.Popen:
         # Lightning leaves its marks of a running launch in this process's environment, and conftest.py its
         # thread count; the program chooses its own.
-        marks = {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "OMP_NUM_THREADS"}
+        marks = {*MARKS, "OMP_NUM_THREADS"}
         environment = {k: v for k, v in os.environ.items() if k not in marks}
         return subprocess.Popen(
             [sys.executable, str(ROOT / "train.py"), *command],

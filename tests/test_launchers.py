@@ -88,7 +88,7 @@ def wait_for(there: Callable[[], bool], *processes: subprocess.Popen | Run) -> N
     began = time.monotonic()
     while not there():
         for process in processes:
-            assert process.poll() is None, process.communicate()[0]  # what it printed
+            assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() - began < 120
         time.sleep(0.01)
 
