@@ -7,7 +7,7 @@ import random
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,10 +18,9 @@ from datamodules.base import EditDataModule
 from datamodules.coco_edit import CocoEditDataModule
 from datamodules.entries import Entry, Problems
 from locinv_pl.errors import InputError
-from locinv_pl.scenes.captions import Group
-from locinv_pl.scenes.drawing import CORE, Scene, SceneObject, World, draw_scene
+from locinv_pl.scenes.drawing import CORE, Scene, SceneObject, draw_scene
 from locinv_pl.scenes.drawing import world as find_world
-from locinv_pl.scenes.materials import MATERIALS
+from locinv_pl.scenes.edits import make_edits
 
 WorldName = Literal["core", "full"]
 INSTANCES = "annotations/instances.json"
@@ -110,34 +109,6 @@ def make_scene(index: int, settings: SceneSettings) -> Scene:
     counts = range(settings.min_objects, settings.max_objects + 1)
     count = rng.choices(counts, [world.counts[n] for n in counts])[0]
     return draw_scene(rng, settings.size, count, world)
-
-
-def make_edits(scene: Scene, rng: random.Random, world: World = CORE) -> dict[str, str]:
-    """Target prompts by kind: one noun swapped, and one colour and one material where the caption names them."""
-    groups = scene.wording.groups
-    group = rng.choice(groups)
-    absent = [noun for noun in world.nouns if noun not in {other.noun for other in groups}]
-    edits = {"word_swap": _caption_with(scene, group, replace(group, noun=rng.choice(absent)))}
-    for kind, words in (("attribute", [*world.colors]), ("material", [*world.materials])):
-        described = [(group, word) for group in groups for word in group.adjectives if word in words]
-        if described:
-            group, word = rng.choice(described)
-            others = [other for other in words if _can_replace(word, other, group, groups)]
-            adjectives = tuple(rng.choice(others) if said == word else said for said in group.adjectives)
-            edits[kind] = _caption_with(scene, group, replace(group, adjectives=adjectives))
-    return edits
-
-
-def _can_replace(word: str, other: str, group: Group, groups: Sequence[Group]) -> bool:
-    """Whether it is an adjective of the same sort that no group of this noun has."""
-    said = {adjective for group_ in groups if group_.noun == group.noun for adjective in group_.adjectives}
-    replaces_color = [name in MATERIALS and not MATERIALS[name].colored for name in (word, other)]
-    return other not in said and replaces_color[0] == replaces_color[1]
-
-
-def _caption_with(scene: Scene, old: Group, new: Group) -> str:
-    groups = tuple(new if group is old else group for group in scene.wording.groups)
-    return replace(scene.wording, groups=groups).text
 
 
 def _write(root: Path, settings: SceneSettings) -> None:

@@ -13,7 +13,7 @@ from locinv_pl.store import RunFolder, read_json, write_json
 from locinv_pl.tuning import Tuning, use_one_thread
 
 if TYPE_CHECKING:
-    from locinv_pl.pretrain.recipe import Recipe
+    from locinv_pl.pretrain.settings import Recipe
 
 
 def table(runs: Sequence[str]) -> None:
@@ -59,24 +59,23 @@ def evaluate_backbone(
     """Measure a text-to-image model of the drawn world: its VAE, its pictures as the judge sees them, its maps.
 
     Args:
-        backbone: "embedded", or the folder of a model.
+        backbone: "embedded", "embedded_sd3", or the folder of a model in Stable Diffusion's or SD3's layout.
         json: where to write the scores.
         sheet: where to draw the first pictures with what the judge saw, a PNG.
         judge: the folder of another judge than the package's.
-        num_prompts: prompts with one object, and as many with two.
+        num_prompts: prompts with one object, and as many with two, with three and of edits.
         num_scenes: unseen scenes for the judge.
         seed: of scenes, prompts and noise.
         device: where to compute.
     """
-    from locinv_pl.backbone import load_backbone
-    from locinv_pl.evaluation import draw_sheet
+    from locinv_pl.evaluation import draw_sheet, load_model, samples_seen
     from locinv_pl.evaluation import evaluate_backbone as evaluate
     from locinv_pl.judge import load_judge
 
-    model = load_backbone(backbone, device=device)
-    scores, generated = evaluate(model, load_judge(judge, device), num_prompts, num_scenes, seed)
+    model, seen = load_model(backbone, device), samples_seen(backbone)
+    scores, generated = evaluate(model, load_judge(judge, device), num_prompts, num_scenes, seed, seen)
     for key, value in scores.to_dict().items():
-        print(f"{key:18} {value:.3f}")
+        print(f"{key:20} {'-' if value is None else f'{value:.3f}'}")
     if json is not None:
         write_json(json, scores.to_dict())
     if sheet is not None:
@@ -89,13 +88,13 @@ def pretrain(recipe: Recipe, output: Path = Path("outputs/pretrain"), stages: li
 
     Args:
         recipe: recipe=NAME takes configs/recipe/NAME.yaml.
-        output: the run's folder; embedded/, judge/ and curves.png appear in it.
-        stages: some of vae, clip, recognizer, diffusion; all by default.
+        output: the run's folder; embedded/, embedded_sd3/, judge/ and curves.png appear in it.
+        stages: some of vae, clip, recognizer, diffusion, flow_vae, flow; all that the recipe has by default.
     """
     from locinv_pl.pretrain.curves import draw_curves
-    from locinv_pl.pretrain.recipe import STAGES, Pretraining
+    from locinv_pl.pretrain.pretraining import STAGES, Pretraining
 
-    Pretraining(recipe, output).run(stages or STAGES)
+    Pretraining(recipe, output).run(stages or ())
     draw_curves(output, STAGES).savefig(output / "curves.png", dpi=120)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,12 +15,14 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from locinv_pl.backbone import Backbone
+from locinv_pl.backbone import EMBEDDED, Backbone, load_backbone
+from locinv_pl.flow import FlowModel, load_flow_model
 from locinv_pl.generation import generate
 from locinv_pl.judge import Judge, Sighting
 from locinv_pl.methods import load_method
 from locinv_pl.metrics import attention_iou, psnr
 from locinv_pl.scenes.drawing import Scene, draw_scene, with_article, world
+from locinv_pl.scenes.edits import make_edits
 from locinv_pl.scenes.words import PREPOSITIONS
 from locinv_pl.task import prepare
 from locinv_pl.types import EditSample, Noun
@@ -32,30 +36,41 @@ class BackboneScores:
 
     Attributes:
         vae_psnr: of the VAE's reconstructions of unseen scenes, mean, dB.
+        color_delta_e, color_delta_e_p90: CIEDE2000 between the mean colours of an object in a scene and in its
+            reconstruction, the mean over all objects and the value that nine in ten keep below.
         judge_accuracy: unseen scenes of which the judge names all nouns and no other, each with its look.
         noun_accuracy, color_accuracy: pictures generated for one object whose largest noun is the one asked
             for, and that have it in the colour asked for.
         two_noun_accuracy: pictures generated for two objects that have both nouns.
         two_color_accuracy: those that have both nouns, each in its colour.
+        three_noun_accuracy: pictures generated for three objects that have all three nouns.
+        edit_targets: target prompts of edits, of scenes with two and three objects, whose pictures, generated from
+            nothing, show what they name and no other noun: the success that edits can have with this model.
         clip_score: mean over all generated pictures with their prompts; ``clip_score_scenes`` over unseen scenes
             with their captions.
         ddim_iou: attention IoU of plain DDIM inversion at threshold 0.3, mean over the nouns of scenes with two
-            and three objects.
+            and three objects; None for a model that isn't inverted.
         package_mib: size of everything that the package ships.
+        samples_seen: by the model in its training; None where that isn't known.
     """
 
     vae_psnr: float
+    color_delta_e: float
+    color_delta_e_p90: float
     judge_accuracy: float
     noun_accuracy: float
     color_accuracy: float
     two_noun_accuracy: float
     two_color_accuracy: float
+    three_noun_accuracy: float
+    edit_targets: float
     clip_score: float
     clip_score_scenes: float
-    ddim_iou: float
+    ddim_iou: float | None
     package_mib: float
+    samples_seen: int | None
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> dict[str, float | None]:
         """For JSON."""
         return asdict(self)
 
@@ -78,37 +93,91 @@ class Generated:
 
 
 def evaluate_backbone(
-    backbone: Backbone, judge: Judge, num_prompts: int = 200, num_scenes: int = 500, seed: int = 0
+    backbone: Backbone | FlowModel,
+    judge: Judge,
+    num_prompts: int = 200,
+    num_scenes: int = 500,
+    seed: int = 0,
+    samples_seen: int | None = None,
 ) -> tuple[BackboneScores, Generated]:
     """Measure a model of the drawn world.
 
     Args:
         backbone: the model.
         judge: of the same world.
-        num_prompts: prompts with one object, and as many with two; also the VAE's scenes.
+        num_prompts: prompts with one object, as many with two, with three and of edits; also the VAE's scenes.
         num_scenes: unseen scenes for the judge; a tenth as many for the attention maps.
         seed: of scenes, prompts and noise.
+        samples_seen: by the model in its training.
     """
     scenes = unseen_scenes(seed, num_scenes, backbone.image_size, judge.world)
-    one, two = ([*make_requests(judge, seed, count, num_prompts)] for count in (1, 2))
-    pictures = generate(backbone, [r.prompt for r in one + two], GUIDANCE_SCALE, NUM_STEPS, seed)
-    generated = Generated(one + two, pictures, judge_all(judge, pictures))
-    first = [(r.things[0], s) for r, s in zip(one, generated.seen, strict=False)]
-    pairs = list(zip(two, generated.seen[len(one) :], strict=True))
+    one, two, three = ([*make_requests(judge, seed, count, num_prompts)] for count in (1, 2, 3))
+    targets = edit_targets(seed, num_prompts, backbone.image_size, judge.world)
+    requests = one + two + three
+    pictures = generate(
+        backbone,
+        [*(r.prompt for r in requests), *targets],
+        GUIDANCE_SCALE,
+        NUM_STEPS,
+        seed,
+        batch_size=16 if backbone.device.type == "cpu" else 200,
+    )
+    pictures, edited = pictures.split([len(requests), len(targets)])
+    generated = Generated(requests, pictures, judge_all(judge, pictures))
+    seen = iter(zip(generated.requests, generated.seen, strict=True))
+    singles, pairs, triples = ([next(seen) for _ in some] for some in (one, two, three))
     crowded = [s for s in scenes if len(s.objects) > 1][: max(1, num_scenes // 10)]
+    quality = vae_quality(backbone, scenes[:num_prompts])
     scores = BackboneScores(
-        vae_psnr=vae_psnr(backbone, scenes[:num_prompts]),
+        **quality,
         judge_accuracy=judge_accuracy(judge, scenes),
-        noun_accuracy=_share(bool(seen) and seen[0].noun == noun for (noun, _), seen in first),
-        color_accuracy=_share((noun, color) in _pairs(seen) for (noun, color), seen in first),
-        two_noun_accuracy=_share({n for n, _ in r.things} <= {s.noun for s in seen} for r, seen in pairs),
-        two_color_accuracy=_share(set(r.things) <= _pairs(seen) for r, seen in pairs),
+        noun_accuracy=_share(bool(saw) and saw[0].noun == r.things[0][0] for r, saw in singles),
+        color_accuracy=_share(r.things[0] in _pairs(saw) for r, saw in singles),
+        two_noun_accuracy=_share(_has_nouns(r, saw) for r, saw in pairs),
+        two_color_accuracy=_share(set(r.things) <= _pairs(saw) for r, saw in pairs),
+        three_noun_accuracy=_share(_has_nouns(r, saw) for r, saw in triples),
+        edit_targets=_share(bool(agrees) for agrees in judge.agrees(edited, targets)),
         clip_score=judge.clip_score(pictures, [r.prompt for r in generated.requests]).mean().item(),
         clip_score_scenes=judge.clip_score(to_tensor(scenes), [s.caption for s in scenes]).mean().item(),
-        ddim_iou=ddim_iou(backbone, crowded),
+        ddim_iou=None if isinstance(backbone, FlowModel) else ddim_iou(backbone, crowded),
         package_mib=package_mib(),
+        samples_seen=samples_seen,
     )
     return scores, generated
+
+
+def load_model(name: str, device: torch.device | str = "cpu") -> Backbone | FlowModel:
+    """ "embedded", "embedded_sd3", or the folder of a model in one of their layouts.
+
+    Raises:
+        InputError: there is none.
+    """
+    index = _folder(name) / "model_index.json"
+    if index.is_file() and json.loads(index.read_text()).get("_class_name") == "StableDiffusion3Pipeline":
+        return load_flow_model(index.parent, device)
+    return load_backbone(name, device=device)
+
+
+def samples_seen(name: str) -> int | None:
+    """How many samples a model's training has shown it, where the model says so."""
+    card = _folder(name) / "training.json"
+    return json.loads(card.read_text())["samples_seen"] if card.is_file() else None
+
+
+def _folder(name: str) -> Path:
+    return EMBEDDED.with_name(name) if name in ("embedded", "embedded_sd3") else Path(name)
+
+
+def edit_targets(seed: int, count: int, size: int, world_name: str = "core") -> list[str]:
+    """Target prompts of edits of unseen scenes with two and three objects, as ``data=scenes`` makes them."""
+    drawn, targets = world(world_name), []
+    for n in itertools.count():
+        rng = random.Random(f"targets/{seed}/{n}")
+        scene = draw_scene(rng, size, 2 + n % 2, drawn)
+        targets += make_edits(scene, rng, drawn).values()
+        if len(targets) >= count:
+            return targets[:count]
+    raise AssertionError
 
 
 def unseen_scenes(seed: int, count: int, size: int, world_name: str = "core") -> list[Scene]:
@@ -147,13 +216,26 @@ def is_right(scene: Scene, seen: Sequence[Sighting]) -> bool:
     return {noun for noun, _ in drawn} == {s.noun for s in seen} and _pairs(seen) <= drawn
 
 
-def vae_psnr(backbone: Backbone, scenes: Sequence[Scene], batch_size: int = 16) -> float:
-    """Mean PSNR of encoding and decoding, dB."""
-    values = []
-    for pictures in to_tensor(scenes).split(batch_size):
+def vae_quality(backbone: Backbone | FlowModel, scenes: Sequence[Scene], batch_size: int = 16) -> dict[str, float]:
+    """What encoding and decoding costs: ``vae_psnr``, ``color_delta_e`` and ``color_delta_e_p90``."""
+    from skimage.color import deltaE_ciede2000, rgb2lab
+
+    values, sources, copies = [], [], []
+    for start in range(0, len(scenes), batch_size):
+        some = scenes[start : start + batch_size]
+        pictures = to_tensor(some)
         back = backbone.decode(backbone.encode(pictures)).cpu()
         values += [psnr(b, p).item() for b, p in zip(back, pictures, strict=True)]
-    return float(np.mean(values))
+        for scene, picture, copy in zip(some, pictures, back, strict=True):
+            masks = [torch.from_numpy(thing.mask) for thing in scene.objects]
+            sources += [picture[:, mask].mean(1).numpy() for mask in masks]
+            copies += [copy[:, mask].mean(1).numpy() for mask in masks]
+    apart = deltaE_ciede2000(rgb2lab(np.stack(sources)), rgb2lab(np.stack(copies)))
+    return {
+        "vae_psnr": float(np.mean(values)),
+        "color_delta_e": float(apart.mean()),
+        "color_delta_e_p90": float(np.quantile(apart, 0.9)),
+    }
 
 
 def ddim_iou(backbone: Backbone, scenes: Sequence[Scene], batch_size: int = 10) -> float:
@@ -191,11 +273,10 @@ def to_tensor(scenes: Sequence[Scene]) -> Tensor:
     return torch.from_numpy(np.stack([np.asarray(s.image) for s in scenes])).permute(0, 3, 1, 2).float() / 255
 
 
-def draw_sheet(generated: Generated, columns: int = 10, rows: int = 4, gap: int = 42) -> Image.Image:
-    """Pictures for one object above pictures for two, each with its prompt and what the judge saw."""
-    half = len(generated.requests) // 2
-    first = columns * rows // 2
-    shown = [*range(min(first, half)), *range(half, half + min(first, half))]
+def draw_sheet(generated: Generated, columns: int = 10, rows: int = 6, gap: int = 42) -> Image.Image:
+    """Pictures for one object above those for two and for three, each with its prompt and what the judge saw."""
+    each = len(generated.requests) // 3
+    shown = [n * each + k for n in range(3) for k in range(min(columns * rows // 3, each))]
     side = generated.pictures.shape[-1]
     width = max(side, 128)
     page = Image.new("RGB", (columns * width, -(-len(shown) // columns) * (side + gap)), "white")
@@ -216,6 +297,10 @@ def draw_sheet(generated: Generated, columns: int = 10, rows: int = 4, gap: int 
 
 def _pairs(seen: Sequence[Sighting]) -> set[tuple[str, str]]:
     return {(s.noun, s.color) for s in seen}
+
+
+def _has_nouns(request: Request, seen: Sequence[Sighting]) -> bool:
+    return {noun for noun, _ in request.things} <= {s.noun for s in seen}
 
 
 def _share(outcomes: Iterator[bool]) -> float:

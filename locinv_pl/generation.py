@@ -9,13 +9,14 @@ from torch import Tensor
 
 from locinv_pl.attention import Context
 from locinv_pl.backbone import Backbone
+from locinv_pl.flow import FlowModel
 from locinv_pl.prompts import tokenize
 from locinv_pl.schedule import ddim_step, guided_noise
 
 
 @torch.no_grad()
 def generate(
-    backbone: Backbone,
+    backbone: Backbone | FlowModel,
     prompts: Sequence[str],
     guidance_scale: float = 7.5,
     num_steps: int = 50,
@@ -40,19 +41,38 @@ def generate(
     Raises:
         InputError: a prompt is too long.
     """
-    schedule, null = backbone.schedule(num_steps), backbone.encode_null()
-    config, device = backbone.unet.config, backbone.device
-    shape = (config.in_channels, config.sample_size, config.sample_size)
     pictures = []
     for start in range(0, len(prompts), batch_size):
-        numbers = range(start, min(start + batch_size, len(prompts)))
-        ids = torch.stack([tokenize(backbone.tokenizer, prompts[n], f"prompt {n}").ids for n in numbers])
-        noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed + n)) for n in numbers]
-        context = Context.of(torch.cat([backbone.encode_text(ids), null.expand(len(numbers), -1, -1)]))
-        z = torch.stack(noise).to(device)
-        for i, t in enumerate(schedule.timesteps):
-            abar_t, abar_s = schedule.alphas[i : i + 2]
-            eps_cond, eps_null = backbone.predict_noise(torch.cat([z, z]), t, abar_t, context).chunk(2)
-            z = ddim_step(z, guided_noise(eps_cond, eps_null, guidance_scale), abar_t, abar_s)
-        pictures.append(backbone.decode(z).cpu())
+        some = range(start, min(start + batch_size, len(prompts)))
+        noise = torch.stack([torch.randn(_shape(backbone), generator=_seeded(seed + n)) for n in some])
+        texts = [prompts[n] for n in some]
+        if isinstance(backbone, FlowModel):
+            pictures.append(backbone.generate(texts, noise, guidance_scale, num_steps).cpu())
+        else:
+            pictures.append(_denoise(backbone, texts, noise, guidance_scale, num_steps))
     return torch.cat(pictures)
+
+
+def _denoise(backbone: Backbone, prompts: Sequence[str], z: Tensor, guidance_scale: float, num_steps: int) -> Tensor:
+    """The DDIM step, from noise (B, C, h, w) to images (B, 3, H, W)."""
+    schedule, null = backbone.schedule(num_steps), backbone.encode_null()
+    ids = torch.stack([tokenize(backbone.tokenizer, prompt, f"prompt {prompt!r}").ids for prompt in prompts])
+    context, z = (
+        Context.of(torch.cat([backbone.encode_text(ids), null.expand(len(ids), -1, -1)])),
+        z.to(backbone.device),
+    )
+    for i, t in enumerate(schedule.timesteps):
+        abar_t, abar_s = schedule.alphas[i : i + 2]
+        eps_cond, eps_null = backbone.predict_noise(torch.cat([z, z]), t, abar_t, context).chunk(2)
+        z = ddim_step(z, guided_noise(eps_cond, eps_null, guidance_scale), abar_t, abar_s)
+    return backbone.decode(z).cpu()
+
+
+def _shape(backbone: Backbone | FlowModel) -> tuple[int, int, int]:
+    """(C, h, w) of a latent."""
+    net = backbone.pipeline.transformer if isinstance(backbone, FlowModel) else backbone.unet
+    return net.config.in_channels, net.config.sample_size, net.config.sample_size
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)

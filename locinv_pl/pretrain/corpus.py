@@ -6,8 +6,9 @@ import json
 import multiprocessing
 import os
 import random
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from locinv_pl.scenes.drawing import CORE, Scene, World, draw_scene, world
+from locinv_pl.scenes.faults import FAULTS, with_faults
 
 CELL = 4  # pixels
 
@@ -42,6 +44,8 @@ def draw_corpus(
     seed: str = "train",
     size: int = 128,
     world_name: str = "core",
+    counts: Mapping[int, float] | None = None,
+    fault_rate: float = 0.0,
     processes: int | None = None,
 ) -> Corpus:
     """Draw scenes once and keep them under ``root``; scene i depends on (seed, i) alone.
@@ -52,23 +56,38 @@ def draw_corpus(
         seed: another seed, other scenes; sets of scenes to work on have numbers for seeds.
         size: side of the pictures in pixels.
         world_name: what is drawn.
+        counts: how often a scene has one object, two, and so on; as the world has it by default.
+        fault_rate: share of the objects that are half gone, gone or smudged (:mod:`locinv_pl.scenes.faults`); of
+            those that aren't whole, only what is left has labels.
         processes: how many draw; as many as there are cores by default.
     """
     root, processes = Path(root), processes or os.cpu_count() or 1
-    settings = {"num_scenes": num_scenes, "seed": seed, "size": size, "world": world_name}
+    what = _What(seed, size, world_name, tuple((counts or {}).items()), fault_rate)
+    settings = json.loads(json.dumps({"num_scenes": num_scenes, **asdict(what)}))
     done = root / "corpus.json"
     if not done.is_file() or json.loads(done.read_text())["settings"] != settings:
-        _draw(root, num_scenes, seed, size, world_name, processes)
+        _draw(root, num_scenes, what, processes)
         captions = json.loads((root / "captions.json").read_text())
         done.write_text(json.dumps({"settings": settings, "captions": captions}))
     captions = json.loads(done.read_text())["captions"]
-    arrays = {name: np.load(root / f"{name}.npy", mmap_mode="r") for name in ("pictures", "nouns", "colors")}
+    arrays = {name: np.load(root / f"{name}.npy", mmap_mode="c") for name in ("pictures", "nouns", "colors")}
     return Corpus(captions=captions, **arrays)
 
 
-def _draw(root: Path, num_scenes: int, seed: str, size: int, world_name: str, processes: int) -> None:
+@dataclass(frozen=True)
+class _What:
+    """What a scene of a corpus depends on, beside its number."""
+
+    seed: str
+    size: int
+    world: str
+    counts: tuple[tuple[int, float], ...]
+    fault_rate: float
+
+
+def _draw(root: Path, num_scenes: int, what: _What, processes: int) -> None:
     root.mkdir(parents=True, exist_ok=True)
-    grid = size // CELL
+    size, grid = what.size, what.size // CELL
     shapes = {
         "pictures": (num_scenes, size, size, 3),
         "nouns": (num_scenes, grid, grid),
@@ -80,7 +99,7 @@ def _draw(root: Path, num_scenes: int, seed: str, size: int, world_name: str, pr
     }
     captions = []
     with multiprocessing.get_context("spawn").Pool(processes) if processes > 1 else nullcontext() as pool:
-        draw, numbers = partial(_scene, seed, size, world_name), range(num_scenes)
+        draw, numbers = partial(_scene, what), range(num_scenes)
         scenes = pool.imap(draw, numbers, chunksize=64) if pool else map(draw, numbers)
         for index, (picture, caption, nouns, colors) in enumerate(scenes):
             arrays["pictures"][index] = picture
@@ -92,9 +111,13 @@ def _draw(root: Path, num_scenes: int, seed: str, size: int, world_name: str, pr
     (root / "captions.json").write_text(json.dumps(captions))
 
 
-def _scene(seed: str, size: int, world_name: str, index: int) -> tuple[NDArray, str, NDArray, NDArray]:
-    scene = draw_scene(random.Random(f"{seed}/{index}"), size, world=world(world_name))
-    return np.asarray(scene.image), scene.caption, *label_grids(scene, world(world_name))
+def _scene(what: _What, index: int) -> tuple[NDArray, str, NDArray, NDArray]:
+    rng, drawn = random.Random(f"{what.seed}/{index}"), world(what.world)
+    counts = dict(what.counts)
+    scene = draw_scene(rng, what.size, rng.choices([*counts], [*counts.values()])[0] if counts else None, drawn)
+    faults = {k: rng.choice(FAULTS) for k in range(len(scene.objects)) if rng.random() < what.fault_rate}
+    scene = with_faults(scene, faults, rng) if faults else scene
+    return np.asarray(scene.image), scene.caption, *label_grids(scene, drawn)
 
 
 def label_grids(scene: Scene, world: World = CORE) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -27,12 +27,18 @@ def noise_scheduler() -> Any:
 
 
 def build_unet(
-    channels: tuple[int, ...] = (32, 64, 128), latent_size: int = 32, text_width: int = 128, heads: int = 4
+    channels: tuple[int, ...] = (32, 64, 128),
+    latent_size: int = 32,
+    text_width: int = 128,
+    heads: int = 4,
+    latent_channels: int = 4,
 ) -> Any:
     """A UNet with cross-attention at every level but the finest."""
     coarse = len(channels) - 1
     unet: Any = UNet2DConditionModel(
         sample_size=latent_size,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
         block_out_channels=channels,
         layers_per_block=1,
         down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * coarse),
@@ -67,6 +73,7 @@ class DiffusionModule(PretrainModule):
             instead of in the caption.
     """
 
+    networks = ("unet",)
     null_ids: Tensor
     alphas: Tensor
 

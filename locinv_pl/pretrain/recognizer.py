@@ -40,11 +40,9 @@ class RecognizerModule(PretrainModule):
         optimization: AdamW's settings.
     """
 
-    def __init__(
-        self,
-        recognizer: Recognizer,
-        optimization: Optimization,
-    ):
+    networks = ("recognizer",)
+
+    def __init__(self, recognizer: Recognizer, optimization: Optimization):
         super().__init__(optimization)
         self.recognizer = recognizer
 

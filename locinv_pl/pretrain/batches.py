@@ -1,0 +1,44 @@
+"""Random batches of rows, gathered where the rows lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Column = Callable[[Tensor], Tensor]
+"""Rows (B, ...) of the numbers (B,)."""
+
+
+class Batches:
+    """Endless random batches: of every column, the rows of the same random numbers.
+
+    Args:
+        length: how many rows there are.
+        columns: what a batch consists of.
+        batch_size: B.
+        seed: another seed, other batches.
+    """
+
+    def __init__(self, length: int, columns: tuple[Column, ...], batch_size: int, seed: int = 0):
+        self.length, self.columns, self.batch_size = length, columns, batch_size
+        self.draws = torch.Generator().manual_seed(seed)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        while True:
+            numbers = torch.randint(self.length, (self.batch_size,), generator=self.draws)
+            yield tuple(column(numbers) for column in self.columns)
+
+
+def rows(array: Tensor | NDArray, device: torch.device | str = "cpu") -> Column:
+    """The rows of an array (N, ...), kept on ``device``; one that is mapped from a file stays there on a CPU."""
+    tensor = torch.as_tensor(array).to(device)
+    return lambda numbers: tensor[numbers.to(tensor.device)]
+
+
+def pictures(array: NDArray, device: torch.device | str = "cpu") -> Column:
+    """Pictures (B, 3, H, W) in [0, 1], channels last, of an array (N, H, W, 3) of bytes."""
+    of_bytes = rows(array, device)
+    return lambda numbers: of_bytes(numbers).movedim(-1, 1).float() / 255
