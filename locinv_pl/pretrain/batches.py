@@ -20,15 +20,23 @@ class Batches:
         columns: what a batch consists of.
         batch_size: B.
         seed: another seed, other batches.
+        device: where the numbers are drawn; where the rows lie, no step waits for them.
     """
 
-    def __init__(self, length: int, columns: tuple[Column, ...], batch_size: int, seed: int = 0):
+    def __init__(
+        self,
+        length: int,
+        columns: tuple[Column, ...],
+        batch_size: int,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ):
         self.length, self.columns, self.batch_size = length, columns, batch_size
-        self.draws = torch.Generator().manual_seed(seed)
+        self.draws = torch.Generator(device).manual_seed(seed)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         while True:
-            numbers = torch.randint(self.length, (self.batch_size,), generator=self.draws)
+            numbers = torch.randint(self.length, (self.batch_size,), generator=self.draws, device=self.draws.device)
             yield tuple(column(numbers) for column in self.columns)
 
 

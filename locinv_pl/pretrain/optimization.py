@@ -68,8 +68,7 @@ class PretrainModule(LightningModule):
         """AdamW over whatever is trained, its rate set anew at every step."""
         o = self.optimization
         parameters = [p for p in self.parameters() if p.requires_grad]
-        fused = parameters[0].is_cuda
-        optimizer = AdamW(parameters, o.learning_rate, betas=(0.9, o.beta2), weight_decay=o.weight_decay, fused=fused)
+        optimizer = AdamW(parameters, o.learning_rate, betas=(0.9, o.beta2), weight_decay=o.weight_decay)
         schedule = warmup_stable_decay(optimizer, o.warmup_steps, o.decay, lambda step: self.progress)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

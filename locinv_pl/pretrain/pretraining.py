@@ -282,7 +282,7 @@ class Pretraining:
             )
         began = torch.load(last, weights_only=True)["global_step"] if last.is_file() else 0
         seed = hash((self.recipe.seed, _rank(), began))
-        batches: Any = Batches(length, columns, optimization.batch_size, seed)
+        batches: Any = Batches(length, columns, optimization.batch_size, seed, self.device)
         trainer.fit(module, batches, ckpt_path=last if last.is_file() else None, weights_only=True)
         if trainer.interrupted:
             raise SystemExit(130)
