@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,6 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from locinv_pl.backbone import EMBEDDED, Backbone, load_backbone
-from locinv_pl.flow import FlowModel, load_flow_model
 from locinv_pl.generation import generate
 from locinv_pl.judge import Judge, Sighting
 from locinv_pl.methods import load_method
@@ -24,6 +22,7 @@ from locinv_pl.metrics import attention_iou, psnr
 from locinv_pl.scenes.drawing import Scene, draw_scene, with_article, world
 from locinv_pl.scenes.edits import make_edits
 from locinv_pl.scenes.words import PREPOSITIONS
+from locinv_pl.sd3 import FlowModel, load_flow_model
 from locinv_pl.task import prepare
 from locinv_pl.types import EditSample, Noun
 
@@ -170,14 +169,13 @@ def _folder(name: str) -> Path:
 
 def edit_targets(seed: int, count: int, size: int, world_name: str = "core") -> list[str]:
     """Target prompts of edits of unseen scenes with two and three objects, as ``data=scenes`` makes them."""
-    drawn, targets = world(world_name), []
-    for n in itertools.count():
-        rng = random.Random(f"targets/{seed}/{n}")
-        scene = draw_scene(rng, size, 2 + n % 2, drawn)
+    drawn = world(world_name)
+    targets: list[str] = []
+    while len(targets) < count:
+        rng = random.Random(f"targets/{seed}/{len(targets)}")
+        scene = draw_scene(rng, size, rng.choice((2, 3)), drawn)
         targets += make_edits(scene, rng, drawn).values()
-        if len(targets) >= count:
-            return targets[:count]
-    raise AssertionError
+    return targets[:count]
 
 
 def unseen_scenes(seed: int, count: int, size: int, world_name: str = "core") -> list[Scene]:

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from locinv_pl.attention import Context
 from locinv_pl.backbone import Backbone
-from locinv_pl.flow import FlowModel
 from locinv_pl.prompts import tokenize
 from locinv_pl.schedule import ddim_step, guided_noise
+from locinv_pl.sd3 import FlowModel
 
 
 @torch.no_grad()

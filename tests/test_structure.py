@@ -33,7 +33,7 @@ def test_plain_files_know_torch_only(name):
     assert not roots(ROOT / "locinv_pl" / f"{name}.py") & {"diffusers", "transformers", "lightning"}
 
 
-DIFFUSERS = {"backbone", "attention", "fused", "judge", "editors", "sd15"}
+DIFFUSERS = {"backbone", "attention", "fused", "judge", "editors", "sd15", "sd3"}
 
 
 @pytest.mark.parametrize("path", PACKAGE, ids=lambda p: p.stem)

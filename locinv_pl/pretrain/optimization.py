@@ -11,6 +11,8 @@ from lightning.pytorch import LightningModule
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from locinv_pl.errors import InputError
+
 
 @dataclass(frozen=True)
 class Optimization:
@@ -39,6 +41,10 @@ class Optimization:
     ema_decay: float = 0.999
     max_minutes: float | None = None
     compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_minutes is not None and self.max_minutes <= 0:
+            raise InputError(f"optimization.max_minutes={self.max_minutes}: no time to train in; give more than 0")
 
 
 class PretrainModule(LightningModule):

@@ -86,8 +86,8 @@ class Pretraining:
             raise InputError(f"{checkpoint}: no checkpoint of stage {stage!r} yet; train it first")
         module, state = self._module(stage), torch.load(checkpoint, map_location="cpu", weights_only=True)
         module.load_state_dict(state["state_dict"])
-        export = {"flow_vae": self._export_vae}.get(stage) or getattr(self, f"_export_{stage}")
-        export(module.eval(), *([stage] if stage.endswith("vae") else []))
+        module.eval()
+        getattr(self, f"_export_{stage}")(module)
         if stage in ("diffusion", "flow"):
             seen = state["global_step"] * self._optimization(stage).batch_size * _world_size()
             folder = self.model if stage == "diffusion" else self.flow_model
@@ -315,16 +315,22 @@ class Pretraining:
 
     # What is shipped. -------------------------------------------------------------------------
 
-    def _export_vae(self, module: VaeModule, stage: str) -> None:
-        vae, model = module.vae, self.model if stage == "vae" else self.flow_model
+    def _export_vae(self, module: VaeModule) -> None:
+        self._write_vae(module, self.model / "vae", centred=False)
+
+    def _export_flow_vae(self, module: VaeModule) -> None:
+        self._write_vae(module, self.flow_model / "vae", centred=True)
+
+    def _write_vae(self, module: VaeModule, folder: Path, centred: bool) -> None:
+        vae = module.vae
         vae.to(self.device)
         sample = pictures(self.corpus.pictures[:512], self.device)(torch.arange(min(512, len(self.corpus.captions))))
         with torch.no_grad():
             latents = torch.cat([vae.encode(batch * 2 - 1).latent_dist.mean for batch in sample.split(32)])
         if module.train_encoder:
-            shift = None if stage == "vae" else latents.mean().item()
+            shift = latents.mean().item() if centred else None
             vae.register_to_config(scaling_factor=1 / latents.std().item(), shift_factor=shift)
-        _replace(model / "vae", vae.half().save_pretrained)
+        _replace(folder, vae.half().save_pretrained)
 
     def _export_clip(self, module: ClipModule) -> None:
         _replace(self.judge / "clip", module.clip.half().save_pretrained)
