@@ -15,4 +15,4 @@ def noun_tag(k: int, noun: Noun) -> str:
 
 def image_writer(run: RunFolder, id: str) -> SummaryWriter:
     """A writer for picture ``id``, under the run's folder ``tensorboard/``."""
-    return SummaryWriter(str(run.image_path("tensorboard", id).with_suffix("")))
+    return SummaryWriter(str(run.curves_path(id)))

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import yaml
@@ -25,7 +24,7 @@ from scipy.stats import bootstrap
 
 from locinv_pl.errors import InputError
 from locinv_pl.methods import CONFIGS, presets
-from locinv_pl.store import RunFolder, read_json, write_json
+from locinv_pl.store import RunFolder, file_name, read_json, write_json
 from locinv_pl.summary import markdown
 from locinv_pl.types import write_atomically
 
@@ -199,11 +198,11 @@ class Comparison:
 
     def folder(self, entry: Entry) -> RunFolder:
         """Where an entry's inversions and edits lie."""
-        return RunFolder(self.output / "runs" / quote(entry.inversion, safe=":= "))
+        return RunFolder(self.output / "runs" / file_name(entry.inversion, safe=":= "))
 
     def scores_path(self, entry: Entry) -> Path:
         """The file of an entry's scores, picture by picture; there once it has ended."""
-        return self.output / "scores" / f"{quote(entry.label, safe=':= +')}.json"
+        return self.output / "scores" / f"{file_name(entry.label, safe=':= +')}.json"
 
     def _make(self, entry: Entry, title: str, tell: Callable[[str], None]) -> None:
         run, stages = self.folder(entry), ["predict", "test"] if self.edits else []

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
 
 from locinv_pl.errors import InputError
-from locinv_pl.store import RunFolder, read_json
+from locinv_pl.store import RunFolder, id_of, read_json
 
 SHOWN = 20  # names and reasons at most
 PATIENCE = 300.0  # seconds without a new file before a run may count as dead
@@ -72,11 +71,11 @@ def status(run: str | Path, now: float | None = None) -> Status:
     if not (folder.root / "settings.json").is_file():
         raise InputError(f"{folder.root}: no run's folder, it has no settings.json; give the output= of a run")
     finished = dict(_files(folder.root / "inversions"))
-    failed = sorted(unquote(name) for name, _ in _files(folder.root / "skipped") if name not in finished)
+    failed = sorted(_left_out(folder, name) for name, _ in _files(folder.root / "skipped") if name not in finished)
     began = max(path.stat().st_mtime for path in folder.root.glob("*.json") if path.stem in ("settings", "pictures"))
     steps: dict[str, list[float]] = {}
     for under_way in _listed(folder.root / "running"):
-        id = unquote(under_way.name)
+        id = id_of(under_way.name) or under_way.name
         if under_way.name not in finished and id not in failed:
             steps[id] = sorted(written for _, written in _files(Path(under_way.path), ".safetensors"))
     newest = max([began, *finished.values(), *(times[-1] for times in steps.values() if times)])
@@ -93,6 +92,12 @@ def status(run: str | Path, now: float | None = None) -> Status:
         silence=max(now - newest, 0.0),
         step=max(spans, default=None),
     )
+
+
+def _left_out(run: RunFolder, name: str) -> str:
+    """The id of a picture that was left out, by the name of its file."""
+    id = id_of(name)
+    return read_json(run.root / "skipped" / f"{name}.json")["id"] if id is None else id
 
 
 def to_text(run: str | Path, status: Status) -> str:

@@ -1,5 +1,9 @@
 """A run's folder: one set of files for every picture, each written whole or not at all.
 
+No id, and nothing that is read from a run's folder, is ever a path: :func:`file_name` makes one name of an id, and
+:meth:`RunFolder.place` alone puts names together, without following links. So whatever the ids are, files are
+written, read and deleted strictly below the folder that is meant for them.
+
 settings.json               what makes the run; another configuration is refused
 pictures.json               how many pictures it is to invert; written at every start
 inversions/<id>.safetensors the inversion
@@ -17,18 +21,47 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from hashlib import sha256
 from itertools import count
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from locinv_pl.errors import InputError
 from locinv_pl.types import StepRecord, read_tensors, write_atomically
 
 Scores = list[dict[str, Any]]
+LONGEST = 200  # bytes of a name, so that it has at most 255 with a suffix and while it is temporary
+SHORTENED = "%~"  # which no quoted text contains
+
+
+def file_name(text: str, safe: str = "") -> str:
+    """One file's name for an id, or for any other text: distinct for distinct texts, plain ASCII.
+
+    It is the text in percent encoding. A dot at its beginning is encoded, too, so that it is neither a hidden file nor
+    a folder above; what is too long for a disk ends with a hash in place of its end, and then the id stands whole
+    only inside the files.
+
+    Args:
+        text: any.
+        safe: characters that stay as they are, as in :func:`urllib.parse.quote`; never a slash.
+    """
+    name = quote(text, safe=safe, errors="surrogatepass")
+    if name.startswith("."):
+        name = "%2E" + name[1:]
+    if len(name) > LONGEST:
+        digest = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        name = name[: LONGEST - len(SHORTENED + digest)].rstrip("%") + SHORTENED + digest
+    return name or SHORTENED
+
+
+def id_of(name: str) -> str | None:
+    """The text that :func:`file_name` has made ``name`` of; None where that is shortened."""
+    if name == SHORTENED:
+        return ""
+    return None if SHORTENED in name else unquote(name, errors="surrogatepass")
 
 
 class RunFolder:
@@ -37,17 +70,37 @@ class RunFolder:
     def __init__(self, root: str | Path):
         self.root = Path(root)
 
+    def place(self, *names: str) -> Path:
+        """Where something of the run lies: ``names`` under each other, below its root.
+
+        Raises:
+            InputError: one of them is a link, which could lead anywhere.
+        """
+        path = self.root
+        for name in names:
+            assert name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name), name
+            path = path / name
+            if path.is_symlink():
+                raise InputError(
+                    f"{path}: a link, which could lead out of the run's folder; put the files in its place"
+                )
+        return path
+
     def inversion_path(self, id: str) -> Path:
         """Where the inversion of picture ``id`` is kept."""
-        return self.root / "inversions" / f"{quote(id, safe='')}.safetensors"
+        return self.place("inversions", f"{file_name(id)}.safetensors")
 
     def image_path(self, kind: str, id: str) -> Path:
         """Where a picture made of ``id`` is kept; ``kind`` names the folder."""
-        return self.root / kind / f"{quote(id, safe='')}.png"
+        return self.place(kind, f"{file_name(id)}.png")
 
-    def edits_path(self, id: str) -> Path:
-        """The folder of the edits of picture ``id``."""
-        return self.root / "edits" / quote(id, safe="")
+    def edits_path(self, id: str, *names: str) -> Path:
+        """The folder of the edits of picture ``id``, or what has a name in it."""
+        return self.place("edits", file_name(id), *names)
+
+    def curves_path(self, id: str) -> Path:
+        """The folder of TensorBoard's files of picture ``id``."""
+        return self.place("tensorboard", file_name(id))
 
     def claim(self, settings: Mapping[str, Any]) -> None:
         """Say what configuration this run has.
@@ -109,7 +162,7 @@ class RunFolder:
     def save_record(self, ids: Sequence[str], i: int, record: StepRecord) -> None:
         """Keep the record of timestep i of pictures that run together, a file for each."""
         for b, id in enumerate(ids):
-            record.pick([b]).save(self._running(id) / f"{i:04d}.safetensors")
+            record.pick([b]).save(self._running(id, i))
 
     def load_records(self, ids: Sequence[str]) -> list[StepRecord]:
         """The records that all of these pictures have, from step 0 without a gap; one that is damaged is one."""
@@ -124,7 +177,7 @@ class RunFolder:
 
     def save_scores(self, kind: str, id: str, scores: Mapping[str, Any]) -> None:
         """Keep the scores of picture ``id``; ``kind`` names the folder."""
-        write_json(self.root / kind / f"{quote(id, safe='')}.json", scores)
+        write_json(self.place(kind, f"{file_name(id)}.json"), scores)
 
     def scores(self, kind: str = "inversions") -> Scores:
         """The scores of all pictures of a kind, by id."""
@@ -156,17 +209,22 @@ class RunFolder:
     def _kept(self, id: str) -> Iterator[StepRecord]:
         with suppress(InputError):
             for i in count():
-                yield StepRecord.load(self._running(id) / f"{i:04d}.safetensors")
+                yield StepRecord.load(self._running(id, i))
 
     def _clear(self, ids: Iterable[str]) -> None:
-        for id in ids:
-            shutil.rmtree(self._running(id), ignore_errors=True)
+        """Delete the records of these pictures, and what writing them has left; any other file stays."""
+        for folder in map(self._running, ids):
+            with suppress(OSError):  # there is none, or another process clears it or fills it again
+                for path in [*folder.glob("*.safetensors"), *folder.glob(".*.tmp")]:
+                    path.unlink(missing_ok=True)
+                folder.rmdir()
 
-    def _running(self, id: str) -> Path:
-        return self.root / "running" / quote(id, safe="")
+    def _running(self, id: str, i: int | None = None) -> Path:
+        """The folder of a picture's records, or the record of timestep i."""
+        return self.place("running", file_name(id), *([] if i is None else [f"{i:04d}.safetensors"]))
 
     def _skipped(self, id: str) -> Path:
-        return self.root / "skipped" / f"{quote(id, safe='')}.json"
+        return self.place("skipped", f"{file_name(id)}.json")
 
 
 def read_json(path: Path) -> Any:
