@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_types import make_inversion, make_record
+from test_types import SETTINGS, make_inversion, make_record, make_scores
 
 from callbacks.tensorboard import image_writer
 from locinv_pl.comparison import Comparison, Entry
 from locinv_pl.errors import InputError
+from locinv_pl.files import write_json
 from locinv_pl.results import save_edits
 from locinv_pl.status import status
-from locinv_pl.store import RunFolder, file_name, id_of, write_json
+from locinv_pl.store import RunFolder, file_name, id_of
 from locinv_pl.types import Edit
 
 CRAFTED = ["", ".", "..", "...", "../..", "../../victim", "/etc/passwd", "a/b", "a\\b", ".hidden", "..a", "a.", "a..b"]
@@ -77,14 +79,14 @@ def test_whatever_an_id_is_nothing_of_others_is_touched(tmp_path: Path, ids: lis
     record, inversion = make_record().pick([0] * len(ids)), make_inversion()
     run.save_record(ids, 0, record)
     for id in ids:
-        inversion.save(run.inversion_path(id))
+        replace(inversion, id=id).save(run.inversion_path(id))
         for kind in ("validation", "test", "skipped"):
-            run.save_scores(kind, id, {"id": "an id"})
+            run.save_scores(kind, id, {"id": id})
         for kind in ("sheets", "strips", "reconstructions", "edit_sheets"):
             assert run.image_path(kind, id).parent == run.root / kind
         assert run.curves_path(id).parent == run.root / "tensorboard"
     assert len(run.load_records(ids)) == 1
-    run.finish({id: {"id": "an id"} for id in ids})
+    run.finish({id: make_scores(id) for id in ids})
     assert run.load_records(ids) == [] and run.pending(ids) == [] and run.unskipped(ids) == list(ids)
     made = files_made(tmp_path, others)
     assert len(made) == 4 * len(ids) and {path.parent.name for path in made} == {"inversions", "validation", "test"}
@@ -103,7 +105,7 @@ def files_made(folder: Path, others: dict[str, str]) -> list[Path]:
 @pytest.mark.parametrize("id", ["..", ".", "", "写" * 27])
 def test_edits_and_curves_lie_below_their_folders(tmp_path: Path, id: str) -> None:
     run, picture = RunFolder(tmp_path / "run"), make_inversion().latent[:3]
-    paths = save_edits(run, id, "a cat", {}, picture, picture, [Edit("a dog", "..")], picture[None])
+    paths = save_edits(run, id, "a cat", "", {}, picture, picture, [Edit("a dog", "..")], picture[None])
     with image_writer(run, id) as writer:
         writer.add_scalar("x", 1.0, 0)
     assert {path.parent.parent for path in paths} == {run.root / "edits"}
@@ -138,6 +140,7 @@ def test_a_method_whose_file_is_called_two_dots_compares_in_its_own_folder(tmp_p
 
 def test_status_says_long_ids_whole(tmp_path: Path) -> None:
     run, id = RunFolder(tmp_path), "写" * 27
-    write_json(run.root / "settings.json", {"num_steps": 3})
+    write_json(run.root / "settings.json", SETTINGS)
     run.save_scores("skipped", id, {"id": id, "problem": "torn"})
-    assert status(run.root).failed == [id]
+    run.save_record([id + "2"], 0, make_record().pick([0]), {id + "2": {"id": id + "2", "sample": "", "settings": ""}})
+    assert status(run.root).failed == [id] and status(run.root).running == {id + "2": 1}
