@@ -194,7 +194,7 @@ def check(content: Any, kind: Any, what: str) -> None:
 
 
 def _parse(content: str | bytes) -> Any:
-    """JSON in which every number is finite and every text is whole.
+    """JSON in which every number is finite.
 
     Raises:
         ValueError, RecursionError: it is something else.
@@ -205,11 +205,7 @@ def _parse(content: str | bytes) -> Any:
             raise ValueError(f"{text} is not finite")
         return value
 
-    text = content.decode() if isinstance(content, bytes) else content
-    found = json.loads(text, parse_constant=number, parse_float=number)
-    if "\\ud" in text.lower():  # perhaps half a character
-        json.dumps(found, ensure_ascii=False).encode()
-    return found
+    return json.loads(content, parse_constant=number, parse_float=number)
 
 
 def _seal(content: Mapping[str, Any]) -> str:

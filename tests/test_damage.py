@@ -19,6 +19,7 @@ from test_types import SETTINGS, make_inversion, make_record, make_scores
 
 from callbacks.attention_maps import AttentionMapSheets
 from callbacks.edits import EditSheets
+from callbacks.pictures import tile_row
 from callbacks.report import escape, write_report
 from locinv_pl.api import edit_run
 from locinv_pl.commands import table
@@ -450,3 +451,7 @@ def test_what_results_depend_on_is_recorded_and_refused(
 def test_a_picture_is_measured_as_it_was(made: Path) -> None:
     with Image.open(made / "edits/p0/1-swap.png") as picture:
         assert np.asarray(picture).shape == (32, 32, 3) and json.loads(picture.info["edit"])["kind"] == "swap"
+
+
+def test_half_a_character_from_a_file_can_be_drawn() -> None:
+    assert tile_row("\ud800", [("\x1b\0", np.zeros((8, 8, 3), np.uint8), "\udcff")]).width > 0

@@ -242,7 +242,7 @@ def test_a_summary_has_what_another_job_adds_while_it_is_written(run):
     assert read_json(run.root / "summary.json") == {"ids": ["a", "b", "c", "d"]}
 
 
-@pytest.mark.parametrize("content", [None, "", "{", "\xff", '["\\ud800"]', "[NaN]", "[1e999]", "[" * 99999, "9" * 9999])
+@pytest.mark.parametrize("content", [None, "", "{", "\xff", "[NaN]", "[1e999]", "[" * 99999, "9" * 9999])
 def test_json_errors_are_one_line(content, tmp_path):
     path = tmp_path / "x.json"
     if content is not None:
