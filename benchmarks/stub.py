@@ -31,7 +31,7 @@ from locinv_pl.types import EditSample, Inversion, StepRecord
 PROMPT, NOUNS = "a red cat and a dog", ("cat", "dog")
 L, D, K, C, SIDE = 4, 4, len(NOUNS), 4, 2  # positions, text width, nouns, latent channels, side of latents and maps
 Found = TypeVar("Found")
-SETTINGS = {"backbone": "stub", "method": {"name": "stub"}, "data": {}, "num_steps": 0}
+SETTINGS = {"backbone": "stub", "method": {"name": "stub"}, "data": {}, "num_steps": 1, "dtype": "float32"}
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def make_inversion(T: int) -> Inversion:
         nouns=NOUNS,
         noun_positions=((1,), (2,)),
         dynamic=(1, 2),
-        settings=SETTINGS,
+        settings=SETTINGS | {"num_steps": T},
         trajectory=torch.zeros(T + 1, C, SIDE, SIDE),
         tokens=torch.zeros(T, K, D),
         null=torch.zeros(T, L, D),
@@ -116,7 +116,7 @@ def make_scores(T: int) -> dict[str, Any]:
 def invert_all(job: Job, claim: Callable[[], int], every: int = 1000) -> list[Mark]:
     """One process's share of a run, as the module does it; a mark about every so many pictures."""
     run, pictures, T = RunFolder(job.root), Pictures(job.pictures), job.num_steps
-    run.claim(SETTINGS)
+    run.claim(SETTINGS | {"num_steps": T})
     batches = batches_of(dict.fromkeys(range(job.pictures), Frame.fitting(64, 64, 64)), job.batch_size)
     inversion, scores = make_inversion(T), make_scores(T)
     marks, done = [_mark(0)], 0

@@ -8,11 +8,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.tensorboard import SummaryWriter
 
 from callbacks.tensorboard import image_writer, noun_tag
+from locinv_pl.files import writing
 from locinv_pl.methods import LOSSES
 from locinv_pl.metrics import attention_iou
 from locinv_pl.module import LocInvModule
 from locinv_pl.task import Task
-from locinv_pl.types import StepRecord, writing
+from locinv_pl.types import StepRecord
 
 
 class AttentionIoUCurves(Callback):

@@ -11,9 +11,9 @@ from PIL import Image
 from callbacks.pictures import sheet, shown_steps, strip
 from callbacks.tensorboard import image_writer, noun_tag
 from locinv_pl.drawing import outline, overlay, stack_strips, to_array, to_png
+from locinv_pl.files import read_image, write_atomically, writing
 from locinv_pl.module import LocInvModule
 from locinv_pl.results import Result
-from locinv_pl.types import write_atomically, writing
 
 
 class AttentionMapSheets(Callback):
@@ -53,7 +53,7 @@ class AttentionMapSheets(Callback):
             return
         run = pl_module.run
         paths = [run.image_path("strips", score["id"]) for score in run.scores()[: self.contact_images]]
-        strips: list[Image.Image] = [Image.open(path) for path in paths if path.exists()]
+        strips = [read_image(path) for path in paths if path.exists()]
         if strips:
             write_atomically(run.root / "contact_sheet.png", to_png(stack_strips(strips)))
 

@@ -14,8 +14,7 @@ from callbacks.pictures import tile_row
 from callbacks.report import open_picture
 from locinv_pl.comparison import Comparison, Entry
 from locinv_pl.drawing import COLORS, stack_strips, to_png
-from locinv_pl.store import read_json
-from locinv_pl.types import write_atomically
+from locinv_pl.files import write_atomically
 
 
 def draw(comparison: Comparison, content: dict[str, Any], pictures: int = 6) -> list[Path]:
@@ -80,12 +79,12 @@ def ablation(rows: Sequence[dict[str, Any]]) -> Figure:
 def sheet_rows(comparison: Comparison, pictures: int) -> list[Image.Image]:
     """For every edit of the first pictures a line: the source, and what each method made of it (LocInv's figure 4)."""
     entries = comparison.entries
-    scores = [read_json(comparison.scores_path(entry)) for entry in entries]
+    scores = [comparison.scores(entry) for entry in entries]
     made = [{(test["id"], e["prompt"]): e for test in score["tests"] for e in test["edits"]} for score in scores]
     rows = []
     for test in scores[0]["tests"][:pictures]:
         for edit in test["edits"]:
-            source = comparison.folder(entries[0]).edits_path(test["id"]) / "source.png"
+            source = comparison.folder(entries[0]).edits_path(test["id"], "source.png")
             tiles = [("source", np.asarray(open_picture(source)), test["prompt"])]
             tiles += [
                 (entry.label, _picture(comparison, entry, test["id"], row), _told(row))
@@ -97,7 +96,7 @@ def sheet_rows(comparison: Comparison, pictures: int) -> list[Image.Image]:
 
 
 def _picture(comparison: Comparison, entry: Entry, id: str, row: dict[str, Any]) -> np.ndarray:
-    return np.asarray(open_picture(comparison.folder(entry).edits_path(id) / row["file"]))
+    return np.asarray(open_picture(comparison.folder(entry).edits_path(id, row["file"])))
 
 
 def _told(row: dict[str, Any]) -> str:

@@ -11,13 +11,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
 from callbacks.pictures import edit_sheet, iou_curves, mean_ious, shown_steps, tile_row
-from callbacks.report import MAPS, open_picture, read_edits, write_report
+from callbacks.report import MAPS, open_picture, write_report
 from callbacks.tensorboard import image_writer
 from locinv_pl.drawing import difference, heat_strip, stack_strips, to_array, to_jpeg, to_png
+from locinv_pl.files import write_atomically, write_json, writing
 from locinv_pl.module import LocInvModule
-from locinv_pl.results import EditResult
-from locinv_pl.store import RunFolder, write_json
-from locinv_pl.types import write_atomically, writing
+from locinv_pl.results import EditedImage, EditResult, edited_images
+from locinv_pl.store import RunFolder
 
 
 class EditSheets(Callback):
@@ -64,13 +64,18 @@ class EditSheets(Callback):
 
 
 def sum_up(run: RunFolder, contact_images: int = 100) -> Path:
-    """Write edits.json, edits_contact_sheet.png and report.html from the pictures' files; returns the report."""
-    edited = read_edits(run)
-    write_json(run.root / "edits.json", edited)
+    """Write edits.json, report.html and edits_contact_sheet.png from the pictures' files; returns the report.
+
+    Raises:
+        InputError: some of them are damaged; names all.
+    """
+    edited = edited_images(run)
+    write_json(run.place("edits.json"), edited)
+    report = write_report(run)
     if edited:
         rows = [_contact_row(run, picture) for picture in edited[:contact_images]]
-        write_atomically(run.root / "edits_contact_sheet.png", to_png(stack_strips(rows)))
-    return write_report(run)
+        write_atomically(run.place("edits_contact_sheet.png"), to_png(stack_strips(rows)))
+    return report
 
 
 def save_maps(run: RunFolder, result: EditResult, count: int) -> None:
@@ -82,7 +87,7 @@ def save_maps(run: RunFolder, result: EditResult, count: int) -> None:
     inversion, nouns = result.inversion, result.sample.nouns
     if inversion is None:
         return
-    folder = run.edits_path(inversion.id) / MAPS
+    folder = run.edits_path(inversion.id, MAPS)
     steps = shown_steps(inversion.num_steps, count)
     rows: list[dict[str, Any]] = [{"word": noun.word} for noun in nouns]
     if nouns:
@@ -92,15 +97,15 @@ def save_maps(run: RunFolder, result: EditResult, count: int) -> None:
                 planes = [maps[:, k].mean(0), *maps[steps, k]]
                 row[name] = [round(iou, 4) for iou in (means[k][m], *curves[m][steps, k].tolist())]
                 write_atomically(folder / f"{k + 1}-{name}.jpg", to_jpeg(heat_strip(planes)))
-    write_json(folder / "maps.json", {"num_steps": inversion.num_steps, "steps": steps, "nouns": rows})
+    content = {"num_steps": inversion.num_steps, "steps": steps, "nouns": rows}
+    write_json(folder / "maps.json", content, sealed=True)
 
 
-def _contact_row(run: RunFolder, edited: dict[str, Any]) -> Image.Image:
+def _contact_row(run: RunFolder, edited: EditedImage) -> Image.Image:
     """A picture's row of the contact sheet, from its files."""
-    folder = run.edits_path(edited["id"])
     tiles = [("source", "source.png", edited["prompt"]), ("reconstruction", "reconstruction.png", "")]
     tiles += [(edit["kind"], edit["file"], edit["prompt"]) for edit in edited["edits"]]
-    drawn = [(title, np.asarray(open_picture(folder / file)), text) for title, file, text in tiles]
+    drawn = [(title, np.asarray(open_picture(run.edits_path(edited["id"], file))), text) for title, file, text in tiles]
     return tile_row(edited["id"], drawn, height=160)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from locinv_pl.drawing import COLORS, difference, outline, overlay, to_array
 from locinv_pl.editing import EditSettings
+from locinv_pl.errors import printable
 from locinv_pl.methods import LOSSES, Method
 from locinv_pl.metrics import attention_iou, attention_iou_curve, psnr
 from locinv_pl.results import EditResult, Result
@@ -111,6 +112,7 @@ def strip(result: Result, tile: int = 128) -> Image.Image:
 
 def tile_row(heading: str, tiles: Sequence[tuple[str, np.ndarray, str]], height: int = 128) -> Image.Image:
     """Pictures on a line, as (title, picture, text): the titles above them, the texts wrapped below."""
+    heading, tiles = printable(heading), [(printable(title), array, printable(text)) for title, array, text in tiles]
     font, line, gap = ImageFont.load_default(11), 16, 4
     widths = [max(1, round(height * array.shape[1] / array.shape[0])) for _, array, _ in tiles]
     texts = [

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
+from locinv_pl.errors import printable
 from locinv_pl.methods import LOSSES
 from locinv_pl.metrics import attention_iou
 from locinv_pl.module import LocInvModule
@@ -50,7 +51,7 @@ class InversionProgress(TQDMProgressBar):
             records = [part.records[i] for part in parts]
             task = parts[0].task
             self._now = {
-                "image": ids[0] if len(ids) == 1 else f"{ids[0]}..{ids[-1]}",
+                "image": printable(ids[0] if len(ids) == 1 else f"{ids[0]}..{ids[-1]}"),
                 "timestep": f"{i + 1}/{len(task.schedule)}",
             }
             means = torch.cat([record.losses for record in records]).nanmean(0).tolist()

@@ -9,18 +9,21 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from html import escape
+from html import escape as escape_html
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from PIL import Image
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from locinv_pl.alignment import common_words
 from locinv_pl.drawing import COLORS, difference, to_jpeg, to_png
-from locinv_pl.errors import InputError
-from locinv_pl.store import RunFolder, read_json
-from locinv_pl.types import write_atomically
+from locinv_pl.errors import InputError, all_of
+from locinv_pl.files import read_image, read_json, write_atomically
+from locinv_pl.results import EditedImage, EditRow, edited_images
+from locinv_pl.store import RunFolder
 
 MAPS = "maps"  # folder of a picture's edits, see callbacks.edits.save_maps
 LARGE = 48_000  # bytes; larger pictures go into the report as JPEG
@@ -30,10 +33,23 @@ SMALLEST = 256  # where there are more
 Json = dict[str, Any]
 
 
-def read_edits(run: RunFolder) -> list[Json]:
-    """Every picture's ``edits.json``, by id."""
-    found = [read_json(path) for path in (run.root / "edits").glob("*/edits.json")]
-    return sorted(found, key=lambda edited: edited["id"])
+class _NounMaps(TypedDict):
+    word: str
+    ddim: Annotated[list[float], Field(min_length=1)]
+    inversion: Annotated[list[float], Field(min_length=1)]
+
+
+class Maps(TypedDict):
+    """The content of maps.json."""
+
+    num_steps: int
+    steps: list[int]
+    nouns: list[_NounMaps]
+
+
+def escape(text: str) -> str:
+    """A text as HTML; what HTML can't hold is replaced."""
+    return escape_html(re.sub("[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text))
 
 
 def open_picture(path: Path) -> Image.Image:
@@ -42,11 +58,7 @@ def open_picture(path: Path) -> Image.Image:
     Raises:
         InputError: it is missing or damaged.
     """
-    try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except OSError:
-        raise InputError(f"{path}: missing or no picture; run predict again") from None
+    return read_image(path, "run predict again")
 
 
 def write_report(run: RunFolder) -> Path:
@@ -57,15 +69,20 @@ def write_report(run: RunFolder) -> Path:
     Raises:
         InputError: the folder is no run, or one of its files is damaged.
     """
-    settings, edited = read_json(run.root / "settings.json"), read_edits(run)
+    settings, edited = run.settings, edited_images(run)
     scores = {score["id"]: score for score in run.scores()}
     side = next((side for most, side in SIDES if len(edited) <= most), SMALLEST)
     common, varying = _split([edit["settings"] for row in edited for edit in row["edits"]])
-    pictures = [
-        _Picture(run, row, scores.get(row["id"], {}), f"p{n}", side, settings["method"]["name"], varying).html()
-        for n, row in enumerate(edited)
-    ]
-    path = run.root / "report.html"
+    pictures, problems = [], []
+    for n, row in enumerate(edited):
+        shown = _Picture(run, row, scores.get(row["id"], {}), f"p{n}", side, settings["method"]["name"], varying)
+        try:
+            pictures.append(shown.html())
+        except InputError as problem:
+            problems.append(str(problem))
+    if problems:
+        raise InputError(all_of(problems))
+    path = run.place("report.html")
     write_atomically(path, _page(_header(settings, edited, common), pictures).encode())
     return path
 
@@ -102,7 +119,7 @@ class _Picture:
     """
 
     run: RunFolder
-    edited: Json
+    edited: EditedImage
     scores: Json
     key: str
     side: int
@@ -126,14 +143,15 @@ class _Picture:
     def _source(self) -> str:
         source = _img(self._data("source.png"), "source", id=f"{self.key}-source")
         back = _img(self._data("reconstruction.png"), "reconstruction", id=f"{self.key}-back", of="after")
-        decibels = f"{self.scores['psnr']:.1f} dB" if "psnr" in self.scores else ""
+        psnr = self.scores.get("psnr")
+        decibels = "" if psnr is None else f"{psnr:.1f} dB"
         return _card(
             _compare(source, back, ("source", "reconstruction"), "source and reconstruction", cut=92),
             self._difference("reconstruction.png", "source.png", "the reconstruction from the source"),
             f'<span class="kind">reconstruction</span><p>{decibels}</p>',
         )
 
-    def _edit(self, edit: Json) -> str:
+    def _edit(self, edit: EditRow) -> str:
         prompt, name = edit["prompt"], edit["file"]
         before = _copy(f"{self.key}-source", "source", "of-source")
         before += _copy(f"{self.key}-back", "reconstruction", "of-back")
@@ -147,8 +165,8 @@ class _Picture:
         )
 
     def _maps(self) -> str:
-        path = self._path(MAPS) / "maps.json"
-        maps = read_json(path) if path.exists() else {"nouns": []}
+        path = self._path(MAPS, "maps.json")
+        maps: Json = read_json(path, Maps) if path.exists() else {"nouns": []}
         if not maps["nouns"]:
             return ""
         texts = [f"mean of all {maps['num_steps']}", *(f"{step + 1} of {maps['num_steps']}" for step in maps["steps"])]
@@ -156,7 +174,7 @@ class _Picture:
         return f"""<section class="maps" style="--count:{len(texts)}">
 <h3>Where the words look</h3>
 <label class="step">timestep<input type="range" class="pick" min="0" max="{len(texts) - 1}" value="0"
- autocomplete="off" data-texts="{escape(json.dumps(texts))}"><output>{texts[0]}</output></label>
+ autocomplete="off" data-texts="{escape(json.dumps(texts))}"><output>{escape(texts[0])}</output></label>
 <div class="nouns">
 {nouns}</div>
 </section>
@@ -165,10 +183,12 @@ class _Picture:
     def _noun(self, k: int, noun: Json) -> str:
         panels = ""
         for name, label in (("ddim", "plain DDIM"), ("inversion", self.method)):
-            strip = _img(_uri((self._path(MAPS) / f"{k + 1}-{name}.jpg").read_bytes()), "", of="heat")
+            path = self._path(MAPS, f"{k + 1}-{name}.jpg")
+            open_picture(path)
+            strip = _img(_uri(path.read_bytes()), "", of="heat")
             panels += (
                 f'<div class="panel"><div class="frame">{_copy(f"{self.key}-source", "", "under")}{strip}</div>'
-                f'{escape(label)}<b data-ious="{json.dumps(noun[name])}">IoU {noun[name][0]:.2f}</b></div>'
+                f'{escape(label)}<b data-ious="{escape(json.dumps(noun[name]))}">IoU {noun[name][0]:.2f}</b></div>'
             )
         color = COLORS[k % len(COLORS)]
         return f"""<figure><figcaption style="--color:{color}">{escape(noun["word"])}</figcaption>
@@ -191,8 +211,8 @@ class _Picture:
         names = ["source.png", "reconstruction.png", *(edit["file"] for edit in self.edited["edits"])]
         return {name: open_picture(self._path(name)) for name in names}
 
-    def _path(self, name: str) -> Path:
-        return self.run.edits_path(self.edited["id"]) / name
+    def _path(self, *names: str) -> Path:
+        return self.run.edits_path(self.edited["id"], *names)
 
 
 def _within(picture: Image.Image, side: int) -> Image.Image:
@@ -242,7 +262,7 @@ def _value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _header(settings: Mapping[str, Any], edited: Sequence[Json], common: Json) -> str:
+def _header(settings: Mapping[str, Any], edited: Sequence[EditedImage], common: Json) -> str:
     count = sum(len(row["edits"]) for row in edited)
     facts = {
         "method": settings["method"]["name"],

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+
+from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 from torch.utils.tensorboard import SummaryWriter
 
 from locinv_pl.store import RunFolder
@@ -14,5 +17,12 @@ def noun_tag(k: int, noun: Noun) -> str:
 
 
 def image_writer(run: RunFolder, id: str) -> SummaryWriter:
-    """A writer for picture ``id``, under the run's folder ``tensorboard/``."""
-    return SummaryWriter(str(run.image_path("tensorboard", id).with_suffix("")))
+    """A writer for picture ``id``, under the run's folder ``tensorboard/``; what its disk refuses is an OSError."""
+    threading.excepthook = _end_of_thread
+    return SummaryWriter(str(run.curves_path(id)))
+
+
+def _end_of_thread(end: threading.ExceptHookArgs) -> None:
+    """Say what ended a thread; TensorBoard's, which write the files, give their errors to whoever writes next."""
+    if not (isinstance(end.thread, _AsyncWriterThread) and isinstance(end.exc_value, OSError)):
+        threading.__excepthook__(end)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +13,7 @@ from lightning.pytorch import LightningDataModule
 from datamodules.completion import CAPTIONS, Captions, Completion
 from datamodules.entries import PRIORS, Entry, EntrySamples, OnError, PriorKind, Problems
 from datamodules.frames import Fit, Frame, check_fit
-from locinv_pl.errors import InputError
+from locinv_pl.errors import InputError, tell
 from locinv_pl.foundation import FoundationModels
 from locinv_pl.loader import TimestepLoader, local_queue
 
@@ -111,7 +110,7 @@ class EditDataModule(LightningDataModule, ABC):
         """Batches claimed from the queue of all processes, T timesteps each."""
         if self._trainer.is_global_zero:
             self._module.run.announce(len(self.samples) + self._num_problems)
-        return self._loader(self._module.num_steps, self._module.run.pending)
+        return self._loader(self._module.num_steps, self._module.unfinished(self.samples))
 
     def val_dataloader(self) -> Any:
         """Batches claimed likewise; none during fit, whose pictures aren't there yet."""
@@ -162,7 +161,7 @@ class EditDataModule(LightningDataModule, ABC):
     def _report(self, id: str, problem: object) -> None:
         """Say that a picture is left out, and keep the reason in the run's folder."""
         self._module.run.save_scores("skipped", id, {"id": id, "problem": str(problem)})
-        print(f"skipped {id}: {problem}", file=sys.stderr)
+        tell(f"skipped {id}: {problem}")
 
 
 def batches_of(frames: Mapping[int, Frame], batch_size: int) -> list[list[int]]:

@@ -14,9 +14,10 @@ from datamodules.preview import write_preview
 from locinv_pl.backbone import Backbone, load_backbone
 from locinv_pl.drawing import stack_strips, to_png
 from locinv_pl.errors import InputError
+from locinv_pl.files import write_atomically
 from locinv_pl.prompts import tokenize
 from locinv_pl.store import write_json
-from locinv_pl.types import EditSample, write_atomically
+from locinv_pl.types import EditSample
 
 
 def check(data: EditDataModule, json: Path | None = None, backbone: str | None = None) -> None:

@@ -19,8 +19,8 @@ from locinv_pl.errors import InputError
 from locinv_pl.inversion import collect, invert_step
 from locinv_pl.methods import Method, load_method
 from locinv_pl.priors import box_mask
-from locinv_pl.results import save_edits
-from locinv_pl.store import RunFolder, read_json
+from locinv_pl.results import list_edits, save_edits
+from locinv_pl.store import RunFolder
 from locinv_pl.task import prepare
 from locinv_pl.types import Adjective, Edit, EditSample, Inversion, Noun, StepRecord
 from locinv_pl.words import find_word
@@ -98,7 +98,7 @@ def edit_run(
         InputError: no such run or picture in it, a target prompt that is the source's own or too long.
     """
     folder, settings = RunFolder(run), settings or EditSettings()
-    made_by = read_json(folder.root / "settings.json")
+    made_by = folder.settings
     inversion = Inversion.load(folder.inversion_path(image))
     targets = [prompts] if isinstance(prompts, str) else list(prompts)
     edits = [Edit(prompt, edit_kind(inversion.prompt, prompt)) for prompt in targets]
@@ -108,9 +108,11 @@ def edit_run(
     backbone = load_backbone(made_by["backbone"], made_by["dtype"], device)
     allowed = None if region is None else _picture(region).amax(0)
     pictures = edit_inversion(backbone, inversion, targets, settings, allowed, with_source=True)
-    has_source = (folder.edits_path(image) / "source.png").exists()  # else the VAE's must do
+    is_same = list_edits(folder, image).get("fingerprint") == inversion.fingerprint
+    has_source = is_same and folder.edits_path(image, "source.png").exists()  # else the VAE's must do
     source = None if has_source else backbone.decode(inversion.trajectory[:1])[0].cpu()
-    return save_edits(folder, image, inversion.prompt, settings.to_dict(), source, pictures[0], edits, pictures[1:])
+    about = (image, inversion.prompt, inversion.fingerprint, settings.to_dict())
+    return save_edits(folder, *about, source, pictures[0], edits, pictures[1:])
 
 
 def make_sample(

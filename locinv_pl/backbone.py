@@ -71,6 +71,11 @@ class Backbone:
         return self.unet.conv_in.weight.dtype
 
     @property
+    def widths(self) -> tuple[int, int]:
+        """D of the text, and C, the channels of a latent."""
+        return self.text_encoder.config.hidden_size, self.unet.config.in_channels
+
+    @property
     def downsampling(self) -> int:
         """Picture pixels per latent pixel, along one side."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)

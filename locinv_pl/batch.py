@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import cache, partial
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -166,8 +167,16 @@ def begin(
         if task is None:
             failed[some[0].id] = _too_large(some[0].id)
         else:
-            parts.append(Part(engine, task, tuple(kept([sample.id for sample in some]))))
+            start = task.start()
+            records = takewhile(partial(_goes_on, start), kept([sample.id for sample in some]))
+            parts.append(Part(engine, task, tuple(records)))
     return tuple(parts), failed
+
+
+def _goes_on(start: StepRecord, record: StepRecord) -> bool:
+    """Whether a record can be one of the batch that has this start."""
+    named = (field.name for field in fields(StepRecord) if field.name != "seconds")
+    return all(getattr(record, name).shape == getattr(start, name).shape for name in named)
 
 
 def advance(parts: Sequence[Part], i: int) -> Outcome:

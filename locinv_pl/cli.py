@@ -33,9 +33,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from locinv_pl.backbone import silence_loading
 from locinv_pl.commands import COMMANDS, DATA_COMMANDS, compare, table
 from locinv_pl.errors import InputError, one_line
+from locinv_pl.files import write_atomically
 from locinv_pl.methods import CONFIGS
 from locinv_pl.module import LocInvModule
-from locinv_pl.types import write_atomically
 
 SUBCOMMANDS = ("fit", "validate", "predict", "test")
 ALIASES = {

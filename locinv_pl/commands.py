@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from locinv_pl.editing import EditSettings
 from locinv_pl.errors import InputError
-from locinv_pl.store import RunFolder, read_json, write_json
+from locinv_pl.files import read_json, write_json
+from locinv_pl.store import RunFolder
 from locinv_pl.tuning import Tuning, use_one_thread
 
 if TYPE_CHECKING:
@@ -22,11 +23,12 @@ def table(runs: Sequence[str]) -> None:
     Args:
         runs: their folders.
     """
+    from locinv_pl.summary import Summary
     from locinv_pl.summary import table as markdown
 
     if not runs:
         raise InputError("table: name the folders of one run or more")
-    print(markdown([read_json(Path(run) / "summary.json") for run in runs]))
+    print(markdown([read_json(Path(run) / "summary.json", Summary) for run in runs]))
 
 
 def compare(words: Sequence[str]) -> None:

@@ -13,21 +13,22 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import yaml
 from scipy.stats import bootstrap
+from typing_extensions import TypedDict
 
-from locinv_pl.errors import InputError
+from locinv_pl.errors import DamagedError, InputError
+from locinv_pl.files import read_json, write_atomically, write_json
 from locinv_pl.methods import CONFIGS, presets
-from locinv_pl.store import RunFolder, read_json, write_json
+from locinv_pl.store import OPEN, EditScores, InversionScores, RunFolder, file_name
 from locinv_pl.summary import markdown
-from locinv_pl.types import write_atomically
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,21 @@ class Entry:
         return words + ([f"{self.vary[0]}={self.vary[1]}"] if self.vary else [])
 
 
+@OPEN
+class EntryScores(TypedDict):
+    """The content of an entry's file in scores/."""
+
+    label: str
+    name: str
+    prior: str | None
+    edit: str | None
+    vary: list[Any] | None
+    words: list[str]
+    edits: bool
+    inversions: list[InversionScores]
+    tests: list[EditScores]
+
+
 @dataclass(frozen=True)
 class Comparison:
     """What is compared, and how.
@@ -190,7 +206,7 @@ class Comparison:
         entries = self.entries
         for number, entry in enumerate(entries, start=1):
             self._make(entry, f"[{number}/{len(entries)}] {entry.label}", tell)
-        content = compare([read_json(self.scores_path(entry)) for entry in entries], self.reference, self.resamples)
+        content = compare([self.scores(entry) for entry in entries], self.reference, self.resamples)
         content |= {"words": list(self.words)}
         write_json(self.output / "comparison.json", content)
         write_atomically(self.output / "comparison.csv", to_csv(content["rows"]).encode())
@@ -199,19 +215,29 @@ class Comparison:
 
     def folder(self, entry: Entry) -> RunFolder:
         """Where an entry's inversions and edits lie."""
-        return RunFolder(self.output / "runs" / quote(entry.inversion, safe=":= "))
+        return RunFolder(self.output / "runs" / file_name(entry.inversion, safe=":= "))
 
     def scores_path(self, entry: Entry) -> Path:
         """The file of an entry's scores, picture by picture; there once it has ended."""
-        return self.output / "scores" / f"{quote(entry.label, safe=':= +')}.json"
+        return self.output / "scores" / f"{file_name(entry.label, safe=':= +')}.json"
+
+    def scores(self, entry: Entry) -> EntryScores:
+        """An entry's scores, picture by picture.
+
+        Raises:
+            InputError: their file is missing or damaged.
+        """
+        return read_json(self.scores_path(entry), EntryScores)
 
     def _make(self, entry: Entry, title: str, tell: Callable[[str], None]) -> None:
         run, stages = self.folder(entry), ["predict", "test"] if self.edits else []
         about = {"label": entry.label, "words": [*self.words, *entry.words], "edits": self.edits}
         about |= {"name": entry.name, "prior": entry.prior, "edit": entry.edit, "vary": entry.vary}
-        done = read_json(self.scores_path(entry)) if self.scores_path(entry).exists() else {}
-        if done.get("words") == about["words"] and done.get("edits") == self.edits:
-            return
+        if self.scores_path(entry).exists():
+            with suppress(DamagedError):  # which is made again
+                done = self.scores(entry)
+                if done["words"] == about["words"] and done["edits"] == self.edits:
+                    return
         shutil.rmtree(run.root / "test", ignore_errors=True)  # an edit's scores replace those of another
         for stage in stages if entry.is_editor else ["fit", *stages]:
             tell(f"\n{title}: {stage}")
@@ -223,9 +249,9 @@ class Comparison:
                     f"compare: {entry.label}: {stage} ended with exit code {code}, its reason stands above; "
                     f"mend it and run the same command again, which goes on from there"
                 )
-        settings = read_json(run.root / "settings.json")
-        about["prior"] = None if entry.is_editor else settings["data"].get("prior")
-        write_json(self.scores_path(entry), {**about, "inversions": run.scores(), "tests": run.scores("test")})
+        about["prior"] = None if entry.is_editor else run.settings["data"].get("prior")
+        measured = {"inversions": run.scores(), "tests": run.scores("test")}
+        write_json(self.scores_path(entry), {**about, **measured}, sealed=True)
 
 
 def _environment() -> dict[str, str]:
@@ -320,7 +346,9 @@ def _values_of(run: Mapping[str, Any], measure: Measure, kind: str | None = None
         return {id: [value] for id, value in found.items() if value is not None}
     if not measure.per_edit:
         found = {s["id"]: s[OF_INVERSIONS[measure.key]] for s in run["inversions"]}
-        return {id: value if isinstance(value, list) else [value] for id, value in found.items() if value != []}
+        each = {id: value if isinstance(value, list) else [value] for id, value in found.items()}
+        known = {id: [value for value in some if value is not None] for id, some in each.items()}
+        return {id: some for id, some in known.items() if some}
     values: Values = {}
     for test in run["tests"]:
         chosen = [edit for edit in test["edits"] if kind in (None, edit["kind"])]
@@ -378,7 +406,7 @@ def _kinds(run: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _curve(run: Mapping[str, Any]) -> list[float] | None:
     """Mean attention IoU over all nouns at every step."""
     curves = [curve for score in run["inversions"] for curve in score["iou_curve"]]
-    return np.mean(curves, axis=0).round(4).tolist() if curves else None
+    return np.mean(np.array(curves, dtype=float), axis=0).round(4).tolist() if curves else None
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -158,6 +158,9 @@ class _Rows:
             if inversion.settings["backbone"] != backbone.name:
                 made_with = inversion.settings["backbone"]
                 raise InputError(f"inversion {inversion.id!r}: made with backbone {made_with!r}, not {backbone.name!r}")
+            made = (*inversion.null.shape[1:], inversion.trajectory.shape[1])
+            if made != (backbone.tokenizer.model_max_length, *backbone.widths):
+                raise InputError(f"inversion {inversion.id!r}: its tensors aren't this backbone's; run it again")
             first = len(rows.tokens)
             for prompt in (inversion.prompt, *targets[b]):
                 tokens = tokenize(backbone.tokenizer, prompt, inversion.id)

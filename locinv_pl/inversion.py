@@ -86,6 +86,7 @@ def collect(task: Task, records: Sequence[StepRecord]) -> list[Inversion]:
                 null_loss=stack([r.null_loss[b] for r in records]),
                 token_steps=stack([r.token_steps[b] for r in records]),
                 null_steps=stack([r.null_steps[b] for r in records]),
+                fingerprint=sample.fingerprint,
             )
         )
     return inversions

@@ -28,10 +28,12 @@ class Timestep:
 
     def __init__(self, open_samples: Callable[[], tuple[EditSample, ...]], i: int, report: Report | None = None):
         self._open, self.i, self._report = open_samples, i, report
+        self.is_used = False
 
     @property
     def samples(self) -> tuple[EditSample, ...]:
         """The batch's pictures, the same objects at every step."""
+        self.is_used = True
         return self._open()
 
     def leave_out(self, id: str, problem: InputError) -> None:
@@ -75,6 +77,17 @@ class TimestepLoader:
         self.samples, self.ids, self.batches = samples, ids, batches
         self.num_steps, self.claim, self.pending = num_steps, claim, pending
         self.report, self.num_workers, self.pin_memory = report, num_workers, pin_memory
+        self._last: Timestep | None = None
+
+    @property
+    def is_through(self) -> bool:
+        """Whether nothing is left in the queue, and what was handed out here has been used; once no more is asked."""
+        return (self._last is None or self._last.is_used) and self.claim() >= len(self.batches)
+
+    @property
+    def ids_to_do(self) -> list[str]:
+        """The ids of all pictures in the batches."""
+        return [self.ids[j] for batch in self.batches for j in batch]
 
     def __iter__(self) -> Iterator[Timestep]:
         for opened in self._opened():
@@ -82,7 +95,8 @@ class TimestepLoader:
             if self.report is not None and not take():
                 continue
             for i in range(self.num_steps):
-                yield Timestep(take, i, self.report)
+                self._last = Timestep(take, i, self.report)
+                yield self._last
 
     def _claimed(self) -> Iterator[list[int]]:
         """The pictures that are to do of every batch that this process claims."""

@@ -151,7 +151,10 @@ class Method:
         Raises:
             InputError: a key that a method hasn't, or a value out of range.
         """
-        return _build(cls, values, where)
+        try:
+            return _build(cls, values, where)
+        except TypeError:
+            raise InputError(f"{where}: a value has another type than a method's; compare configs/method") from None
 
 
 def load_method(name_or_path: str | Path) -> Method:
@@ -184,6 +187,8 @@ def preset_file(group: str, name_or_path: str | Path) -> Path:
 
 def _build(kind: type, values: dict[str, Any], where: str) -> Any:
     types = get_type_hints(kind)
+    if not isinstance(values, dict):
+        raise TypeError
     unknown = set(values) - {f.name for f in fields(kind)}
     if unknown:
         raise InputError(f"{where}: unknown key {sorted(unknown)[0]!r}; {kind.__name__} has {', '.join(types)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
 from typing import Any
@@ -15,15 +16,16 @@ from locinv_pl.backbone import Backbone, load_backbone
 from locinv_pl.batch import Engine, Outcome, Part, advance, begin, make_engine
 from locinv_pl.editing import EditSettings, edit, reconstruct
 from locinv_pl.editors import Editor, EditorSettings, make_editor
-from locinv_pl.loader import Timestep
+from locinv_pl.errors import InputError
+from locinv_pl.loader import Timestep, TimestepLoader
 from locinv_pl.measures import Measures, MeasureSettings, edit_region
 from locinv_pl.methods import Method
 from locinv_pl.results import EditResult, save_edits, score, score_edits, score_reconstruction
-from locinv_pl.store import RunFolder, Scores
+from locinv_pl.store import RunFolder, Scores, settings_digest
 from locinv_pl.summary import edits_table, summarize, summarize_edits, table
 from locinv_pl.task import settings_of
 from locinv_pl.tuning import Tuning
-from locinv_pl.types import EditSample, Inversion
+from locinv_pl.types import EditSample, MadeOf
 
 
 class LocInvModule(LightningModule):
@@ -60,6 +62,7 @@ class LocInvModule(LightningModule):
         self.tuning, self.edit, self.editor, self.measures = tuning, edit, editor, measures
         self.clock = torch.zeros(())
         self._parts: tuple[Part, ...] = ()
+        self._made_of: dict[str, MadeOf] = {}
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -92,13 +95,35 @@ class LocInvModule(LightningModule):
             "dtype": self.dtype_name,
             "precision": str(self.trainer.precision),
             "data": data.settings if data is not None else {},
+            "rounding": self._rounding,
         }
+
+    @property
+    def _rounding(self) -> dict[str, Any]:
+        """What the last bits of inversions depend on; not so the number of processes, nor which of them does what."""
+        device = self.trainer.strategy.root_device.type
+        return {
+            "device": device,
+            "threads": torch.get_num_threads() if device == "cpu" else None,
+            "batch_size": getattr(getattr(self.trainer, "datamodule", None), "batch_size", None),
+            "tuning": asdict(self.tuning),
+            "torch": torch.__version__,
+        }
+
+    def unfinished(self, samples: Any) -> Callable[[Sequence[str]], list[str]]:
+        """What answers which pictures of a batch are still to invert, as :meth:`RunFolder.pending` does.
+
+        Args:
+            samples: all pictures, with their ``ids``.
+        """
+        numbers, settings = {id: number for number, id in enumerate(samples.ids)}, settings_digest(self.settings)
+        return partial(self.run.pending, made_of=lambda id: _made_of(samples[numbers[id]], settings))
 
     def setup(self, stage: str) -> None:
         """Move the networks to this process's device and claim the run's folder."""
         self.backbone.schedule(self.num_steps)  # refuses a wrong T before the folder is touched
         self.backbone.to(self.trainer.strategy.root_device)
-        self.run.claim(self.settings)
+        self.run.claim(self.settings, but_for="" if stage == "fit" else "rounding")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """A clock: its steps make ``trainer.global_step`` count timesteps. Tokens have their own AdamW."""
@@ -107,7 +132,10 @@ class LocInvModule(LightningModule):
     def training_step(self, batch: Timestep, batch_idx: int) -> dict[str, Any]:
         """One timestep; records kept by an earlier run are taken from there."""
         if batch.i == 0:
-            self._take(batch, begin(self._engine, batch.samples, self.run.load_records))
+            settings = settings_digest(self.settings)
+            self._made_of = {sample.id: _made_of(sample, settings) for sample in batch.samples}
+            kept = partial(self.run.load_records, made_of=self._made_of)
+            self._take(batch, begin(self._engine, batch.samples, kept))
         self._take(batch, advance(self._parts, batch.i))
         if batch.i == self.num_steps - 1:
             self._take(batch, advance(self._parts, self.num_steps))
@@ -122,19 +150,19 @@ class LocInvModule(LightningModule):
             for result in part.results:
                 result.inversion.save(self.run.inversion_path(result.sample.id))
             if part.engine is self._engine and len(part.records) == batch.i + 1:
-                self.run.save_record(part.ids, batch.i, part.records[-1])
+                self.run.save_record(part.ids, batch.i, part.records[-1], self._made_of)
         for id, problem in failed.items():
             batch.leave_out(id, problem)
 
     def on_train_batch_end(self, outputs: Any, batch: Timestep, batch_idx: int) -> None:
         """After the callbacks have drawn them, mark pictures as finished."""
         if outputs["finished"]:
-            self.run.finish({r.sample.id: r.scores for r in outputs["finished"]})
+            self.run.finish({r.sample.id: r.scores for r in outputs["finished"]}, self._made_of)
 
     def validation_step(self, batch: Timestep, batch_idx: int) -> None:
         """Reconstruct from the files alone, and score."""
         began = time.perf_counter()
-        inversions = [Inversion.load(self.run.inversion_path(s.id)) for s in batch.samples]
+        inversions = [self.run.inversion(s.id, s.fingerprint) for s in batch.samples]
         pictures = reconstruct(self.backbone, inversions)
         seconds = (time.perf_counter() - began) / len(inversions)
         for result in score(self.backbone, batch.samples, inversions, pictures, seconds):
@@ -147,7 +175,7 @@ class LocInvModule(LightningModule):
     def _edit(self, sample: EditSample) -> EditResult:
         prompts, inversion = [listed.prompt for listed in sample.edits], None
         if self.editor is None:
-            inversion = Inversion.load(self.run.inversion_path(sample.id))
+            inversion = self.run.inversion(sample.id, sample.fingerprint)
             pictures = edit(self.backbone, inversion, prompts, self.edit, sample.region, with_source=True)
         else:
             pictures = self.backbone.decode(self.backbone.encode(sample.image[None])).cpu()
@@ -155,7 +183,8 @@ class LocInvModule(LightningModule):
             made = [self._editor(sample.image, sample.prompt, *asked) for asked in zip(prompts, regions, strict=True)]
             pictures = torch.cat([pictures, *(picture[None] for picture in made)])
         values, back, edited = self._edit_values, pictures[0], pictures[1:]
-        save_edits(self.run, sample.id, sample.prompt, values, sample.image, back, sample.edits, edited)
+        about = (sample.id, sample.prompt, sample.fingerprint)
+        save_edits(self.run, *about, values, sample.image, back, sample.edits, edited)
         return EditResult(sample, inversion, values, back, sample.edits, edited)
 
     @cached_property
@@ -178,15 +207,31 @@ class LocInvModule(LightningModule):
 
     def teardown(self, stage: str) -> None:
         """Once every process has ended, the first one sums up: summary.json, validation.json or test.json."""
-        if not self.trainer.is_global_zero or stage == "predict":
+        if not self.trainer.is_global_zero:
             return
         if stage == "test":
             tested = self.run.sum_up("test.json", "test", self._summarize_edits)
             print(f"\n{edits_table(tested)}\n\nResults: {self.run.root}")
+        elif stage != "predict":
+            kind, file = ("inversions", "summary.json") if stage == "fit" else ("validation", "validation.json")
+            summary = self.run.sum_up(file, kind, partial(summarize, settings=self.settings))
+            print(f"\n{table([summary])}\n\nResults: {self.run.root}")
+        self._require_all(stage)
+
+    def _require_all(self, stage: str) -> None:
+        """Refuse to pass a part for the whole: the Trainer can end a run before its pictures are done."""
+        names = {"fit": "train_dataloader", "validate": "val_dataloaders", "predict": "predict_dataloaders"}
+        loader = getattr(self.trainer, names.get(stage, "test_dataloaders"))
+        if not isinstance(loader, TimestepLoader):
             return
-        kind, file = ("inversions", "summary.json") if stage == "fit" else ("validation", "validation.json")
-        summary = self.run.sum_up(file, kind, partial(summarize, settings=self.settings))
-        print(f"\n{table([summary])}\n\nResults: {self.run.root}")
+        name = str(getattr(stage, "value", stage))
+        left = len(self.run.unfinished(loader.ids_to_do)) if stage == "fit" else int(not loader.is_through)
+        if left:
+            raise InputError(
+                f"{name}: {left if stage == 'fit' else 'some'} of {len(loader.ids_to_do)} pictures are unfinished: "
+                f"max_steps, max_time, limit_*_batches or fast_dev_run of the Trainer ended it; run the same command "
+                f"without that to go on"
+            )
 
     def _summarize_edits(self, scores: Scores) -> dict[str, Any]:
         same = [score for score in scores if self._tested.items() <= score.items()]
@@ -196,3 +241,7 @@ class LocInvModule(LightningModule):
     def _tested(self) -> dict[str, Any]:
         """What scores of edits depend on, besides the run's settings."""
         return {"edit": self._edit_values, "measures": asdict(self.measures)}
+
+
+def _made_of(sample: EditSample, settings: str) -> MadeOf:
+    return {"id": sample.id, "sample": sample.fingerprint, "settings": settings}

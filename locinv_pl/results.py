@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from typing import Annotated, Any, NotRequired, cast
 
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import Field
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from locinv_pl.backbone import Backbone
 from locinv_pl.drawing import to_array, to_png
-from locinv_pl.errors import InputError, one_line
+from locinv_pl.errors import DamagedError, InputError, all_of, tell
+from locinv_pl.files import check, read_image, read_json, to_json, write_atomically, write_json
 from locinv_pl.measures import Measures, edit_region
 from locinv_pl.metrics import attention_iou, attention_iou_curve, psnr, ssim
-from locinv_pl.store import RunFolder, read_json, write_json
-from locinv_pl.types import Edit, EditSample, Inversion, write_atomically
+from locinv_pl.store import OPEN, RunFolder, file_name, id_of
+from locinv_pl.types import Edit, EditSample, Inversion
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,10 +92,35 @@ def _scores(sample: EditSample, inversion: Inversion, back: Tensor, vae: Tensor)
     }
 
 
+AGAIN = "run predict again"
+EDIT_FILE = r"^[1-9][0-9]{0,8}-[A-Za-z0-9_.~%-]{0,220}\.png$"
+
+
+@OPEN
+class EditRow(TypedDict):
+    """An edit in edits.json: its file, which has a name as this package gives it, and what it was made by."""
+
+    file: Annotated[str, Field(pattern=EDIT_FILE)]
+    kind: str
+    prompt: str
+    settings: dict[str, Any]
+
+
+@OPEN
+class EditedImage(TypedDict):
+    """The content of ``edits/<id>/edits.json``."""
+
+    id: str
+    prompt: str
+    edits: list[EditRow]
+    fingerprint: NotRequired[str]
+
+
 def save_edits(
     run: RunFolder,
     id: str,
     prompt: str,
+    fingerprint: str,
     settings: Mapping[str, Any],
     source: Tensor | None,
     reconstruction: Tensor,
@@ -99,21 +129,29 @@ def save_edits(
 ) -> list[Path]:
     """Write ``edits/<id>/``: source.png, reconstruction.png, a numbered PNG for each edit, and edits.json.
 
-    ``prompt`` is the source prompt, ``settings`` are those of the edits, as plain values. An edit that is there
-    already, with this prompt and these settings, is written again under its own number; others are kept. Without a
-    ``source`` that picture is left as it is. Every PNG holds prompt and settings in its metadata; edits.json is
-    written last.
+    ``prompt`` is the source prompt, ``fingerprint`` that of the picture with its prompt and priors, ``settings`` are
+    those of the edits, as plain values. An edit that is there already, with this prompt and these settings, is written
+    again under its own number; others are kept, those of another fingerprint only as files. Without a ``source`` that
+    picture is left as it is. Every PNG holds prompt and settings in its metadata; edits.json is written last.
 
     Returns:
         the edits' files.
     """
-    folder = run.edits_path(id)
-    rows = read_json(folder / "edits.json")["edits"] if (folder / "edits.json").exists() else []
-    about = {"source_prompt": prompt, "settings": json.dumps(settings)}
+    before = list_edits(run, id)
+    rows: list[Any] = list(before["edits"]) if before.get("fingerprint") == fingerprint else []
+    if before["edits"] and not rows:
+        tell(
+            f"image {id!r}: its data have changed, edits of what it was stay in {run.edits_path(id)}, but aren't listed"
+        )
+    numbers = [
+        int(name.partition("-")[0]) for name in [*_edit_files(run, id), *(row["file"] for row in before["edits"])]
+    ]
+    about = {"source_prompt": prompt, "settings": to_json(settings)}
 
-    def write(name: str, picture: Tensor, text: str) -> Path:
-        path = folder / name
-        write_atomically(path, to_png(Image.fromarray(to_array(picture)), {"prompt": text, **about}))
+    def write(name: str, picture: Tensor, text: str, row: Mapping[str, Any] | None = None) -> Path:
+        path = run.edits_path(id, name)
+        told = {} if row is None else {"edit": to_json(dict(row) | {"fingerprint": fingerprint})}
+        write_atomically(path, to_png(Image.fromarray(to_array(picture)), {"prompt": text, **about, **told}))
         return path
 
     if source is not None:
@@ -124,11 +162,88 @@ def save_edits(
         row = {"kind": edit.kind, "prompt": edit.prompt, "settings": settings}
         same = [there for there in rows if row.items() <= there.items()]
         if not same:
-            same = [{"file": f"{len(rows) + 1}-{quote(edit.kind, safe='')}.png", **row}]
+            numbers.append(max(numbers, default=0) + 1)
+            same = [{"file": f"{numbers[-1]}-{file_name(edit.kind)}.png", **row}]
             rows += same
-        paths.append(write(same[0]["file"], picture, edit.prompt))
-    write_json(folder / "edits.json", {"id": id, "prompt": prompt, "edits": rows})
+        paths.append(write(same[0]["file"], picture, edit.prompt, same[0]))
+    listed = {"id": id, "prompt": prompt, "fingerprint": fingerprint, "edits": rows}
+    write_json(run.edits_path(id, "edits.json"), listed, sealed=True)
     return paths
+
+
+def list_edits(run: RunFolder, id: str) -> EditedImage:
+    """The content of ``edits/<id>/edits.json``; where that is damaged, what the PNGs say of themselves.
+
+    Raises:
+        InputError: it is another picture's, or names files as this package doesn't.
+    """
+    path = run.edits_path(id, "edits.json")
+    if not path.exists():
+        return {"id": id, "prompt": "", "edits": []}
+    try:
+        listed: EditedImage = read_json(path, EditedImage)
+    except DamagedError as problem:
+        tell(f"{problem.problem}; what the pictures beside it say of themselves is taken")
+        return _told_by_files(run, id)
+    if listed["id"] != id:
+        raise InputError(f"{path}: of another picture, {listed['id']!r}; delete it and run again")
+    return listed
+
+
+def _told_by_files(run: RunFolder, id: str) -> EditedImage:
+    """What edits.json should say, from the metadata of the edits' files; of several fingerprints the last one's."""
+    told: EditedImage = {"id": id, "prompt": "", "edits": []}
+    for name in _edit_files(run, id):
+        with suppress(InputError, KeyError, ValueError, TypeError, AttributeError, RecursionError):
+            info = read_image(run.edits_path(id, name)).info
+            row = json.loads(info["edit"])
+            fingerprint, prompt = str(row.pop("fingerprint")), str(info["source_prompt"])
+            if fingerprint != told.get("fingerprint"):
+                told = {"id": id, "prompt": prompt, "fingerprint": fingerprint, "edits": []}
+            check(row := {**row, "file": name}, EditRow, name)
+            told["edits"].append(cast("EditRow", row))
+    return told
+
+
+def _edit_files(run: RunFolder, id: str) -> list[str]:
+    """The names of the edits' files that are there, by number."""
+    folder = run.edits_path(id)
+    names = [name for name in (os.listdir(folder) if folder.is_dir() else ()) if re.match(EDIT_FILE, name)]
+    return sorted(names, key=lambda name: int(name.partition("-")[0]))
+
+
+def edited_images(run: RunFolder) -> list[EditedImage]:
+    """What :func:`list_edits` answers for every picture that has been edited, by id.
+
+    Raises:
+        InputError: for some it can't; names all of them.
+    """
+    found, problems = [], []
+    for path in sorted(run.place("edits").glob("*/edits.json")):
+        try:
+            name = run.place("edits", path.parent.name).name
+            id = id_of(name)
+            id = read_json(path, EditedImage)["id"] if id is None else id
+            if file_name(id) != name:
+                raise InputError(f"{path}: the folder isn't named after picture {id!r}; delete it")
+            found.append(list_edits(run, id))
+        except InputError as problem:
+            problems.append(str(problem))
+    if problems:
+        raise InputError(all_of(problems))
+    return sorted(found, key=lambda edited: edited["id"])
+
+
+def damaged_edits(run: RunFolder) -> list[str]:
+    """What is wrong with the pictures of all edits, file by file."""
+    problems = []
+    for edited in edited_images(run):
+        for name in ("source.png", "reconstruction.png", *(row["file"] for row in edited["edits"])):
+            try:
+                read_image(run.edits_path(edited["id"], name), AGAIN)
+            except InputError as problem:
+                problems.append(str(problem))
+    return problems
 
 
 def score_edits(
@@ -153,18 +268,23 @@ def score_edits(
     Raises:
         InputError: an edit is missing, or its file isn't the picture that it was.
     """
-    folder = run.edits_path(sample.id)
-    listed = read_json(folder / "edits.json")["edits"] if (folder / "edits.json").exists() else []
-    scored = []
+    listed, scored = list_edits(run, sample.id), []
+    if listed["edits"] and listed.get("fingerprint") != sample.fingerprint:
+        raise InputError(
+            f"image {sample.id!r}: its prompt, nouns, priors or pixels aren't those that were edited in {run.root}; "
+            f"run predict again"
+        )
     for edit in sample.edits:
         row = {"kind": edit.kind, "prompt": edit.prompt}
-        made = next((there for there in listed if {**row, "settings": settings}.items() <= there.items()), None)
+        made = next(
+            (there for there in listed["edits"] if {**row, "settings": settings}.items() <= there.items()), None
+        )
         if made is None:
             raise InputError(
-                f"image {sample.id!r}: {folder} has no edit to {edit.prompt!r} with these settings; "
+                f"image {sample.id!r}: {run.edits_path(sample.id)} has no edit to {edit.prompt!r} with these settings; "
                 f"run predict first, with the same words"
             )
-        picture = _read_png(folder / made["file"], sample)
+        picture = _read_png(run, made["file"], sample)
         region = edit_region(sample, tokenizer, edit.prompt)
         scored.append({**row, "file": made["file"], **measures.score(sample.image, picture, edit.prompt, region)})
     return scored
@@ -176,16 +296,16 @@ def score_reconstruction(run: RunFolder, sample: EditSample, measures: Measures)
     Raises:
         InputError: the file is missing, or isn't the picture that it was.
     """
-    return measures.reconstruction(sample.image, _read_png(run.edits_path(sample.id) / "reconstruction.png", sample))
+    return measures.reconstruction(sample.image, _read_png(run, "reconstruction.png", sample))
 
 
-def _read_png(path: Path, sample: EditSample) -> Tensor:
-    """An edit's picture, (3, H, W) in [0, 1]."""
+def _read_png(run: RunFolder, name: str, sample: EditSample) -> Tensor:
+    """A picture of a sample's edits, (3, H, W) in [0, 1]; where it is damaged, all that are damaged are named."""
+    path = run.edits_path(sample.id, name)
     try:
-        with Image.open(path) as picture:
-            pixels = torch.from_numpy(np.array(picture.convert("RGB"))).movedim(-1, 0) / 255
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({one_line(str(error))}); run predict again") from None
+        pixels = torch.from_numpy(np.array(read_image(path, AGAIN))).movedim(-1, 0) / 255
+    except InputError as problem:
+        raise InputError(all_of(damaged_edits(run) or [str(problem)])) from None
     if pixels.shape != sample.image.shape:
-        raise InputError(f"{path}: has another size than image {sample.id!r}; run predict again")
+        raise InputError(f"{path}: has another size than image {sample.id!r}; {AGAIN}")
     return pixels

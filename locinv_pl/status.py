@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
 
-from locinv_pl.errors import InputError
-from locinv_pl.store import RunFolder, read_json
+from locinv_pl.errors import InputError, printable
+from locinv_pl.store import RunFolder
 
 SHOWN = 20  # names and reasons at most
 PATIENCE = 300.0  # seconds without a new file before a run may count as dead
@@ -72,12 +71,13 @@ def status(run: str | Path, now: float | None = None) -> Status:
     if not (folder.root / "settings.json").is_file():
         raise InputError(f"{folder.root}: no run's folder, it has no settings.json; give the output= of a run")
     finished = dict(_files(folder.root / "inversions"))
-    failed = sorted(unquote(name) for name, _ in _files(folder.root / "skipped") if name not in finished)
+    left_out = {name for name, _ in _files(folder.root / "skipped")} - finished.keys()
+    failed = sorted(folder.id_of("skipped", name) for name in left_out)
     began = max(path.stat().st_mtime for path in folder.root.glob("*.json") if path.stem in ("settings", "pictures"))
     steps: dict[str, list[float]] = {}
     for under_way in _listed(folder.root / "running"):
-        id = unquote(under_way.name)
-        if under_way.name not in finished and id not in failed:
+        if under_way.name not in finished.keys() | left_out:
+            id = folder.id_of("running", under_way.name)
             steps[id] = sorted(written for _, written in _files(Path(under_way.path), ".safetensors"))
     newest = max([began, *finished.values(), *(times[-1] for times in steps.values() if times)])
     since = sum(written >= began for written in finished.values())
@@ -86,7 +86,7 @@ def status(run: str | Path, now: float | None = None) -> Status:
         total=folder.total,
         done=len(finished),
         running={id: len(times) for id, times in sorted(steps.items())},
-        num_steps=read_json(folder.root / "settings.json")["num_steps"],
+        num_steps=folder.settings["num_steps"],
         failed=failed,
         reasons={id: folder.problem(id) for id in failed[:SHOWN]},
         per_hour=3600 * since / (newest - began) if since and newest > began else None,
@@ -113,7 +113,7 @@ def to_text(run: str | Path, status: Status) -> str:
         *(["        " + _more(status.failed)] if _more(status.failed) else []),
         f"speed    {speed}{left}",
     ]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def duration(hours: float) -> str:

@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
+
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
+
+from locinv_pl.errors import printable
+
+
+@with_config(ConfigDict(extra="allow"))
+class Summary(TypedDict):
+    """The content of summary.json, as far as :func:`table` shows it."""
+
+    method: str
+    prior: str | None
+    num_images: int
+    attention_iou_initial: float | None
+    attention_iou: float | None
+    psnr: float | None
+    psnr_vae: float | None
+    seconds_per_image: float | None
 
 
 def summarize(scores: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,7 +82,7 @@ def summarize_edits(
         "num_images": len(scores),
         **{key: run[key] for key in ("num_steps", "attention_iou")},
         "reconstruction": {
-            name: _mean([score["reconstruction"][name] for score in scores])
+            name: _mean(score["reconstruction"].get(name) for score in scores)
             for name in (scores[0]["reconstruction"] if scores else ())
         },
         "edit": settings["edit"],
@@ -76,7 +95,7 @@ def summarize_edits(
 
 def _mean_edit(edits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     names = [name for edit in edits[:1] for name in edit if name not in ("kind", "prompt", "file")]
-    means = {name: _mean([edit[name] for edit in edits if edit[name] is not None]) for name in names}
+    means = {name: _mean(edit.get(name) for edit in edits) for name in names}
     return {"num_edits": len(edits), **means}
 
 
@@ -122,11 +141,14 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> str:
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells, the first of them the titles, as a Markdown table."""
+    rows = [[printable(cell).replace("|", "\\|") for cell in row] for row in rows]
     widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
     return "\n".join(lines)
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return fmean(values) if values else None
+def _mean(values: Iterable[float | None]) -> float | None:
+    """The mean of those that are known."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None

@@ -6,30 +6,23 @@ width, K nouns, N dynamic tokens of one image, (r, c) the attention grid, (C, h,
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
+from typing import Annotated, Any, NotRequired
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialize
+from pydantic import ConfigDict, Field, with_config
 from torch import Tensor
 from torch.nn.functional import pad
+from typing_extensions import TypedDict
 
 from locinv_pl.errors import InputError
+from locinv_pl.files import AGAIN, check, digest, read_tensors, write_tensors
 
-FORMAT = 1
 Span = tuple[int, int]
-REFUSALS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room") | dict.fromkeys(
-    (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST), "let it be written, or give another output="
-)
-"""What a disk can refuse, and the mend."""
 
 
 def overlap(one: Span, other: Span) -> bool:
@@ -79,6 +72,9 @@ class Edit:
     kind: str
     blend: tuple[str, str] | None = None
 
+    def __post_init__(self) -> None:
+        _require_text(self.prompt, "edit: its prompt")
+
 
 @dataclass(frozen=True, eq=False)
 class EditSample:
@@ -108,6 +104,16 @@ class EditSample:
         region = None if self.region is None else self.region.pin_memory()
         return replace(self, image=self.image.pin_memory(), nouns=nouns, region=region)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """What an inversion of this picture depends on, in one number: prompt, nouns, adjectives, priors and pixels."""
+        words = [[noun.word, noun.span] for noun in self.nouns]
+        bound = [[adjective.word, adjective.span, adjective.noun] for adjective in self.adjectives]
+        planes = {"image": self.image}
+        for k, noun in enumerate(self.nouns):
+            planes |= {f"prior {k}": noun.prior, f"mask {k}": noun.mask}
+        return digest(json.dumps([self.prompt, words, bound]), planes)
+
     @property
     def masks(self) -> Tensor:
         """The nouns' ground-truth masks, bool, shape (K, H, W)."""
@@ -115,6 +121,8 @@ class EditSample:
         return torch.stack([n.mask for n in self.nouns]) if self.nouns else torch.zeros(0, *size, dtype=torch.bool)
 
     def __post_init__(self) -> None:
+        for what, text in (("id", self.id), ("prompt", self.prompt)):
+            _require_text(text, f"image {self.id!r}: its {what}")
         size = tuple(self.image.shape[-2:])
         for noun in self.nouns:
             what = f"image {self.id!r}, noun {noun.word!r}"
@@ -128,8 +136,28 @@ class EditSample:
                 raise InputError(f"{what}: its prior is empty; give a mask or box that covers the object")
 
 
+def _require_text(text: str, what: str) -> None:
+    """Refuse what no file can hold as text: halves of a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{what} {text!r} holds half a character (a lone surrogate); write it as UTF-8") from None
+
+
 def _size(shape: tuple[int, ...]) -> str:
     return "x".join(str(n) for n in reversed(shape))
+
+
+class MadeOf(TypedDict):
+    """What a picture's results depend on: its fingerprint, and the digest of the run's settings."""
+
+    id: str
+    sample: str
+    settings: str
+
+
+_RECORD = {"latent": "B C h w", "tokens": "B L D", "null": "B L D", "maps": "B K r c", "losses": "B n"}
+_RECORD |= {"thresholds": "n", "null_loss": "B", "token_steps": "B", "null_steps": "B"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +195,14 @@ class StepRecord:
 
     @classmethod
     def join(cls, records: Sequence[StepRecord]) -> StepRecord:
-        """One record of several batches' pictures at the same timestep; those with fewer nouns get empty maps."""
+        """One record of several batches' pictures at the same timestep; those with fewer nouns get empty maps.
+
+        Raises:
+            InputError: they are of different sizes.
+        """
+        sizes = [[getattr(r, name).shape[1:] for name in cls._each() if name != "maps"] for r in records]
+        if any(one != sizes[0] for one in sizes) or len({r.maps.shape[2:] for r in records}) > 1:
+            raise InputError("records of different sizes")
         most = max(r.maps.shape[1] for r in records)
         padded = [replace(r, maps=pad(r.maps, (0, 0, 0, 0, 0, most - r.maps.shape[1]))) for r in records]
         each = {name: torch.cat([getattr(r, name) for r in padded]) for name in cls._each()}
@@ -178,19 +213,57 @@ class StepRecord:
         """The fields with a row for every picture."""
         return [f.name for f in fields(cls) if f.name not in ("thresholds", "seconds")]
 
-    def save(self, path: Path) -> None:
-        """Write the record to ``path``, atomically."""
+    def save(self, path: Path, made_of: MadeOf | None = None) -> None:
+        """Write the record to ``path``, atomically, with what it was made of."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "seconds"}
-        write_tensors(path, tensors, {"seconds": self.seconds})
+        write_tensors(path, tensors, {"seconds": self.seconds, "made_of": made_of}, lasting=False)
 
     @classmethod
-    def load(cls, path: Path) -> StepRecord:
-        """Read what :meth:`save` wrote."""
+    def load(cls, path: Path, made_of: MadeOf | None = None) -> StepRecord:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            InputError: the file is missing, damaged or no record, or it was made of something else than ``made_of``.
+        """
         tensors, header = read_tensors(path)
-        try:
-            return cls(**tensors, seconds=header["seconds"])
-        except (KeyError, TypeError):
-            raise InputError(f"{path}: not a timestep's record; delete it and run again") from None
+        what = f"{path}: not a timestep's record"
+        if header.keys() - {"made_of"} != {"seconds"} or not isinstance(header["seconds"], (int, float)):
+            raise InputError(f"{what}; {AGAIN}")
+        _check_tensors(tensors, _RECORD, what)
+        if made_of is not None and header.get("made_of") != made_of:
+            raise InputError(f"{path}: made of other data or settings; {AGAIN}")
+        return cls(**tensors, seconds=float(header["seconds"]))
+
+
+Position = Annotated[int, Field(ge=0, le=10**6)]
+
+
+@with_config(ConfigDict(extra="allow"))
+class _Method(TypedDict):
+    name: str
+
+
+@with_config(ConfigDict(extra="allow"))
+class _Settings(TypedDict):
+    backbone: str
+    method: _Method
+    num_steps: Position
+
+
+@with_config(ConfigDict(extra="forbid"))
+class _Header(TypedDict):
+    id: str
+    prompt: str
+    nouns: list[str]
+    noun_positions: list[list[Position]]
+    dynamic: list[Position]
+    settings: _Settings
+    fingerprint: NotRequired[str]
+
+
+_INVERSION = {"trajectory": "T+1 C h w", "tokens": "T N D", "null": "T L D", "maps": "T K r c"}
+_INVERSION |= {"initial_maps": "T K r c", "priors": "K r c", "latent": "C h w", "losses": "T n", "thresholds": "T n"}
+_INVERSION |= {"null_loss": "T", "token_steps": "T", "null_steps": "T"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,6 +287,7 @@ class Inversion:
         thresholds: their TH_i, shape (T, 8).
         null_loss: of the null-text optimisation, shape (T,).
         token_steps, null_steps: gradient steps taken, shape (T,).
+        fingerprint: of the sample that was inverted.
     """
 
     id: str
@@ -234,6 +308,7 @@ class Inversion:
     null_loss: Tensor
     token_steps: Tensor
     null_steps: Tensor
+    fingerprint: str = ""
 
     @property
     def noise(self) -> Tensor:
@@ -256,81 +331,54 @@ class Inversion:
         """Read what :meth:`save` wrote.
 
         Raises:
-            InputError: the file is missing, truncated or of another kind.
+            InputError: the file is missing, damaged or of another kind, or its numbers aren't finite.
         """
+        what = f"{path}: not an inversion of this version of locinv_pl"
         tensors, header = read_tensors(Path(path))
-        try:
-            header["nouns"] = tuple(header["nouns"])
-            header["noun_positions"] = tuple(tuple(p) for p in header["noun_positions"])
-            header["dynamic"] = tuple(header["dynamic"])
-            return cls(**header, **tensors)
-        except (KeyError, TypeError):
-            raise InputError(
-                f"{path}: not an inversion of this version of locinv_pl; delete it and run again"
-            ) from None
+        if header.keys() | {"fingerprint"} != _Header.__annotations__.keys():
+            raise InputError(f"{what}; {AGAIN}")
+        check(header, _Header, str(path))
+        sizes = _check_tensors(tensors, _INVERSION, what)
+        positions = [*header["dynamic"], *(position for each in header["noun_positions"] for position in each)]
+        counts = {"N": len(header["dynamic"]), "T": header["settings"]["num_steps"]}
+        counts |= {"K": len(header["nouns"]), "L": max(sizes["L"], *(position + 1 for position in positions), 0)}
+        if counts != {name: sizes[name] for name in counts} or len(header["noun_positions"]) != counts["K"]:
+            raise InputError(f"{what} (its header and its tensors don't fit together); {AGAIN}")
+        header["nouns"], header["dynamic"] = tuple(header["nouns"]), tuple(header["dynamic"])
+        header["noun_positions"] = tuple(tuple(each) for each in header["noun_positions"])
+        return cls(**{**header, **tensors})
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name and rename it: readers see all of it or nothing.
+def _check_tensors(tensors: Mapping[str, Tensor], shapes: Mapping[str, str], what: str) -> dict[str, int]:
+    """Check that a file has the tensors that it should have, of shapes and types that go together.
 
-    Raises:
-        InputError: the disk is full, or the folder can't be written to.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")  # process numbers repeat on other machines
-    with writing(path):
-        while True:
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                temporary.write_bytes(content)
-                os.replace(temporary, path)
-                return
-            except FileNotFoundError:  # another process has just cleared the folder
-                continue
-            except BaseException:
-                with suppress(OSError):
-                    temporary.unlink()
-                raise
+    Args:
+        tensors: from the file.
+        shapes: of every tensor its sizes by name, "T K r c"; an equal name is an equal size, T+1 is one more than T.
+        what: starts the error.
 
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """A block that writes ``path``: what a disk can refuse is bad input, not a bug."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in REFUSALS:
-            raise
-        raise InputError(
-            f"{path}: can't be written ({os.strerror(error.errno)}); {REFUSALS[error.errno]}, then run the same "
-            f"command to go on"
-        ) from None
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write tensors and a JSON header to one safetensors file, atomically."""
-    meta = {"locinv": json.dumps({"format": FORMAT, **header}, sort_keys=True)}
-    on_cpu = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    write_atomically(path, serialize(on_cpu, metadata=meta))
-
-
-def read_tensors(path: Path, names: Sequence[str] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read what :func:`write_tensors` wrote: the tensors of the given names, all by default, and the header.
+    Returns:
+        the sizes by name.
 
     Raises:
-        InputError: the file is missing, truncated (also where the tensors asked for are whole) or foreign.
+        InputError: a tensor is missing, too many, of another shape or type, or holds numbers that aren't finite. Losses
+            may be NaN, where they don't apply, and thresholds infinite, where there is none.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["locinv"])
-            written_as = header.pop("format")
-            tensors = {key: file.get_tensor(key) for key in (file.keys() if names is None else names)}
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; run the inversion first") from None
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError):
-        raise InputError(f"{path}: truncated, or not a file of locinv_pl; delete it and run again") from None
-    if written_as != FORMAT:
-        raise InputError(f"{path}: written by another version of locinv_pl; delete it and run again")
-    return tensors, header
+    if tensors.keys() != shapes.keys():
+        raise InputError(f"{what} (it has {', '.join(sorted(tensors)) or 'nothing'}); {AGAIN}")
+    sizes: dict[str, int] = {}
+    for name, tensor in tensors.items():
+        names = shapes[name].split()
+        found = [size - ("+" in named) for named, size in zip(names, tensor.shape, strict=False)]
+        known = [sizes.setdefault(named.removesuffix("+1"), size) for named, size in zip(names, found, strict=False)]
+        if len(names) != tensor.ndim or found != known:
+            raise InputError(f"{what} ({name} has shape {tuple(tensor.shape)}, not {shapes[name]!r}); {AGAIN}")
+        if tensor.is_floating_point() == name.endswith("_steps") or tensor.is_complex() or tensor.dtype == torch.bool:
+            raise InputError(f"{what} ({name} has type {tensor.dtype}); {AGAIN}")
+        meant = {"losses": tensor.isnan(), "thresholds": tensor == torch.inf}.get(name, False)
+        if not (tensor.isfinite() | meant).all():
+            raise InputError(f"{what} ({name} holds numbers that aren't finite); {AGAIN}")
+    return sizes
 
 
 def stack(tensors: list[Tensor]) -> Tensor:

@@ -1,5 +1,7 @@
 """Runs of three processes that are killed and stopped at random moments, and go on by the same command.
 
+Between two of them files of the run are truncated, zeroed, or have a bit turned.
+
 More of them: ``CHAOS_RUNS=20 python -m pytest tests/test_chaos.py``.
 """
 
@@ -46,8 +48,24 @@ def is_whole(root: Path, like: Path) -> None:
     assert not list((root / "running").iterdir())
 
 
-def disturb(seed: int, log: Path, words: list[str], life: float) -> None:
-    """Runs ended once or twice at a random moment, and then one that is left alone.
+def damage(draw: random.Random, root: Path) -> None:
+    """Spoil up to three of the run's files, its own and those of its pictures."""
+    files = sorted(path for path in root.rglob("*") if path.is_file() and path.suffix in (".json", ".safetensors"))
+    for path in draw.sample(files, min(len(files), draw.randint(1, 3))):
+        content = bytearray(path.read_bytes())
+        how, at = draw.choice(["truncated", "zeroed", "flipped"]), draw.randrange(len(content) or 1)
+        if how == "truncated":
+            content = content[:at]
+        elif how == "zeroed":
+            content[at:] = bytes(len(content) - at)
+        elif content:
+            content[at] ^= 1 << draw.randrange(8)
+        path.write_bytes(content)
+        print(f"{path.relative_to(root)}: {how} at {at}")
+
+
+def disturb(seed: int, root: Path, log: Path, words: list[str], life: float) -> None:
+    """Runs ended once or twice at a random moment, with files damaged, and then one that is left alone.
 
     The moments lie all over a run's life; SIGKILL or SIGTERM goes to some of its processes or to all, and those that
     are left have up to half a second before they are killed, as a scheduler does.
@@ -65,6 +83,7 @@ def disturb(seed: int, log: Path, words: list[str], life: float) -> None:
                     os.kill(pid, signum)
             run.wait(draw.random() / 2)
         run.kill()
+        damage(draw, root)
     run = Run(log, words)
     code = run.wait(100)
     run.kill()
@@ -79,7 +98,7 @@ def test_killed_and_stopped_runs_end_as_undisturbed_ones(command: list[str], tmp
     assert len(inversions(alone)) == COUNT
     for seed in range(RUNS):
         root, log = tmp_path / str(seed), tmp_path / f"{seed}.txt"
-        disturb(seed, log, [*command, "trainer.devices=3", f"output={root}"], life)
+        disturb(seed, root, log, [*command, "trainer.devices=3", f"output={root}"], life)
         try:
             is_whole(root, alone)
         except AssertionError:

@@ -16,8 +16,8 @@ from runs import inversions
 
 from locinv_pl.cli import main
 from locinv_pl.errors import InputError
+from locinv_pl.files import write_atomically
 from locinv_pl.store import RunFolder
-from locinv_pl.types import write_atomically
 
 
 @pytest.fixture
@@ -63,7 +63,8 @@ def start(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return run
 
 
-@pytest.mark.parametrize("room, callbacks", [(0, "plain"), (70_000, "plain"), (70_000, "full")])
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("room, callbacks", [(0, "plain"), (70_000, "plain"), (70_000, "full"), (260_000, "full")])
 def test_full(start: Callable[..., str | None], disk: Path, tmp_path: Path, room: int, callbacks: str) -> None:
     run, words = disk / "run", f"callbacks={callbacks}"
     assert start(1, run, "callbacks=plain") is None
@@ -102,7 +103,7 @@ def test_a_file_in_the_place_of_the_folder(start: Callable[..., str | None], tmp
 
 
 @pytest.mark.parametrize("refusal", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM])
-@pytest.mark.parametrize("call", ["mkdir", "write_bytes", "replace"])
+@pytest.mark.parametrize("call", ["mkdir", "fsync", "replace"])
 def test_what_was_there_stays(call: str, refusal: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.json"
     write_atomically(path, b"before")
@@ -110,17 +111,41 @@ def test_what_was_there_stays(call: str, refusal: int, tmp_path: Path, monkeypat
     def refuse(*_: object, **__: object) -> None:
         raise OSError(refusal, os.strerror(refusal))
 
-    monkeypatch.setattr(os if call == "replace" else Path, call, refuse)
+    monkeypatch.setattr(Path if call == "mkdir" else os, call, refuse)
     with pytest.raises(InputError, match=f"x.json: can't be written \\({os.strerror(refusal)}\\)"):
         write_atomically(path, b"after")
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("x.json", b"before")]
 
 
-def test_other_errors_are_no_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_disk_has_the_content_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def sync(number: int) -> None:
+        calls.append(f"sync {Path(os.readlink(f'/proc/self/fd/{number}')).name.rpartition('.')[2]}")
+
+    def rename(source: Path, target: Path) -> None:
+        calls.append("rename")
+        os.rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", rename)
+    write_atomically(tmp_path / "new" / "x", b"")
+    assert calls == ["sync tmp", "rename", "sync new", f"sync {tmp_path.name}"]
+    write_atomically(tmp_path / "new" / "x", b"", lasting=False)
+    assert calls[4:] == ["rename"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "broken"), FileNotFoundError(errno.ENOENT, "broken")])
+def test_any_other_error_is_one_line_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
     def fail(*_: object) -> None:
-        raise OSError(errno.EIO, "broken")
+        raise error
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="broken"):
+    with pytest.raises(InputError, match="x: can't be written .broken."):
         write_atomically(tmp_path / "x", b"")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_can_never_be(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^/proc/run/settings.json: can't be written \(No such file or directory\)"):
+        RunFolder("/proc/run").claim({})

@@ -19,6 +19,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from locinv_pl.backbone import load_backbone
 from locinv_pl.cli import main
 from locinv_pl.editors import EditorSettings, make_editor
+from locinv_pl.files import read_json, write_json
 from locinv_pl.judge import load_judge
 
 STEPS = 3
@@ -137,7 +138,7 @@ def test_refusals(words: tuple[str, ...], says: str) -> None:
 def test_an_inversion_of_another_backbone(run: Path) -> None:
     settings = (run / "settings.json").read_text()
     try:
-        (run / "settings.json").write_text(json.dumps({**json.loads(settings), "backbone": "embedded"}))
+        write_json(run / "settings.json", {**read_json(run / "settings.json"), "backbone": "embedded"})
         assert "made with backbone" in str(edit("run", "image=p0", "prompt=a cat"))
     finally:
         (run / "settings.json").write_text(settings)
@@ -150,7 +151,7 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def scores(run: Path, id: str) -> dict[str, Any]:
-    return json.loads((run / f"test/{id}.json").read_text())
+    return read_json(run / f"test/{id}.json")
 
 
 class TestScores:
@@ -242,7 +243,7 @@ class TestScores:
         assert "has no edit to 'a red dog and a dog' with these settings; run predict first" in str(caught.value.code)
         main(["predict", *other])
         (own / "edits/p1/2-attribute.png").unlink()  # of the first settings
-        (own / "test/p9.json").write_text(json.dumps({**scores(own, "p1"), "id": "p9"}))  # likewise
+        write_json(own / "test/p9.json", {**scores(own, "p1"), "id": "p9"})  # likewise
         main(["test", *other, "measures.vit_range=255"])
         summary = json.loads((own / "test.json").read_text())
         assert [image["id"] for image in summary["images"]] == ["p0", "p1"]
@@ -253,7 +254,7 @@ class TestScores:
         ("gone", "says"),
         [
             ("edits/p1/edits.json", "image 'p1': .*edits/p1 has no edit to 'a red dog and a dog'.*; run predict first"),
-            ("edits/p1/2-attribute.png", "edits/p1/2-attribute.png: can't be read .*; run predict again"),
+            ("edits/p1/2-attribute.png", "edits/p1/2-attribute.png: no such file; run predict again"),
         ],
     )
     def test_what_is_missing_is_named(

@@ -246,7 +246,7 @@ class TestAgain:
         elif at == "between the scores":
             monkeypatch.setattr(RunFolder, "save_scores", mark_one)
         else:
-            monkeypatch.setattr(shutil, "rmtree", fail)
+            monkeypatch.setattr(Path, "rmdir", fail)
         with pytest.raises(KeyError, match="killed"):
             run_fit(tmp_path)
         monkeypatch.undo()

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 from runs import make_samples, run_stage
-from test_types import make_record
+from test_types import SETTINGS, make_record, make_scores
 
 from callbacks.progress import InversionProgress
 from locinv_pl.cli import main
 from locinv_pl.errors import InputError
+from locinv_pl.files import write_json
 from locinv_pl.status import duration, status, to_text
-from locinv_pl.store import RunFolder, write_json
+from locinv_pl.store import RunFolder
 
 NOW = 1_000_000.0
 
@@ -27,10 +28,10 @@ def touch(path: Path, ago: float) -> None:
 def run(tmp_path: Path) -> Path:
     """Started an hour ago; 10 of 20 pictures done, 4 of them before that; one failed, two under way."""
     folder = RunFolder(tmp_path / "run")
-    write_json(folder.root / "settings.json", {"num_steps": 50})
+    write_json(folder.root / "settings.json", {**SETTINGS, "num_steps": 50})
     folder.announce(20)
     for n in range(10):
-        folder.save_scores("inversions", f"p{n}", {"id": f"p{n}"})
+        folder.save_scores("inversions", f"p{n}", make_scores(f"p{n}"))
         touch(folder.root / f"inversions/p{n}.json", 9000 if n < 4 else 3000 - 300 * n)
     folder.save_scores("skipped", "p10", {"id": "p10", "problem": "image 'p10': torn"})
     folder.save_scores("skipped", "p0", {"id": "p0", "problem": "was mended"})
@@ -90,7 +91,7 @@ def test_text(run: Path) -> None:
 
 
 def test_before_the_first_picture(tmp_path: Path) -> None:
-    write_json(tmp_path / "settings.json", {"num_steps": 50})
+    write_json(tmp_path / "settings.json", {**SETTINGS, "num_steps": 50})
     assert to_text("run", status(tmp_path)).splitlines()[1:] == ["done     0", "running  0", "failed   0", "speed    -"]
 
 

@@ -5,13 +5,13 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from test_types import make_inversion, make_record
+from test_types import SETTINGS, make_inversion, make_record, make_scores
 
 from locinv_pl.errors import InputError
-from locinv_pl.store import RunFolder, read_json, write_json
+from locinv_pl.files import read_json, write_json
+from locinv_pl.store import RunFolder, settings_digest
 
-SETTINGS = {"backbone": "tiny", "method": {"name": "locinv", "tokens": {"lr": 0.01}}, "data": {}}
-OTHER = {"backbone": "tiny", "method": {"name": "locinv", "tokens": {"lr": 0.5}}, "data": {}}
+OTHER = {**SETTINGS, "method": {"name": "locinv", "tokens": {"lr": 0.5}}}
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def run(tmp_path) -> RunFolder:
 def finish(run: RunFolder, *ids: str) -> None:
     for id in ids:
         make_inversion(id).save(run.inversion_path(id))
-    run.finish({id: {"id": id, "psnr": 20.0} for id in ids})
+    run.finish({id: make_scores(id) for id in ids})
 
 
 class TestClaim:
@@ -51,49 +51,67 @@ class TestClaim:
         finish(run, "a")
         with pytest.raises(InputError, match=r"data\.prior=None.*data\.prior=box"):
             run.claim({**SETTINGS, "data": {"prior": "box"}})
-        with pytest.raises(InputError, match=r"backbone=tiny.*backbone=None"):
-            run.claim({k: v for k, v in SETTINGS.items() if k != "backbone"})
+        with pytest.raises(InputError, match=r"dtype=float32.*dtype=None"):
+            run.claim({k: v for k, v in SETTINGS.items() if k != "dtype"})
 
     def test_a_folder_without_results_is_free(self, run):
         run.claim(SETTINGS)
         run.claim(OTHER)
         assert read_json(run.root / "settings.json") == OTHER
 
-    def test_damaged_settings(self, run):
+    @pytest.mark.parametrize("content", [None, '{"backb', "[1]", "{}"])
+    @pytest.mark.parametrize("begun", [True, False], ids=["running", "finished"])
+    def test_settings_that_are_lost_are_those_that_the_results_name(self, run, content, begun, capsys):
+        made_of = {"a": {"id": "a", "sample": "1", "settings": settings_digest(SETTINGS)}}
+        if begun:
+            run.save_record(["a"], 0, make_record().pick([0]), made_of)
+        else:
+            run.finish({"a": make_scores("a")}, made_of)
+        if content is not None:
+            (run.root / "settings.json").write_text(content)
+        with pytest.raises(InputError, match="settings.json: .*; the folder holds results, run with the settings that"):
+            run.claim(OTHER)
+        run.claim(SETTINGS)
+        assert read_json(run.root / "settings.json") == SETTINGS and "written again" in capsys.readouterr().err
+
+    def test_settings_that_no_result_names_are_refused(self, run):
         finish(run, "a")
         (run.root / "settings.json").write_text('{"backb')
         with pytest.raises(InputError, match="settings.json: truncated"):
             run.claim(SETTINGS)
+
+    def test_what_only_rounds_matters_where_it_is_not_excepted(self, run):
+        run.claim({**SETTINGS, "rounding": {"threads": 1}})
+        finish(run, "a")
+        run.claim({**SETTINGS, "rounding": {"threads": 2}}, but_for="rounding")
+        with pytest.raises(InputError, match=r"made with rounding.threads=1, this run has rounding.threads=2"):
+            run.claim({**SETTINGS, "rounding": {"threads": 2}})
 
 
 class TestFinished:
     """The scores are written last: they say that a picture is done."""
 
     def test_inversion_and_scores_make_a_finished_picture(self, run):
-        assert not run.is_finished("a")
+        assert not run.is_marked("a")
         make_inversion("a").save(run.inversion_path("a"))
-        assert not run.is_finished("a")
+        assert not run.is_marked("a")
         finish(run, "a")
-        assert run.is_finished("a")
+        assert run.is_marked("a")
 
     @pytest.mark.parametrize("suffix", [".safetensors", ".json"])
-    def test_a_truncated_file_is_named(self, run, suffix):
-        finish(run, "a")
-        path = run.inversion_path("a").with_suffix(suffix)
-        path.write_bytes(path.read_bytes()[:-10])
-        with pytest.raises(InputError, match=f"a{suffix}: truncated.*delete it"):
-            run.pending(["a"])
-
-    @pytest.mark.parametrize("suffix", [".safetensors", ".json"])
-    def test_a_deleted_file_is_made_again(self, run, suffix):
+    def test_a_deleted_file_is_made_again_in_the_batch_that_it_was_made_in(self, run, suffix):
         finish(run, "a", "b")
+        finish(run, "c")
         run.inversion_path("a").with_suffix(suffix).unlink()
-        assert run.pending(["a", "b"]) == ["a"]
+        assert run.pending(["a", "b", "c"]) == ["a", "b"]
+        run.inversion_path("c").with_suffix(suffix).unlink()
+        finish(run, "a", "b")
+        assert run.pending(["a", "b", "c"]) == ["c"]
 
     @pytest.mark.parametrize("id", ["a/b", "../up", "ä ö", "a.b", "100%"])
     def test_any_id_is_a_file_of_the_folder(self, run, id):
         finish(run, id)
-        assert run.is_finished(id)
+        assert run.is_marked(id) and run.damage(id) is None
         assert run.inversion_path(id).parent == run.root / "inversions"
         assert run.image_path("sheets", id).parent == run.root / "sheets"
         assert [score["id"] for score in run.scores()] == [id]
@@ -117,7 +135,7 @@ class TestPending:
 
     def test_a_batch_that_was_begun_stays_together(self, run):
         run.save_record(["a", "b"], 0, make_record())
-        run.save_scores("inversions", "a", {"id": "a"})
+        run.save_scores("inversions", "a", make_scores("a"))
         make_inversion("a").save(run.inversion_path("a"))
         assert run.pending(["a", "b", "c"]) == ["a", "b", "c"]
 
@@ -137,7 +155,7 @@ class TestPending:
         run.save_record(["a", "b"], 0, make_record())
         for id in ("a", "b"):
             make_inversion(id).save(run.inversion_path(id))
-            run.save_scores("inversions", id, {"id": id})
+            run.save_scores("inversions", id, make_scores(id))
         assert run.pending(["a", "b"]) == []
         assert not list((run.root / "running").iterdir())
 
@@ -203,28 +221,28 @@ class TestRecords:
 
 def test_scores_are_sorted_by_id(run):
     for id in ("b", "c", "a"):
-        run.save_scores("validation", id, {"id": id})
+        run.save_scores("validation", id, make_scores(id))
     assert [score["id"] for score in run.scores("validation")] == ["a", "b", "c"]
     assert run.scores() == []
 
 
 def test_a_summary_has_what_another_job_adds_while_it_is_written(run):
-    run.save_scores("inversions", "a", {"id": "a"})
+    run.save_scores("inversions", "a", make_scores("a"))
     late = ["b", "c"]
 
     def summarize(scores: list[dict]) -> dict:
         if late:
-            run.save_scores("inversions", late.pop(), {"id": f"late{len(late)}"})
+            run.save_scores("inversions", name := late.pop(), make_scores(name))
         return {"ids": [score["id"] for score in scores]}
 
     run.save_record(["d"], 0, make_record())
     assert run.sum_up("summary.json", "inversions", summarize) == {"ids": ["a"]}  # another job is at work
-    run.finish({"d": {"id": "d"}})
-    assert run.sum_up("summary.json", "inversions", summarize) == {"ids": ["a", "d", "late0", "late1"]}
-    assert read_json(run.root / "summary.json") == {"ids": ["a", "d", "late0", "late1"]}
+    run.finish({"d": make_scores("d")})
+    assert run.sum_up("summary.json", "inversions", summarize) == {"ids": ["a", "b", "c", "d"]}
+    assert read_json(run.root / "summary.json") == {"ids": ["a", "b", "c", "d"]}
 
 
-@pytest.mark.parametrize("content", [None, "", "{", "\xff"])
+@pytest.mark.parametrize("content", [None, "", "{", "\xff", "[NaN]", "[1e999]", "[" * 99999, "9" * 9999])
 def test_json_errors_are_one_line(content, tmp_path):
     path = tmp_path / "x.json"
     if content is not None:

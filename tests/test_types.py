@@ -10,7 +10,8 @@ from conftest import make_picture
 from safetensors.torch import save_file
 
 from locinv_pl.errors import InputError
-from locinv_pl.types import EditSample, Inversion, Noun, StepRecord, write_atomically
+from locinv_pl.files import write_atomically
+from locinv_pl.types import EditSample, Inversion, Noun, StepRecord
 
 T, B, K, N, L, D = 3, 2, 2, 1, 20, 8
 
@@ -61,6 +62,15 @@ def make_inversion(id: str = "a", seed: int = 0) -> Inversion:
     )
 
 
+def make_scores(id: str, **more: object) -> dict[str, object]:
+    """A finished picture's scores."""
+    of_nouns = {"iou_initial": [0.25, 0.5], "iou": [0.5, 1.0], "iou_curve": [[0.5] * T, [1.0] * T]}
+    plain = {"psnr": 20.0, "ssim": 0.5, "psnr_vae": 30.0, "seconds": 1.5}
+    return {"id": id, "prompt": "a cat", "nouns": ["cat", "red"], **of_nouns, **plain, **more}
+
+
+SETTINGS = {"backbone": "tiny", "method": {"name": "locinv", "tokens": {"lr": 0.01}}, "num_steps": T}
+SETTINGS |= {"dtype": "float32", "data": {}}
 MAKERS = pytest.mark.parametrize("make", [make_record, make_inversion], ids=["record", "inversion"])
 
 
@@ -157,7 +167,7 @@ def test_records_and_inversions_are_not_mixed_up(tmp_path):
         StepRecord.load(tmp_path / "inversion")
 
 
-@pytest.mark.parametrize("where", ["write_bytes", "replace"])
+@pytest.mark.parametrize("where", ["fsync", "replace"])
 def test_write_is_atomic(where, tmp_path, monkeypatch):
     path = tmp_path / "new" / "x"
     write_atomically(path, b"old")
@@ -165,16 +175,11 @@ def test_write_is_atomic(where, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    def write_half(self, content):
-        with open(self, "wb") as file:
-            file.write(content[: len(content) // 2])
-        fail()
-
     if where == "replace":
         monkeypatch.setattr(os, "replace", fail)
     else:
-        monkeypatch.setattr(Path, "write_bytes", write_half)
-    with pytest.raises(OSError, match="disk full"):
+        monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(InputError, match="x: can't be written .disk full."):
         write_atomically(path, b"new content")
     monkeypatch.undo()
     assert [p.name for p in path.parent.iterdir()] == ["x"]

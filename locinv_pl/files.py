@@ -1,0 +1,256 @@
+"""Files on a disk: written whole or not at all, and read only where they are what has been written.
+
+What is read may come from anywhere: a file that isn't regular is refused, JSON is checked against a schema, and
+tensors, sealed JSON and their headers against a digest that was written with them.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from functools import cache
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import torch
+from PIL import Image
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize
+from torch import Tensor
+
+from locinv_pl.errors import DamagedError, InputError
+
+FORMAT = 1
+DIGEST = "sha256"
+TRIES = 100  # of writing into a folder that others clear at the same time
+AGAIN = "delete it and run again"
+MENDS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room")
+"""What a disk can refuse, and the mend, where it isn't the usual one."""
+
+
+def write_atomically(path: Path, content: bytes, lasting: bool = True) -> None:
+    """Write a file under a temporary name and rename it: readers see all of it or nothing.
+
+    Args:
+        path: the file.
+        content: all of it.
+        lasting: it is so after a power cut, too: the disk has the content before the name, and the name at the end.
+            That takes a disk some milliseconds, which files that show their damage and can be made again don't need.
+
+    Raises:
+        InputError: the disk is full, or the folder can't be written to.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")  # process numbers repeat on other machines
+    is_new = not path.parent.exists()
+    with writing(path):
+        try:
+            for left in reversed(range(TRIES)):
+                with suppress(FileNotFoundError) if left else nullcontext():  # another process has cleared the folder
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with open(temporary, "wb") as file:
+                        file.write(content)
+                        file.flush()
+                        if lasting:
+                            os.fsync(file.fileno())
+                    os.replace(temporary, path)
+                    break
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+    if lasting:
+        _sync_folder(path.parent)
+    if lasting and is_new:
+        _sync_folder(path.parent.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a folder's names to the disk, where the system can."""
+    with suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A block that writes ``path``: what a disk refuses is bad input, not a bug."""
+    try:
+        yield
+    except OSError as error:
+        mend = MENDS.get(error.errno or 0, "let it be written, or give another output=")
+        raise InputError(
+            f"{path}: can't be written ({error.strerror or error}); {mend}, then run the same command to go on"
+        ) from None
+
+
+def read_file(path: Path, mend: str = "run the inversion first") -> bytes:
+    """The content of a regular file; ``mend`` ends the error where there is none.
+
+    Raises:
+        InputError: it is missing, can't be read, or is a folder, a device or a pipe.
+    """
+    _require_file(path, mend)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror or error}); {AGAIN}") from None
+
+
+def read_image(path: Path, mend: str = "run again") -> Image.Image:
+    """A picture's file, in RGB.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    content = read_file(path, mend)
+    try:
+        Image.open(BytesIO(content)).verify()  # the sums of a PNG's parts
+        return Image.open(BytesIO(content)).convert("RGB")
+    except Exception as error:  # PIL's readers raise all kinds
+        raise InputError(f"{path}: can't be read ({type(error).__name__}: {error}); {mend}") from None
+
+
+def _require_file(path: Path, mend: str = "run the inversion first") -> None:
+    if path.is_file():
+        return
+    if path.exists():
+        raise InputError(f"{path}: no regular file; {AGAIN}")
+    raise InputError(f"{path}: no such file; {mend}")
+
+
+def digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a text and of tensors with their names, types and shapes."""
+    sha = sha256(text.encode("utf-8", "surrogatepass"))
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        sha.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def to_json(content: Any, indent: int | None = None) -> str:
+    """JSON without NaN and infinities, which it hasn't: null stands for them."""
+    return json.dumps(_finite(content), indent=indent, allow_nan=False)
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def write_json(path: Path, content: Any, sealed: bool = False) -> None:
+    """Write JSON, atomically; an object that is ``sealed`` has its digest in it, by which damage shows."""
+    if sealed:
+        content = json.loads(to_json(content))
+        content |= {DIGEST: _seal(content)}
+    write_atomically(path, (to_json(content, indent=1) + "\n").encode())
+
+
+def read_json(path: Path, kind: Any = Any) -> Any:
+    """Read JSON that :func:`write_json` wrote; a digest in it is checked and left out.
+
+    Args:
+        path: the file.
+        kind: the type of its content, as pydantic knows it: a TypedDict, ``list[str]``, ….
+
+    Raises:
+        InputError: the file is missing, damaged, not JSON, or of another kind.
+    """
+    content = read_file(path)
+    try:
+        found = _unsealed(_parse(content))
+    except (ValueError, RecursionError):
+        raise DamagedError(f"{path}: truncated or damaged, or not JSON; {AGAIN}") from None
+    check(found, kind, str(path))
+    return found
+
+
+def check(content: Any, kind: Any, what: str) -> None:
+    """Check that a content is of a kind, see :func:`read_json`.
+
+    Raises:
+        InputError: it isn't; ``what`` starts the error.
+    """
+    try:
+        _adapter(kind).validate_python(content, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the content"
+        raise InputError(f"{what}: {where}: {first['msg'].lower()}; {AGAIN}") from None
+
+
+def _parse(content: str | bytes) -> Any:
+    """JSON in which every number is finite.
+
+    Raises:
+        ValueError, RecursionError: it is something else.
+    """
+
+    def number(text: str) -> float:
+        if not math.isfinite(value := float(text)):
+            raise ValueError(f"{text} is not finite")
+        return value
+
+    return json.loads(content, parse_constant=number, parse_float=number)
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _unsealed(content: Any) -> Any:
+    if isinstance(content, dict) and DIGEST in content:
+        given = content.pop(DIGEST)
+        if given != _seal(content):
+            raise ValueError("the digest is another one")
+    return content
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any], lasting: bool = True) -> None:
+    """Write tensors and a JSON header to one safetensors file, with a digest of both; see :func:`write_atomically`."""
+    own = {key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}
+    plain = json.loads(to_json({"format": FORMAT, **header}))
+    plain[DIGEST] = digest(json.dumps(plain, sort_keys=True), own)
+    write_atomically(path, serialize(own, metadata={"locinv": json.dumps(plain, sort_keys=True)}), lasting)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what :func:`write_tensors` wrote: the tensors and the header.
+
+    Raises:
+        InputError: the file is missing, damaged or foreign.
+    """
+    _require_file(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = _parse((file.metadata() or {})["locinv"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+        given = header.pop(DIGEST, None)
+        is_whole = given in (None, digest(json.dumps(header, sort_keys=True), tensors))
+        written_as = header.pop("format")
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError):
+        raise InputError(f"{path}: truncated or damaged, or not a file of locinv_pl; {AGAIN}") from None
+    if written_as != FORMAT:
+        raise InputError(f"{path}: written by another version of locinv_pl; {AGAIN}")
+    if not is_whole:
+        raise InputError(f"{path}: damaged, its digest is another one; {AGAIN}")
+    return tensors, header
