@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
-import math
 import reprlib
 from collections import defaultdict
 from dataclasses import dataclass
@@ -18,12 +16,12 @@ from pycocotools.coco import COCO
 
 from datamodules.entries import Rle, Shape
 from locinv_pl.errors import InputError, one_line
-from locinv_pl.priors import Box
+from locinv_pl.priors import Box, check_box
+from locinv_pl.reading import read_json
 from locinv_pl.types import Edit
 
 Row = dict[str, Any]
 ImageId = int | str
-BOX_TOLERANCE = 1.0  # pixels; annotators' boxes may stick out by rounding
 
 
 @dataclass(frozen=True)
@@ -209,22 +207,6 @@ def compress(segmentation: Any, width: int, height: int, where: str) -> Rle:
     return rle
 
 
-def read_json(path: Path) -> Any:
-    """Parse a JSON file.
-
-    Raises:
-        InputError: it is missing or no JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; a data set of this format needs it") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); mend its permissions") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON ({one_line(str(error))}); write it again") from None
-
-
 def rows(path: Path, tables: Any, table: str, **columns: type | tuple[type, ...]) -> list[Row]:
     """A table of a JSON file, every row of which has these columns of these types.
 
@@ -240,26 +222,6 @@ def rows(path: Path, tables: Any, table: str, **columns: type | tuple[type, ...]
                 name = row.get("id", number) if isinstance(row, dict) else number
                 raise InputError(f"{path}: entry {name} of {table} has no valid {column!r}; add it")
     return found
-
-
-def check_box(box: Any, width: int, height: int, where: str) -> Box:
-    """A box (x, y, width, height) in pixels that lies on the picture; what sticks out by rounding is cut off.
-
-    Raises:
-        InputError: it does not, or is none.
-    """
-    told, mend = reprlib.repr(box), "correct its bbox (x, y, width, height) or delete it"
-    numeric = isinstance(box, list) and all(isinstance(n, (int, float)) and -math.inf < n < math.inf for n in box)
-    if not numeric or len(box) != 4:
-        raise InputError(f"{where}: its box {told} is not four numbers; {mend}")
-    x, y, w, h = box
-    if w <= 0 or h <= 0:
-        raise InputError(f"{where}: its box {told} has no area; {mend}")
-    for start, length, size in ((x, w, width), (y, h, height)):
-        if not (-BOX_TOLERANCE <= start < size and -start < length <= size + BOX_TOLERANCE - start):
-            raise InputError(f"{where}: its box {told} lies outside the picture of {width}x{height}; {mend}")
-    left, top = max(x, 0), max(y, 0)
-    return left, top, min(w - (left - x), width - left), min(h - (top - y), height - top)
 
 
 def _box(annotation: Row, width: int, height: int, where: str) -> Box | None:

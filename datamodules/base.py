@@ -13,9 +13,9 @@ from lightning.pytorch import LightningDataModule
 
 from datamodules.completion import CAPTIONS, Captions, Completion
 from datamodules.entries import PRIORS, Entry, EntrySamples, OnError, PriorKind, Problems
-from datamodules.frames import Fit, Frame, check_fit
 from locinv_pl.errors import InputError
 from locinv_pl.foundation import FoundationModels
+from locinv_pl.frames import Fit, Frame, check_fit
 from locinv_pl.loader import TimestepLoader, local_queue
 
 

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datamodules.annotations import check_box, compress, read_json, rows
+from datamodules.annotations import compress, rows
 from datamodules.entries import Entry, Mention, Problems, Shape
 from locinv_pl.errors import InputError
+from locinv_pl.priors import check_box
+from locinv_pl.reading import read_json
 from locinv_pl.store import write_json
 from locinv_pl.types import Edit, Span
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_utils
 
-from datamodules.annotations import read_json
 from datamodules.base import EditDataModule
 from datamodules.entries import Entry, Mention, Problems, Rle, Shape, adjectives_of
-from datamodules.pictures import picture_size
 from locinv_pl.errors import InputError
+from locinv_pl.images import image_size
+from locinv_pl.reading import expanded, read_json
 from locinv_pl.types import Edit, overlap
 from locinv_pl.words import WordFinder, find_word, load_words
 
@@ -74,7 +74,7 @@ class PieBenchDataModule(EditDataModule):
 
     def entries(self, side: int, problems: Problems) -> Sequence[Entry]:
         """Read the mapping."""
-        root = Path(self.root)
+        root = expanded(self.root)
         if not root.is_dir():
             raise InputError(f"{root}: no such folder; give the folder of PIE-Bench in data.root=")
         path, words = root / self.mapping, load_words(self.words)
@@ -128,7 +128,7 @@ def _check_row(row: Any, where: str) -> None:
 
 def _entry(id: str, row: dict[str, Any], images: Path, words: WordFinder, where: str) -> Entry:
     path, prompt = images / row["image_path"], plain_prompt(row["original_prompt"])
-    size, rle = picture_size(path), region_mask(row["mask"], where)
+    size, rle = image_size(path), region_mask(row["mask"], where)
     if size != (SIDE, SIDE):
         raise InputError(f"{path}: is {size[0]}x{size[1]}, its mask {SIDE}x{SIDE}; use PIE-Bench's own pictures")
     region = Shape(rle) if mask_utils.area(rle) > 0 else None
