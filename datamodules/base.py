@@ -6,17 +6,19 @@ import sys
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
 
 from datamodules.completion import CAPTIONS, Captions, Completion
 from datamodules.entries import PRIORS, Entry, EntrySamples, OnError, PriorKind, Problems
-from locinv_pl.errors import InputError
+from locinv_pl.errors import InputError, one_line
 from locinv_pl.foundation import FoundationModels
 from locinv_pl.frames import Fit, Frame, check_fit
 from locinv_pl.loader import TimestepLoader, local_queue
+from locinv_pl.prompts import check_prompts, tokenize
+from locinv_pl.types import EditSample
 
 
 class EditDataModule(LightningDataModule, ABC):
@@ -106,6 +108,8 @@ class EditDataModule(LightningDataModule, ABC):
         self._num_problems = len(problems.found)
         for problem in problems.found:
             self._report(problem.id, problem.problem)
+        for note in problems.notes:
+            print(f"note {one_line(note.id)}: {one_line(note.problem)}", file=sys.stderr)
 
     def train_dataloader(self) -> TimestepLoader:
         """Batches claimed from the queue of all processes, T timesteps each."""
@@ -157,7 +161,25 @@ class EditDataModule(LightningDataModule, ABC):
             report=self._report if self.on_error == "skip" else None,
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
+            accept=self._accept,
         )
+
+    def _accept(self, sample: EditSample) -> EditSample:
+        """A sample whose prompts the text encoder takes; edits that it doesn't are left out, or stopped at."""
+        tokenizer = self._module.backbone.tokenizer
+        check_prompts(tokenizer, sample)
+        if self._trainer.state.fn not in ("predict", "test"):
+            return sample
+        edits = []
+        for edit in sample.edits:
+            try:
+                tokenize(tokenizer, edit.prompt, sample.id)
+                edits.append(edit)
+            except InputError as problem:
+                if self.on_error == "raise":
+                    raise
+                print(f"skipped an edit of {one_line(sample.id)}: {problem}", file=sys.stderr)
+        return replace(sample, edits=tuple(edits))
 
     def _report(self, id: str, problem: object) -> None:
         """Say that a picture is left out, and keep the reason in the run's folder."""

@@ -20,7 +20,7 @@ from pycocotools import mask as mask_utils
 from torch import Tensor
 
 from locinv_pl.errors import InputError
-from locinv_pl.frames import Fit, Frame
+from locinv_pl.frames import Fit, Frame, inside
 from locinv_pl.images import open_image, open_mask
 from locinv_pl.priors import Box
 from locinv_pl.types import Adjective, Edit, EditSample, Noun, Span, overlap
@@ -142,12 +142,17 @@ class Problem:
 class Problems:
     """Collects what is wrong, picture by picture, or raises the first: ``on_error`` says which.
 
-    ``num_pictures`` is how many there are in the data set, used or not.
+    ``num_pictures`` is how many there are in the data set, used or not; ``notes`` are about pictures that are used.
     """
 
     on_error: OnError = "raise"
     found: list[Problem] = field(default_factory=list)
+    notes: list[Problem] = field(default_factory=list)
     num_pictures: int = 0
+
+    def note(self, id: str, text: str) -> None:
+        """Say what was made good, or may be meant otherwise, of picture ``id``."""
+        self.notes.append(Problem(id, text))
 
     @contextmanager
     def of(self, id: str) -> Iterator[None]:
@@ -220,8 +225,8 @@ class EntrySamples(Sequence[EditSample]):
             for k, mention in enumerate(entry.mentions)
             for span in mention.adjectives
         )
-        region = None if entry.region is None else _inside(_union([entry.region], entry, frame))
-        return EditSample(entry.id, pixels, entry.prompt, nouns, adjectives, entry.edits, region)
+        region = None if entry.region is None else inside(_union([entry.region], entry, frame))
+        return EditSample(entry.id, pixels, entry.prompt, nouns, adjectives, entry.edits, region, frame)
 
     def _noun(self, mention: Mention, entry: Entry, frame: Frame) -> Noun:
         mask = _union(mention.shapes or mention.prior, entry, frame)
@@ -233,17 +238,12 @@ class EntrySamples(Sequence[EditSample]):
                 f"{entry.path}: the part of the picture that is shown has nothing of noun {mention.word!r}; "
                 f"use data.fit=pad or native, or leave the noun out"
             )
-        return Noun(mention.word, mention.span, prior, _inside(mask))
+        return Noun(mention.word, mention.span, prior, inside(mask))
 
 
 def decode(mask: Rle | MaskFile, width: int, height: int) -> np.ndarray:
     """A mask at its picture's size, (H, W), non-zero inside."""
     return mask.read(width, height) if isinstance(mask, MaskFile) else mask_utils.decode(mask)
-
-
-def _inside(plane: Tensor) -> Tensor:
-    """The pixels that are half covered, or, of what is smaller than a pixel, those that are covered most."""
-    return (plane > 0) & (plane >= plane.amax().clamp_max(0.5))
 
 
 def _union(shapes: Sequence[Shape], entry: Entry, frame: Frame) -> Tensor:

@@ -104,7 +104,7 @@ class FolderDataModule(EditDataModule):
 class Row(BaseModel):
     """A picture of a list, its types checked; what its priors mean is found out with its picture's size."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
     id: str | int | None = None
     image: str

@@ -45,9 +45,8 @@ def check_box(box: Any, width: int, height: int, where: str) -> Box:
         raise InputError(f"{where}: its box {told} has no area; {mend}")
     for start, length, size in ((x, w, width), (y, h, height)):
         if not (-BOX_TOLERANCE <= start < size and -start < length <= size + BOX_TOLERANCE - start):
-            corners = corners_fit((x, y, w, h), width, height)
-            hint = "as corners it would lie inside: write x, y, x2 - x, y2 - y" if corners else mend
-            raise InputError(f"{where}: its box {told} lies outside the picture of {width}x{height}; {hint}")
+            hint = "; as corners it would fit: write x, y, x2 - x, y2 - y" if corners_fit(box, width, height) else ""
+            raise InputError(f"{where}: its box {told} lies outside the picture of {width}x{height}; {mend}{hint}")
     if w * h < 1 or (max(x, y) < 1 and max(w, h) <= 1):
         raise InputError(
             f"{where}: its box {told} is less than a pixel; boxes are in pixels: multiply shares of the picture by "
@@ -57,7 +56,7 @@ def check_box(box: Any, width: int, height: int, where: str) -> Box:
     return left, top, min(w - (left - x), width - left), min(h - (top - y), height - top)
 
 
-def corners_fit(box: Box, width: int, height: int) -> bool:
+def corners_fit(box: Sequence[float], width: int, height: int) -> bool:
     """Whether four numbers may be corners, (x, y, x2, y2), that lie on the picture."""
     x, y, x2, y2 = box
     return 0 <= x < x2 <= width + BOX_TOLERANCE and 0 <= y < y2 <= height + BOX_TOLERANCE

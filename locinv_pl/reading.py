@@ -196,19 +196,22 @@ def _count(value: Any, counted: dict[int, int]) -> int:
     return counted[id(value)]
 
 
-def validated(schema: TypeAdapter[T], value: Any, where: Callable[[tuple[int | str, ...], Any], str]) -> T:
+def validated(
+    schema: TypeAdapter[T], value: Any, where: Callable[[tuple[int | str, ...], Any], str], strict: bool = True
+) -> T:
     """A value by its schema, or one line about the first thing that is wrong with it.
 
     Args:
         schema: the types.
         value: plain values, as files give them.
         where: tells the problem, from the place of what is wrong, as keys and indices, and what stands there.
+        strict: takes nothing for another type; otherwise a list will do for a tuple.
 
     Raises:
         InputError: it is of another kind.
     """
     try:
-        return schema.validate_python(value)
+        return schema.validate_python(value, strict=strict)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise InputError(where(first["loc"], first["input"])) from None

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from locinv_pl.errors import InputError
+from locinv_pl.frames import Frame
 
 FORMAT = 1
 Span = tuple[int, int]
@@ -92,6 +93,7 @@ class EditSample:
         adjectives: adjectives to bind to their nouns.
         edits: edits to make of the inversion.
         region: where the data says that edits change the picture, shape (H, W), bool.
+        frame: which part of its file the picture shows; all of it by default.
     """
 
     id: str
@@ -101,6 +103,7 @@ class EditSample:
     adjectives: tuple[Adjective, ...] = ()
     edits: tuple[Edit, ...] = ()
     region: Tensor | None = None
+    frame: Frame | None = None
 
     def pin_memory(self) -> EditSample:
         """The same with its tensors in page-locked memory; torch's DataLoader calls it."""

@@ -467,7 +467,7 @@ def test_a_list_that_refers_to_itself(mine: Mine) -> None:
     text = "- &a\n  image: pets.png\n  prompt: a cat\n  priors: &b\n    cat: {}\n"
     for cycle in ("*b", "[*b, *a]", "{size: [8, 12], counts: *b}", "{size: *b, counts: *a}"):
         (mine.root / "samples.yaml").write_text(text.format(cycle))
-        refused(lambda: FolderDataModule(str(mine.root)).read(8, Problems()), "samples.yaml: not valid YAML (its aliases (*) stand for")
+        refused(lambda: FolderDataModule(str(mine.root)).read(8, Problems()), "yaml: not valid YAML (its aliases (*)")
 
 
 # --- pictures of the list, each with one mistake ---

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from locinv_pl.errors import InputError, one_line
+from locinv_pl.errors import InputError
 from locinv_pl.types import Span
 
 LETTER = r"[\w\u0300-\u036f]"  # combining accents belong to their letter
@@ -22,7 +22,7 @@ class Word:
 
 def tidy(text: str) -> str:
     """A prompt as all of the package has it: on one line, accents with their letters (NFC) as the tokenizers do."""
-    return unicodedata.normalize("NFC", one_line(text))
+    return unicodedata.normalize("NFC", " ".join(text.split()))
 
 
 def whole_word(pattern: str) -> str:
