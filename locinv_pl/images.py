@@ -294,7 +294,7 @@ def _over_white(image: Image.Image, alpha: Image.Image) -> Image.Image:
 
 def _tensor(array: np.ndarray, name: str) -> Tensor:
     try:
-        return torch.from_numpy(np.ascontiguousarray(array))
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
     except TypeError:
         raise InputError(f"{name}: an array of {array.dtype} holds no pixels; give uint8 or floats") from None
 
@@ -388,5 +388,5 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except InputError:
         raise
     except Exception as error:  # PIL's readers raise all kinds
-        problem = one_line(str(error)) or type(error).__name__
+        problem = (isinstance(error, OSError) and error.strerror) or one_line(str(error)) or type(error).__name__
         raise InputError(f"{path}: cannot be read as a picture ({problem}); {mend}") from None
