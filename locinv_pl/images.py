@@ -31,6 +31,8 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # by its value: what makes the image upright
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "GIF", "BMP", "DIB", "PPM", "JPEG2000", "AVIF", "HEIF")
+"""Formats of images; others that PIL opens are containers, fonts, or programs that it would run."""
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 COLOURED = 48  # of 255: grey that was JPEG-compressed has less between its channels
 LABELS = 64  # numbers up to this one, when there are more than two, number objects
@@ -149,7 +151,7 @@ def mask_file(path: Path, size: Size | None = None) -> Iterator[Image.Image]:
     try:
         with (
             _readably(f"{path}: the mask", "write it again, as a picture of one channel"),
-            Image.open(_readable(path)) as file,
+            _open(path) as file,
         ):
             image = _upright(file, size)
             if size is not None and image.size != size:
@@ -224,11 +226,13 @@ def as_mask(mask: Any, size: Size, name: str) -> Tensor:
     if isinstance(mask, Image.Image):
         with _readably(name, "give another mask"):
             return torch.from_numpy(cut(_upright(mask, size), name)).float()
-    plane = mask if isinstance(mask, Tensor) else _tensor(np.asarray(mask), name)
+    plane = mask if isinstance(mask, Tensor) else _tensor(mask, name)
     if plane.ndim == 3 and plane.dtype == torch.uint8 and plane.shape[-1] in (2, 3, 4):
         return torch.from_numpy(cut(Image.fromarray(plane.cpu().numpy()), name)).float()
     if plane.ndim == 3 and 1 in (len(plane), plane.shape[-1]):
         plane = plane.squeeze(0 if len(plane) == 1 else -1)
+    if plane.ndim != 2:
+        raise InputError(f"{name} has shape {tuple(plane.shape)}; give (H, W), or a box of four numbers")
     if plane.dtype == torch.bool:
         return plane.float()
     if plane.is_complex():
@@ -292,11 +296,12 @@ def _over_white(image: Image.Image, alpha: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
-def _tensor(array: np.ndarray, name: str) -> Tensor:
+def _tensor(values: Any, name: str) -> Tensor:
     try:
-        return torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
-    except TypeError:
-        raise InputError(f"{name}: an array of {array.dtype} holds no pixels; give uint8 or floats") from None
+        array = np.asarray(values)
+        return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
+    except (TypeError, ValueError):
+        raise InputError(f"{name}: {type(values).__name__} of no numbers; give an array of uint8 or floats") from None
 
 
 def _unit(image: Tensor) -> Tensor:
@@ -347,8 +352,8 @@ def _turned(size: Size, turn: Image.Transpose | None) -> Size:
     return (height, width) if turn in [TURNS[value] for value in (5, 6, 7, 8)] else (width, height)
 
 
-def _readable(path: Path) -> Path:
-    """A regular file; one in HEIC is made known to PIL first."""
+def _open(path: Path) -> Image.Image:
+    """PIL's image of a regular file of a known format; HEIC is made known to PIL first."""
     with regular_file(path).open("rb") as file:
         head = file.read(12)
     if head[4:8] == b"ftyp" and head[8:] in HEIC:
@@ -357,7 +362,8 @@ def _readable(path: Path) -> Path:
         except ImportError:
             raise InputError(f'{path}: is HEIC; pip install "locinv_pl[heic]" reads it, or save it as JPEG') from None
         register_heif_opener()
-    return path
+    Image.init()
+    return Image.open(path, formats=[format for format in FORMATS if format in Image.OPEN])
 
 
 @contextmanager
@@ -377,7 +383,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """An image's file; whatever PIL raises while it is read becomes one clear line."""
     mend = "get it again or remove it from the data set"
     try:
-        with Image.open(_readable(path)) as file:
+        with _open(path) as file:
             yield file
     except FileNotFoundError:
         raise InputError(f"{path}: no such picture; put it there or remove it from the data set") from None
