@@ -21,7 +21,7 @@ from typing_extensions import TypedDict
 from datamodules.entries import Rle, Shape
 from locinv_pl.errors import InputError, one_line
 from locinv_pl.priors import Box, check_box, is_number
-from locinv_pl.reading import read_json, validated
+from locinv_pl.reading import expanded, read_json, validated
 from locinv_pl.types import Edit
 from locinv_pl.words import tidy
 
@@ -100,20 +100,22 @@ class CocoFiles:
         """
         if not root.is_dir():
             raise InputError(f"{root}: no such folder; give the folder of a COCO-format data set")
-        found = root / instances if instances is not None else _instances(root)
+        found = root / expanded(instances) if instances is not None else _instances(root)
         split = found.stem.removeprefix("instances")
         beside = {name: found.with_name(f"{name}{split}.json") for name in ("captions", "edits")}
         name = split.strip("_")
         folders = [root / name, root / "images" / name] if name else []
         folders.append(root / "images")
-        pictures = root / images if images is not None else next((f for f in folders if f.is_dir()), folders[-1])
+        pictures = (
+            root / expanded(images) if images is not None else next((f for f in folders if f.is_dir()), folders[-1])
+        )
         if not pictures.is_dir():
             raise InputError(f"{pictures}: no such folder; say in data.images= where the pictures are")
         return cls(
             root,
             found,
-            root / captions if captions is not None else beside["captions"],
-            root / edits if edits is not None else beside["edits"],
+            root / expanded(captions) if captions is not None else beside["captions"],
+            root / expanded(edits) if edits is not None else beside["edits"],
             pictures,
         )
 

@@ -91,7 +91,7 @@ class FolderDataModule(EditDataModule):
 
     def _find_list(self, root: Path) -> Path | None:
         if self.list is not None:
-            return root / self.list
+            return root / expanded(self.list)
         found = sorted(path for path in root.iterdir() if path.suffix.lower() in LISTS or path.name == "samples.json")
         if len(found) > 1:
             names = ", ".join(path.name for path in found)

@@ -23,7 +23,7 @@ FARTHEST = 1e9  # pixels: a number beyond is none of a box
 
 def is_number(value: Any) -> bool:
     """Whether it is a finite number of a size that pictures have; truth values are none."""
-    return isinstance(value, Real) and not isinstance(value, bool) and -FARTHEST < value < FARTHEST
+    return isinstance(value, Real) and not isinstance(value, bool) and -FARTHEST < value < FARTHEST  # type: ignore[operator]
 
 
 def check_box(box: Any, width: int, height: int, where: str) -> Box:
