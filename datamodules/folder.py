@@ -41,7 +41,7 @@ from locinv_pl.types import Edit, Span, overlap
 from locinv_pl.words import WordFinder, find_word, load_words, tidy
 
 LISTS = (".yaml", ".yml", ".jsonl")  # and samples.json; other JSON files may be anything
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif")
 
 
 class FolderDataModule(EditDataModule):

@@ -36,6 +36,7 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "GIF", "BMP", "DIB", "PPM", "JP
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 COLOURED = 48  # of 255: grey that was JPEG-compressed has less between its channels
 LABELS = 64  # numbers up to this one, when there are more than two, number objects
+EVEN = 0.1  # of the largest value: what differs by less is of one value
 SLACK = 0.05  # what resampling overshoots [0, 1] by
 
 
@@ -193,7 +194,11 @@ def cut(mask: Image.Image, name: str) -> np.ndarray:
 
 
 def cut_values(values: np.ndarray, name: str) -> np.ndarray:
-    """Numbers from half of the largest on; ``name`` begins the error.
+    """Numbers from half of the largest on, where some are below that, else the upper half of those there are.
+
+    Args:
+        values: shape (H, W).
+        name: begins the error.
 
     Raises:
         InputError: some are negative or not finite, or they are labels.
@@ -206,7 +211,10 @@ def cut_values(values: np.ndarray, name: str) -> np.ndarray:
         if len(labels) > 2:
             told = ", ".join(map(str, labels[:4])) + (", …" if len(labels) > 4 else "")
             raise InputError(f"{name} holds the numbers {told}, which are labels; name one: {{index: FILE, value: N}}")
-    return (values > 0) & (values >= top / 2)
+    low = values.min(initial=top)
+    if low < top / 2 or top - low <= EVEN * top:
+        return (values > 0) & (values >= top / 2)
+    return values >= (low + top) / 2  # of two lights the brighter
 
 
 def as_mask(mask: Any, size: Size, name: str) -> Tensor:
@@ -355,8 +363,8 @@ def _turned(size: Size, turn: Image.Transpose | None) -> Size:
 def _open(path: Path) -> Image.Image:
     """PIL's image of a regular file of a known format; HEIC is made known to PIL first."""
     with regular_file(path).open("rb") as file:
-        head = file.read(12)
-    if head[4:8] == b"ftyp" and head[8:] in HEIC:
+        head = file.read(64)
+    if head[4:8] == b"ftyp" and head[8:12] in HEIC and b"avif" not in head:
         try:
             from pillow_heif import register_heif_opener
         except ImportError:

@@ -64,6 +64,8 @@ MASKS: dict[str, tuple[Image.Image, str, dict[str, Any]]] = {
     "L": (Image.fromarray(BYTE), "png", {}),
     "L of 0 and 1": (Image.fromarray(TRUTH.astype(np.uint8)), "png", {}),
     "L of 1 and 255": (Image.fromarray(np.maximum(BYTE, 1)), "png", {}),
+    "L of 150 and 255": (Image.fromarray(np.maximum(BYTE, 150)), "png", {}),
+    "JPEG of 160 and 250": (Image.fromarray(np.where(TRUTH, np.uint8(250), np.uint8(160))), "jpg", {"quality": 60}),
     "L of 0 and 100": (Image.fromarray(TRUTH * np.uint8(100)), "bmp", {}),
     "soft": (Image.fromarray((soft() * 255).astype(np.uint8)), "png", {}),
     "1": (Image.fromarray(BYTE).convert("1"), "png", {}),
