@@ -6,7 +6,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
@@ -17,7 +17,7 @@ from locinv_pl.errors import InputError, one_line
 from locinv_pl.foundation import FoundationModels
 from locinv_pl.frames import Fit, Frame, check_fit
 from locinv_pl.loader import TimestepLoader, local_queue
-from locinv_pl.prompts import check_prompts, tokenize
+from locinv_pl.prompts import check_prompt
 from locinv_pl.types import EditSample
 
 
@@ -165,21 +165,9 @@ class EditDataModule(LightningDataModule, ABC):
         )
 
     def _accept(self, sample: EditSample) -> EditSample:
-        """A sample whose prompts the text encoder takes; edits that it doesn't are left out, or stopped at."""
-        tokenizer = self._module.backbone.tokenizer
-        check_prompts(tokenizer, sample)
-        if self._trainer.state.fn not in ("predict", "test"):
-            return sample
-        edits = []
-        for edit in sample.edits:
-            try:
-                tokenize(tokenizer, edit.prompt, sample.id)
-                edits.append(edit)
-            except InputError as problem:
-                if self.on_error == "raise":
-                    raise
-                print(f"skipped an edit of {one_line(sample.id)}: {problem}", file=sys.stderr)
-        return replace(sample, edits=tuple(edits))
+        """A sample whose prompt the text encoder takes."""
+        check_prompt(self._module.backbone.tokenizer, sample)
+        return sample
 
     def _report(self, id: str, problem: object) -> None:
         """Say that a picture is left out, and keep the reason in the run's folder."""

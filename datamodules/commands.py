@@ -15,7 +15,7 @@ from datamodules.preview import write_preview
 from locinv_pl.backbone import Backbone, load_backbone
 from locinv_pl.drawing import stack_strips, to_png
 from locinv_pl.errors import InputError, one_line
-from locinv_pl.prompts import check_prompts, tokenize
+from locinv_pl.prompts import check_prompt, tokenize
 from locinv_pl.store import write_json
 from locinv_pl.types import write_atomically
 
@@ -37,7 +37,7 @@ def check(data: EditDataModule, json: Path | None = None, backbone: str | None =
     for index, id in enumerate(samples.ids):
         with problems.of(id):
             sample = samples[index]
-            check_prompts(model.tokenizer, sample)
+            check_prompt(model.tokenizer, sample)
             for edit in sample.edits:
                 tokenize(model.tokenizer, edit.prompt, sample.id)
             for note in notes_of(samples.entries[index], sample):

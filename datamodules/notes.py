@@ -29,7 +29,7 @@ def notes_of(entry: Entry, sample: EditSample) -> Iterator[str]:
     """
     for prompt in (sample.prompt, *(edit.prompt for edit in sample.edits)):
         if found := WEIGHT.search(prompt):
-            yield f"{found[0]!r} in {prompt!r} is read as letters, not as a weight; use edit.reweight={{word: factor}}"
+            yield f"{prompt!r} has weights in brackets, {found[0]!r}; is edit.reweight={{word: factor}} meant?"
     shapes = {mention.word: mention.shapes for mention in entry.mentions}
     if entry.region is not None:
         shapes["region"] = (entry.region,)

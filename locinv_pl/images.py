@@ -51,7 +51,7 @@ def open_image(path: Path, size: Size | None = None) -> Image.Image:
     Raises:
         InputError: missing, unreadable, truncated, or of another size.
     """
-    with _opened(path) as file:
+    with _opened(path, whole=True) as file:
         image = to_rgb(_upright(file, size))
     if size is not None and image.size != size:
         raise InputError(
@@ -152,7 +152,7 @@ def mask_file(path: Path, size: Size | None = None) -> Iterator[Image.Image]:
     try:
         with (
             _readably(f"{path}: the mask", "write it again, as a picture of one channel"),
-            _open(path) as file,
+            _open(path, whole=True) as file,
         ):
             image = _upright(file, size)
             if size is not None and image.size != size:
@@ -360,8 +360,11 @@ def _turned(size: Size, turn: Image.Transpose | None) -> Size:
     return (height, width) if turn in [TURNS[value] for value in (5, 6, 7, 8)] else (width, height)
 
 
-def _open(path: Path) -> Image.Image:
-    """PIL's image of a regular file of a known format; HEIC is made known to PIL first."""
+def _open(path: Path, whole: bool) -> Image.Image:
+    """PIL's image of a regular file of a known format; HEIC is made known to PIL first.
+
+    ``whole`` holds a PNG's pixels against its checksums, which PIL doesn't ask for by itself.
+    """
     with regular_file(path).open("rb") as file:
         head = file.read(64)
     if head[4:8] == b"ftyp" and head[8:12] in HEIC and b"avif" not in head:
@@ -371,7 +374,11 @@ def _open(path: Path) -> Image.Image:
             raise InputError(f'{path}: is HEIC; pip install "locinv_pl[heic]" reads it, or save it as JPEG') from None
         register_heif_opener()
     Image.init()
-    return Image.open(path, formats=[format for format in FORMATS if format in Image.OPEN])
+    formats = [format for format in FORMATS if format in Image.OPEN]
+    if whole and head.startswith(b"\x89PNG"):
+        with Image.open(path, formats=formats) as file:
+            file.verify()
+    return Image.open(path, formats=formats)
 
 
 @contextmanager
@@ -387,11 +394,11 @@ def _readably(name: str, mend: str) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path, whole: bool = False) -> Iterator[Image.Image]:
     """An image's file; whatever PIL raises while it is read becomes one clear line."""
     mend = "get it again or remove it from the data set"
     try:
-        with _open(path) as file:
+        with _open(path, whole) as file:
             yield file
     except FileNotFoundError:
         raise InputError(f"{path}: no such picture; put it there or remove it from the data set") from None

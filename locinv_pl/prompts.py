@@ -94,7 +94,7 @@ def prompt_batch(tokenizer: Any, samples: Sequence[EditSample], bind_adjectives:
     return PromptBatch(ids, noun_rows, has_noun, adjective_rows, described_rows, has_pair, dynamic)
 
 
-def check_prompts(tokenizer: Any, sample: EditSample) -> None:
+def check_prompt(tokenizer: Any, sample: EditSample) -> None:
     """Refuse a sample that :func:`prompt_batch` would stop at.
 
     Raises:

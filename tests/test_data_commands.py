@@ -118,7 +118,7 @@ def test_check_notes_weights_in_brackets(pictures: Path, capsys: pytest.CaptureF
     rows = [{"image": "good.png", "prompt": "a cat", "priors": {}, "edits": ["a (red:1.5) cat"]}]
     (pictures / "samples.yaml").write_text(yaml.safe_dump(rows))
     assert run("check", "data=folder", f"data.root={pictures}") == 0
-    assert "note good: '(red:1.5)'" in capsys.readouterr().out
+    assert "has weights in brackets, '(red:1.5)'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("fit", "size"), [("crop", (128, 128)), ("pad", (128, 128)), ("native", (192, 128))])

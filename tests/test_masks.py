@@ -338,3 +338,13 @@ def test_heic_needs_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     readers: list[Callable[[Path], object]] = [open_image, as_image, lambda path: open_mask(path, (8, 8))]
     for read in readers:
         refused(partial(read, path), 'IMG_0001.HEIC: is HEIC; pip install "locinv_pl[heic]" reads it, or save it as')
+
+
+def test_one_flipped_bit_of_a_png_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(NOISE).save(path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+    refused(lambda: open_image(path), "a.png: cannot be read as a picture (")
+    refused(lambda: open_mask(path, (WIDTH, HEIGHT)), "a.png: the mask cannot be read (")
