@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
-import math
+import os
 import reprlib
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,15 +15,59 @@ from typing import Any
 
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
 from datamodules.entries import Rle, Shape
 from locinv_pl.errors import InputError, one_line
-from locinv_pl.priors import Box
+from locinv_pl.priors import Box, check_box, is_number
+from locinv_pl.reading import expanded, read_json, validated
 from locinv_pl.types import Edit
+from locinv_pl.words import tidy
 
 Row = dict[str, Any]
 ImageId = int | str
-BOX_TOLERANCE = 1.0  # pixels; annotators' boxes may stick out by rounding
+WIDEST = 100_000  # pixels of a side: pycocotools takes memory by it
+
+
+class ImageRow(TypedDict):
+    """A picture in COCO's table."""
+
+    file_name: str
+    id: int | str
+    width: int
+    height: int
+
+
+class CategoryRow(TypedDict):
+    """A category."""
+
+    id: int
+    name: str
+
+
+class AnnotationRow(TypedDict):
+    """An object; its box and its segmentation are read when they are needed."""
+
+    id: int
+    image_id: int | str
+    category_id: int
+
+
+class CaptionRow(TypedDict):
+    """A caption."""
+
+    id: int
+    image_id: int | str
+    caption: str
+
+
+class EditRow(TypedDict):
+    """An edit, of this project's own table."""
+
+    image_id: int | str
+    kind: str
+    prompt: str
 
 
 @dataclass(frozen=True)
@@ -56,27 +100,29 @@ class CocoFiles:
         """
         if not root.is_dir():
             raise InputError(f"{root}: no such folder; give the folder of a COCO-format data set")
-        found = root / instances if instances is not None else _instances(root)
+        found = root / expanded(instances) if instances is not None else _instances(root)
         split = found.stem.removeprefix("instances")
         beside = {name: found.with_name(f"{name}{split}.json") for name in ("captions", "edits")}
         name = split.strip("_")
         folders = [root / name, root / "images" / name] if name else []
         folders.append(root / "images")
-        pictures = root / images if images is not None else next((f for f in folders if f.is_dir()), folders[-1])
+        pictures = (
+            root / expanded(images) if images is not None else next((f for f in folders if f.is_dir()), folders[-1])
+        )
         if not pictures.is_dir():
             raise InputError(f"{pictures}: no such folder; say in data.images= where the pictures are")
         return cls(
             root,
             found,
-            root / captions if captions is not None else beside["captions"],
-            root / edits if edits is not None else beside["edits"],
+            root / expanded(captions) if captions is not None else beside["captions"],
+            root / expanded(edits) if edits is not None else beside["edits"],
             pictures,
         )
 
     def picture(self, file_name: str) -> Path:
         """Where a picture is; its name may be relative to the root, too."""
-        path = self.images / file_name
-        return path if path.exists() or not (self.root / file_name).exists() else self.root / file_name
+        path, other = self.images / file_name, self.root / file_name
+        return other if os.path.exists(other) and not os.path.exists(path) else path  # any name will do
 
 
 @dataclass(frozen=True)
@@ -102,9 +148,12 @@ class AnnotationReader:
     def __init__(self, files: CocoFiles) -> None:
         self.path = files.instances
         tables = read_json(files.instances)
-        self.pictures = rows(files.instances, tables, "images", id=(int, str), file_name=str, width=int, height=int)
-        self.categories = rows(files.instances, tables, "categories", id=int, name=str)
-        rows(files.instances, tables, "annotations", id=int, image_id=(int, str), category_id=int)
+        self.pictures = rows(files.instances, tables, "images", ImageRow)
+        self.categories = rows(files.instances, tables, "categories", CategoryRow)
+        rows(files.instances, tables, "annotations", AnnotationRow)
+        require_own(files.instances, "images", self.pictures, "file_name")
+        require_own(files.instances, "categories", self.categories, "name")
+        self.notes: dict[ImageId, list[str]] = defaultdict(list)
         self.names: dict[int, str] = {row["id"]: row["name"] for row in self.categories}
         self.coco = COCO()
         self.coco.dataset = tables
@@ -155,33 +204,41 @@ class AnnotationReader:
 
     def _captions(self, path: Path) -> dict[ImageId, list[str]]:
         captions: dict[ImageId, list[str]] = defaultdict(list)
-        found = rows(path, read_json(path), "annotations", id=int, image_id=(int, str), caption=str)
+        found = rows(path, read_json(path), "annotations", CaptionRow)
         for row in sorted(found, key=lambda row: row["id"]):
-            captions[row["image_id"]].append(one_line(row["caption"]))
+            captions[row["image_id"]].append(tidy(row["caption"]))
         return captions
 
     def _edits(self, path: Path) -> dict[ImageId, list[Edit]]:
         edits: dict[ImageId, list[Edit]] = defaultdict(list)
         listed = {"edits": read_json(path)} if path.exists() else {"edits": []}
-        for row in rows(path, listed, "edits", image_id=(int, str), kind=str, prompt=str):
+        for row in rows(path, listed, "edits", EditRow):
+            prompt = tidy(row["prompt"])
+            if not prompt:
+                raise InputError(f"{path}: an edit of image {row['image_id']} has an empty prompt; write one")
             if row["image_id"] not in self.coco.imgs:
                 raise InputError(f"{path}: image {row['image_id']} is not in {self.path.name}; correct its image_id")
-            edits[row["image_id"]].append(Edit(row["prompt"], row["kind"]))
+            edits[row["image_id"]].append(Edit(prompt, row["kind"]))
         return edits
 
     def _rle(self, annotation: Row, width: int, height: int, where: str) -> Rle | None:
         """The mask as compressed RLE, whichever way it is written; None where there is none."""
         segmentation = annotation.get("segmentation")
-        return None if not segmentation else compress(segmentation, width, height, where)
+        if not segmentation:
+            return None
+        return compress(segmentation, width, height, where, self.notes[annotation["image_id"]].append)
 
 
-def compress(segmentation: Any, width: int, height: int, where: str) -> Rle:
+def compress(
+    segmentation: Any, width: int, height: int, where: str, note: Callable[[str], object] = lambda text: None
+) -> Rle:
     """Polygons, or run lengths, as compressed run lengths.
 
     Args:
         segmentation: as COCO writes it: a list of polygons, or {"size", "counts"} with a list or a string.
         width, height: of the picture.
         where: begins the error.
+        note: told of polygons that are none beside others that are, and are left out.
 
     Raises:
         InputError: it is malformed, of another size, or empty.
@@ -192,11 +249,16 @@ def compress(segmentation: Any, width: int, height: int, where: str) -> Rle:
             f"[{height}, {width}] (height, width); make the mask again at the picture's size"
         )
     try:
-        _check_segmentation(segmentation, width, height)
         rle = segmentation
-        if not isinstance(segmentation, dict):
+        if isinstance(segmentation, dict):
+            _check_runs(segmentation, width, height)
+        else:
+            segmentation, problem = _polygons(segmentation, width, height)
+            if problem:
+                note(f"{where}: {problem}; that polygon is left out")
+        if not isinstance(rle, dict):
             rle = mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))
-        elif not isinstance(segmentation["counts"], (str, bytes)):
+        elif not isinstance(rle["counts"], (str, bytes)):
             rle = mask_utils.frPyObjects(segmentation, height, width)
         area = mask_utils.area(rle)
     except Exception as error:  # pycocotools raises bare Exceptions, among others
@@ -209,57 +271,36 @@ def compress(segmentation: Any, width: int, height: int, where: str) -> Rle:
     return rle
 
 
-def read_json(path: Path) -> Any:
-    """Parse a JSON file.
+def rows(path: Path, tables: Any, table: str, schema: type) -> list[Row]:
+    """A table of a JSON file, every row of which has the columns of a TypedDict, and maybe others.
 
     Raises:
-        InputError: it is missing or no JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; a data set of this format needs it") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); mend its permissions") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON ({one_line(str(error))}); write it again") from None
-
-
-def rows(path: Path, tables: Any, table: str, **columns: type | tuple[type, ...]) -> list[Row]:
-    """A table of a JSON file, every row of which has these columns of these types.
-
-    Raises:
-        InputError: it does not.
+        InputError: it has not, or of other types.
     """
     found = tables.get(table) if isinstance(tables, dict) else None
     if not isinstance(found, list):
         raise InputError(f"{path}: has no list of {table}; see the format's description")
-    for number, row in enumerate(found):
-        for column, kind in columns.items():
-            if not isinstance(row, dict) or not isinstance(row.get(column), kind):
-                name = row.get("id", number) if isinstance(row, dict) else number
-                raise InputError(f"{path}: entry {name} of {table} has no valid {column!r}; add it")
+
+    def problem(place: tuple[int | str, ...], _: Any) -> str:
+        row = found[number] if place and isinstance(number := place[0], int) else None
+        name = reprlib.repr(row["id"]).strip("'") if isinstance(row, dict) and "id" in row else number
+        column = place[1] if len(place) > 1 else next(iter(schema.__annotations__))
+        return f"{path}: entry {name} of {table} has no valid {column!r}; add it"
+
+    validated(TypeAdapter(list[schema]), found, problem)  # type: ignore[valid-type]
     return found
 
 
-def check_box(box: Any, width: int, height: int, where: str) -> Box:
-    """A box (x, y, width, height) in pixels that lies on the picture; what sticks out by rounding is cut off.
-
-    Raises:
-        InputError: it does not, or is none.
-    """
-    told, mend = reprlib.repr(box), "correct its bbox (x, y, width, height) or delete it"
-    numeric = isinstance(box, list) and all(isinstance(n, (int, float)) and -math.inf < n < math.inf for n in box)
-    if not numeric or len(box) != 4:
-        raise InputError(f"{where}: its box {told} is not four numbers; {mend}")
-    x, y, w, h = box
-    if w <= 0 or h <= 0:
-        raise InputError(f"{where}: its box {told} has no area; {mend}")
-    for start, length, size in ((x, w, width), (y, h, height)):
-        if not (-BOX_TOLERANCE <= start < size and -start < length <= size + BOX_TOLERANCE - start):
-            raise InputError(f"{where}: its box {told} lies outside the picture of {width}x{height}; {mend}")
-    left, top = max(x, 0), max(y, 0)
-    return left, top, min(w - (left - x), width - left), min(h - (top - y), height - top)
+def require_own(path: Path, table: str, rows: Sequence[Row], name: str) -> None:
+    """Refuse a table in which an id stands for two."""
+    names: dict[ImageId, str] = {}
+    for row in rows:
+        if row["id"] in names:
+            raise InputError(
+                f"{path}: {names[row['id']]} and {row[name]} of {table} have the same id {row['id']}; "
+                f"give each its own, here and where it is named"
+            )
+        names[row["id"]] = row[name]
 
 
 def _box(annotation: Row, width: int, height: int, where: str) -> Box | None:
@@ -279,20 +320,32 @@ def _instances(root: Path) -> Path:
     return root / "annotations" / "instances.json"
 
 
-def _check_segmentation(segmentation: Any, width: int, height: int) -> None:
+def _check_runs(rle: dict[str, Any], width: int, height: int) -> None:
     """Raise ValueError on what pycocotools would crash on, or read as uninitialised memory."""
-    if isinstance(segmentation, dict):
-        counts = segmentation["counts"]
-        counts = counts.decode("ascii") if isinstance(counts, bytes) else counts
-        lengths = run_lengths(counts) if isinstance(counts, str) else counts
-        if not all(isinstance(length, int) and length >= 0 for length in lengths) or sum(lengths) != width * height:
-            raise ValueError("its runs do not add up to the picture")
-        return
-    for polygon in segmentation:
-        if len(polygon) < 6 or len(polygon) % 2:
-            raise ValueError("a polygon needs three points or more")
-        if not all(-size <= n <= 2 * size for axis, size in enumerate((width, height)) for n in polygon[axis::2]):
-            raise ValueError("a point is far outside the picture")
+    counts = rle["counts"]
+    counts = counts.decode("ascii") if isinstance(counts, bytes) else counts
+    lengths = run_lengths(counts) if isinstance(counts, str) else counts
+    if not all(type(length) is int and length >= 0 for length in lengths) or sum(lengths) != width * height:
+        raise ValueError("its runs do not add up to the picture")
+
+
+def _polygons(found: Any, width: int, height: int) -> tuple[list[Any], str]:
+    """The polygons of a list that are ones, and what is wrong with the others; raise ValueError where all are wrong."""
+    if not isinstance(found, list) or any(map(is_number, found)):
+        raise ValueError("it is no list of polygons; write [[x, y, x, y, …], …]")
+    good, problem = [], "it has no polygon"
+    for polygon in found:
+        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+            problem = "a polygon needs three points or more"
+        elif not all(map(is_number, polygon)):
+            problem = "a point is no pair of numbers"
+        elif not all(-size <= n <= 2 * size for axis, size in enumerate((width, height)) for n in polygon[axis::2]):
+            problem = "a point is far outside the picture"
+        else:
+            good.append(polygon)
+    if not good:
+        raise ValueError(problem)
+    return good, problem if len(good) < len(found) else ""
 
 
 def run_lengths(counts: str) -> list[int]:

@@ -12,10 +12,12 @@ from lightning.pytorch import LightningDataModule
 
 from datamodules.completion import CAPTIONS, Captions, Completion
 from datamodules.entries import PRIORS, Entry, EntrySamples, OnError, PriorKind, Problems
-from datamodules.frames import Fit, Frame, check_fit
 from locinv_pl.errors import InputError, tell
 from locinv_pl.foundation import FoundationModels
+from locinv_pl.frames import Fit, Frame, check_fit
 from locinv_pl.loader import TimestepLoader, local_queue
+from locinv_pl.prompts import check_prompt
+from locinv_pl.types import EditSample
 
 
 class EditDataModule(LightningDataModule, ABC):
@@ -105,6 +107,8 @@ class EditDataModule(LightningDataModule, ABC):
         self._num_problems = len(problems.found)
         for problem in problems.found:
             self._report(problem.id, problem.problem)
+        for note in problems.notes:
+            tell(f"note {note.id}: {note.problem}")
 
     def train_dataloader(self) -> TimestepLoader:
         """Batches claimed from the queue of all processes, T timesteps each."""
@@ -156,7 +160,13 @@ class EditDataModule(LightningDataModule, ABC):
             report=self._report if self.on_error == "skip" else None,
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
+            accept=self._accept,
         )
+
+    def _accept(self, sample: EditSample) -> EditSample:
+        """A sample whose prompt the text encoder takes."""
+        check_prompt(self._module.backbone.tokenizer, sample)
+        return sample
 
     def _report(self, id: str, problem: object) -> None:
         """Say that a picture is left out, and keep the reason in the run's folder."""

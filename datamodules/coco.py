@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from pycocotools import mask as mask_utils
 
-from datamodules.annotations import AnnotationReader, Instance, Row
+from datamodules.annotations import WIDEST, AnnotationReader, Instance, Row
 from datamodules.entries import Entry, Mention, PriorKind, Rle, adjectives_of
-from datamodules.frames import Fit, Frame
 from locinv_pl.errors import InputError
+from locinv_pl.frames import Fit, Frame
 from locinv_pl.priors import Box
 from locinv_pl.types import Edit
 from locinv_pl.words import Named, Vocabulary, WordFinder
@@ -60,7 +60,7 @@ class CocoReader:
         Raises:
             InputError: the picture's size, or an annotation that such a caption names, is wrong.
         """
-        if picture["width"] < 1 or picture["height"] < 1:
+        if not (1 <= picture["width"] <= WIDEST and 1 <= picture["height"] <= WIDEST):
             size = f"{picture['width']}x{picture['height']}"
             raise InputError(f"{self.annotations.path}: image {picture['file_name']} is {size}; correct its size")
         captions = {
@@ -76,11 +76,11 @@ class CocoReader:
         ]
         return [reading for reading in readings if reading.named]
 
-    def entry(self, picture: Row, path: Path, reading: Reading, edits: Sequence[Edit]) -> Entry:
+    def entry(self, id: str, picture: Row, path: Path, reading: Reading, edits: Sequence[Edit]) -> Entry:
         """The picture with this caption as its prompt."""
         mentions = self.mentions(reading)
         size = picture["width"], picture["height"]
-        return Entry(path.stem, path, *size, reading.caption, mentions, tuple(edits), image_id=picture["id"])
+        return Entry(id, path, *size, reading.caption, mentions, tuple(edits), image_id=picture["id"])
 
     def mentions(self, reading: Reading) -> tuple[Mention, ...]:
         """The nouns of the caption, their adjectives, and the instances that each means."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-from datamodules.annotations import AnnotationReader, CocoFiles, Row
+from datamodules.annotations import AnnotationReader, CocoFiles, ImageId, Row
 from datamodules.base import EditDataModule
 from datamodules.coco import CocoReader, Reading
-from datamodules.entries import Entry, Problems
+from datamodules.entries import Entry, Problems, check_id, name_of
 from datamodules.manifest import read_manifest, write_manifest
 from datamodules.selection import EditTable, Limits, RoundRobin, Searches, richest
 from locinv_pl.errors import InputError
+from locinv_pl.reading import expanded
 from locinv_pl.types import Edit
 from locinv_pl.words import Vocabulary, load_synonyms, load_words
 
@@ -75,21 +76,22 @@ class CocoEditDataModule(EditDataModule):
 
     def entries(self, side: int, problems: Problems) -> Sequence[Entry]:
         """Choose the pictures, or take those of the manifest."""
-        root = Path(self.root)
+        root = expanded(self.root)
         if self.manifest is not None:
-            return read_manifest(Path(self.manifest), root, problems)[: self.num_images]
+            return read_manifest(expanded(self.manifest), root, problems)[: self.num_images]
         files = CocoFiles.find(root, **self.files)
         annotations = AnnotationReader(files)
         vocabulary = Vocabulary(
-            annotations.names.values(), load_synonyms(Path(self.synonyms) if self.synonyms else None)
+            annotations.names.values(), load_synonyms(expanded(self.synonyms) if self.synonyms else None)
         )
         reader = CocoReader(annotations, vocabulary, load_words(self.words), self.prior, self.fit)
         problems.num_pictures = len(annotations.pictures)
         paths = {row["id"]: files.picture(row["file_name"]) for row in annotations.pictures}
+        ids = _ids(annotations.pictures)
         entries: list[Entry] = []
-        for row, reading in self._choose(reader, problems):
+        for row, reading in self._choose(reader, ids, problems):
             edits = annotations.edits[row["id"]] or self._edits(reader, row, reading)
-            entries.append(reader.entry(row, paths[row["id"]], reading, edits))
+            entries.append(reader.entry(ids[row["id"]], row, paths[row["id"]], reading, edits))
         if not entries and not problems.found:
             raise InputError(
                 f"{files.instances}: no image has a caption that names an annotated object"
@@ -102,10 +104,10 @@ class CocoEditDataModule(EditDataModule):
         """Freeze the selection into a file; returns what is in it."""
         entries = self.entries(0, problems)
         rules = {**self.settings, "num_images": self.num_images, "limits": vars(self.limits)}
-        write_manifest(path, Path(self.root), entries, rules)
+        write_manifest(path, expanded(self.root), entries, rules)
         return entries
 
-    def _choose(self, reader: CocoReader, problems: Problems) -> list[Chosen]:
+    def _choose(self, reader: CocoReader, ids: Mapping[ImageId, str], problems: Problems) -> list[Chosen]:
         """The pictures and their captions: in the file's order, or search by search in turn."""
         searches = None
         if self.categories != "all":
@@ -114,8 +116,11 @@ class CocoEditDataModule(EditDataModule):
         wanted = (frozenset[str](),) if searches is None else searches.searches
         piles: Mapping[int, list[Chosen]] = defaultdict(list)
         for row in reader.annotations.pictures:
-            with problems.of(Path(row["file_name"]).stem):
+            with problems.of(ids[row["id"]]):
+                check_id(ids[row["id"]], f"{reader.annotations.path}: image {row['id']}")
                 readings = reader.readings(row, wanted)
+                for note in reader.annotations.notes.pop(row["id"], ()):
+                    problems.note(ids[row["id"]], note)
                 if searches is None:
                     found = (0, reading) if (reading := richest(readings)) else None
                 else:
@@ -128,6 +133,16 @@ class CocoEditDataModule(EditDataModule):
         families = reader.annotations.supercategories.values()
         siblings = {name: [other for other in family if other != name] for family in families for name in family}
         return self.table.edits(row["id"], reading, reader.mentions(reading), siblings)
+
+
+def _ids(pictures: Sequence[Row]) -> dict[ImageId, str]:
+    """The names of pictures: their files', with the folders where these alone tell files apart."""
+    names = {row["id"]: name_of(row["file_name"]) for row in pictures}
+    count = Counter(names.values())
+    whole = {
+        row["id"]: str(PurePath(row["file_name"]).with_suffix("")) for row in pictures if count[names[row["id"]]] > 1
+    }
+    return names | whole
 
 
 def _refuse_namesakes(entries: Sequence[Entry]) -> None:

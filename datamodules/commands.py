@@ -10,23 +10,26 @@ from PIL import Image
 from datamodules.base import EditDataModule
 from datamodules.coco_edit import CocoEditDataModule
 from datamodules.entries import EntrySamples, Problems
+from datamodules.notes import notes_of, notes_of_all
 from datamodules.preview import write_preview
 from locinv_pl.backbone import Backbone, load_backbone
 from locinv_pl.drawing import stack_strips, to_png
-from locinv_pl.errors import InputError
+from locinv_pl.errors import InputError, one_line
 from locinv_pl.files import write_atomically
-from locinv_pl.prompts import tokenize
+from locinv_pl.prompts import check_prompt, tokenize
 from locinv_pl.store import write_json
-from locinv_pl.types import EditSample
 
 
 def check(data: EditDataModule, json: Path | None = None, backbone: str | None = None) -> None:
-    """Open every picture and say what is wrong, picture by picture; exit code 1 where something is.
+    """Open every picture and say what a run would refuse, picture by picture; exit code 1 where there is such.
+
+    Notes tell what would be taken, but is probably meant otherwise; they don't change the exit code.
 
     Args:
         data: data=NAME takes configs/data/NAME.yaml, data.KEY=VALUE overrides.
-        json: where to write {"images", "samples", "problems": [{"id", "problem"}]}.
-        backbone: the model that the data is for; its picture size is used, and prompts are held against its limit.
+        json: where to write {"images", "samples", "problems": [{"id", "problem"}], "notes": [{"id", "note"}]}.
+        backbone: the model that the data is for, the run's own by default; its picture size is used, and prompts are
+            held against its limit.
     """
     model = load_backbone(backbone or "embedded")
     samples, problems = _read(data, model)
@@ -34,16 +37,24 @@ def check(data: EditDataModule, json: Path | None = None, backbone: str | None =
     for index, id in enumerate(samples.ids):
         with problems.of(id):
             sample = samples[index]
-            if backbone is not None:
-                _check_prompts(sample, model)
+            check_prompt(model.tokenizer, sample)
+            for edit in sample.edits:
+                tokenize(model.tokenizer, edit.prompt, sample.id)
+            for note in notes_of(samples.entries[index], sample):
+                problems.note(id, note)
             usable += 1
-    found = [{"id": problem.id, "problem": problem.problem} for problem in problems.found]
-    for problem in found:
-        print(f"{problem['id']}: {problem['problem']}")
-    print(f"{problems.num_pictures} images, {usable} samples, {len(found)} problems")
+    for note in notes_of_all(samples.entries):
+        problems.note("all", note)
+    for kind, listed in (("", problems.found), ("note ", problems.notes)):
+        for problem in listed:
+            print(one_line(f"{kind}{problem.id}: {problem.problem}"))
+    print(f"{problems.num_pictures} images, {usable} samples, {len(problems.found)} problems")
     if json is not None:
-        write_json(json, {"images": problems.num_pictures, "samples": usable, "problems": found})
-    if found:
+        found = [{"id": problem.id, "problem": problem.problem} for problem in problems.found]
+        noted = [{"id": note.id, "note": note.problem} for note in problems.notes]
+        counts = {"images": problems.num_pictures, "samples": usable}
+        write_json(json, {**counts, "problems": found, **({"notes": noted} if noted else {})})
+    if problems.found:
         sys.exit(1)
 
 
@@ -68,7 +79,7 @@ def preview(
             drawing = write_preview(samples[index], output)
             strips += [drawing] if len(strips) < sheet else []
     for problem in problems.found:
-        print(f"skipped {problem.id}: {problem.problem}", file=sys.stderr)
+        print(one_line(f"skipped {problem.id}: {problem.problem}"), file=sys.stderr)
     if not strips:
         raise InputError(f"{output}: no sample to draw; locinv data check says why")
     write_atomically(output / "contact_sheet.png", to_png(stack_strips(strips)))
@@ -87,15 +98,10 @@ def build_coco_edit(data: EditDataModule, output: Path = Path("coco_edit.json"))
     problems = Problems(data.on_error)
     entries = data.build_manifest(output, problems)
     for problem in problems.found:
-        print(f"skipped {problem.id}: {problem.problem}", file=sys.stderr)
+        print(one_line(f"skipped {problem.id}: {problem.problem}"), file=sys.stderr)
     print(f"{output}: {len(entries)} of {problems.num_pictures} images")
 
 
 def _read(data: EditDataModule, backbone: Backbone) -> tuple[EntrySamples, Problems]:
     problems = Problems("skip")
     return data.read(data.size or backbone.image_size, problems), problems
-
-
-def _check_prompts(sample: EditSample, backbone: Backbone) -> None:
-    for prompt in (sample.prompt, *(edit.prompt for edit in sample.edits)):
-        tokenize(backbone.tokenizer, prompt, sample.id)

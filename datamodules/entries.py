@@ -6,10 +6,11 @@ through one frame and become an :class:`~locinv_pl.types.EditSample`.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -18,9 +19,9 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 from torch import Tensor
 
-from datamodules.frames import Fit, Frame
-from datamodules.pictures import read_picture
 from locinv_pl.errors import InputError
+from locinv_pl.frames import Fit, Frame, inside
+from locinv_pl.images import open_image, open_mask
 from locinv_pl.priors import Box
 from locinv_pl.types import Adjective, Edit, EditSample, Noun, Span, overlap
 
@@ -28,11 +29,12 @@ Rle = dict[str, Any]  # COCO's compressed run lengths: {"size": [H, W], "counts"
 PriorKind = Literal["segment", "box", "grounded_sam"]
 PRIORS = ("segment", "box", "grounded_sam")
 OnError = Literal["raise", "skip"]
+BIDI = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # turn the direction of what follows
 
 
 @dataclass(frozen=True)
 class MaskFile:
-    """A mask in a picture's file: the pixels of one value, or all that aren't 0."""
+    """A mask in an image's file: the pixels of one value, or what :func:`locinv_pl.images.cut` takes."""
 
     path: Path
     value: int | None = None
@@ -41,20 +43,9 @@ class MaskFile:
         """The mask, (H, W) bool.
 
         Raises:
-            InputError: missing, unreadable, of another size, with colours in place of numbers, or empty.
+            InputError: missing, unreadable, of another size, no mask, or empty.
         """
-        with mask_picture(self.path) as file:
-            values = np.asarray(file)
-        if values.shape[:2] != (height, width):
-            raise InputError(
-                f"{self.path}: the mask is {values.shape[1]}x{values.shape[0]} but its picture {width}x{height}; "
-                f"make both the same size"
-            )
-        mask = values != 0 if self.value is None else values == self.value
-        if not mask.any():
-            what = "is empty" if self.value is None else f"has no pixel of value {self.value}"
-            raise InputError(f"{self.path}: the mask {what}; draw it again")
-        return mask
+        return open_mask(self.path, (width, height), self.value)
 
 
 @dataclass(frozen=True)
@@ -82,6 +73,28 @@ class Mention:
     shapes: tuple[Shape, ...]
     adjectives: tuple[Span, ...] = ()
     prior: tuple[Shape, ...] = ()
+
+
+def name_of(file_name: str) -> str:
+    """An image's id by its file: the name without suffix, or all of it where that leaves only dots."""
+    path = PurePath(file_name)
+    return path.stem if path.stem.strip(". ") else path.name
+
+
+def check_id(id: str, where: str) -> None:
+    """Refuse an id that names nothing.
+
+    Args:
+        id: of an image; any characters that can be printed, as files are named after it by a code.
+        where: begins the error.
+
+    Raises:
+        InputError: it is blank or nothing but dots, or has characters that steer a terminal.
+    """
+    steering = [c for c in id if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in BIDI]
+    if steering or not id.strip(". "):
+        problem = f"has the character {ascii(steering[0])}" if steering else "names nothing"
+        raise InputError(f"{where}: its id {ascii(id)} {problem}; write id: TEXT, in letters")
 
 
 def adjectives_of(noun: Span, described: Iterable[tuple[Span, Span]]) -> tuple[Span, ...]:
@@ -129,12 +142,17 @@ class Problem:
 class Problems:
     """Collects what is wrong, picture by picture, or raises the first: ``on_error`` says which.
 
-    ``num_pictures`` is how many there are in the data set, used or not.
+    ``num_pictures`` is how many there are in the data set, used or not; ``notes`` are about pictures that are used.
     """
 
     on_error: OnError = "raise"
     found: list[Problem] = field(default_factory=list)
+    notes: list[Problem] = field(default_factory=list)
     num_pictures: int = 0
+
+    def note(self, id: str, text: str) -> None:
+        """Say what was made good, or may be meant otherwise, of picture ``id``."""
+        self.notes.append(Problem(id, text))
 
     @contextmanager
     def of(self, id: str) -> Iterator[None]:
@@ -154,7 +172,7 @@ class EntrySamples(Sequence[EditSample]):
         entries: what is known of them.
         prior: "segment" for masks (boxes where there is no mask), "box" for filled boxes; a mention's own prior
             comes before both.
-        side, fit: how pictures are framed, see :meth:`datamodules.frames.Frame.fitting`.
+        side, fit: how pictures are framed, see :meth:`locinv_pl.frames.Frame.fitting`.
         complete: adds to an entry what is found on its open picture.
 
     Raises:
@@ -196,7 +214,7 @@ class EntrySamples(Sequence[EditSample]):
         return Frame.fitting(entry.width, entry.height, self.side, self.fit)
 
     def _load(self, entry: Entry) -> EditSample:
-        picture = read_picture(entry.path, entry.width, entry.height)
+        picture = open_image(entry.path, (entry.width, entry.height))
         if self.complete is not None:
             entry = self.complete(entry, picture)
         frame = self._frame(entry)
@@ -207,8 +225,8 @@ class EntrySamples(Sequence[EditSample]):
             for k, mention in enumerate(entry.mentions)
             for span in mention.adjectives
         )
-        region = None if entry.region is None else _inside(_union([entry.region], entry, frame))
-        return EditSample(entry.id, pixels, entry.prompt, nouns, adjectives, entry.edits, region)
+        region = None if entry.region is None else inside(_union([entry.region], entry, frame))
+        return EditSample(entry.id, pixels, entry.prompt, nouns, adjectives, entry.edits, region, frame)
 
     def _noun(self, mention: Mention, entry: Entry, frame: Frame) -> Noun:
         mask = _union(mention.shapes or mention.prior, entry, frame)
@@ -220,38 +238,12 @@ class EntrySamples(Sequence[EditSample]):
                 f"{entry.path}: the part of the picture that is shown has nothing of noun {mention.word!r}; "
                 f"use data.fit=pad or native, or leave the noun out"
             )
-        return Noun(mention.word, mention.span, prior, _inside(mask))
+        return Noun(mention.word, mention.span, prior, inside(mask))
 
 
 def decode(mask: Rle | MaskFile, width: int, height: int) -> np.ndarray:
     """A mask at its picture's size, (H, W), non-zero inside."""
     return mask.read(width, height) if isinstance(mask, MaskFile) else mask_utils.decode(mask)
-
-
-@contextmanager
-def mask_picture(path: Path) -> Iterator[Image.Image]:
-    """A mask's file, opened; one channel of numbers.
-
-    Raises:
-        InputError: missing, unreadable, or in colour.
-    """
-    mend = "write it again, as a picture of one channel"
-    try:
-        with Image.open(path) as file:
-            if file.mode not in ("1", "L", "P", "I", "I;16"):
-                raise InputError(f"{path}: the mask has mode {file.mode}, not one channel; {mend}")
-            yield file
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such mask; put it there or correct its name") from None
-    except InputError:
-        raise
-    except Exception as error:  # PIL's readers raise all kinds
-        raise InputError(f"{path}: the mask cannot be read ({type(error).__name__}); {mend}") from None
-
-
-def _inside(plane: Tensor) -> Tensor:
-    """The pixels that are half covered, or, of what is smaller than a pixel, those that are covered most."""
-    return (plane > 0) & (plane >= plane.amax().clamp_max(0.5))
 
 
 def _union(shapes: Sequence[Shape], entry: Entry, frame: Frame) -> Tensor:

@@ -2,11 +2,11 @@
 
 .. code-block:: yaml
 
-    # my_pictures/samples.yaml: a list; or samples.jsonl, one of these a line
+    # my_pictures/samples.yaml: a list; or samples.json; or samples.jsonl, one of these a line
     - image: pets.jpg                       # relative to the folder
       prompt: a red cat, a dog and a bird on a sofa
       priors:                               # for every noun one of
-        cat: masks/pets_cat.png             #   a mask of the picture's size: what isn't 0
+        cat: masks/pets_cat.png             #   a mask of the picture's size: from half of its largest value on
         dog: [310, 120, 200, 260]           #   a box: x, y, width, height in pixels
         bird: {index: labels.png, value: 3} #   the pixels of one value in an index picture
         sofa: {size: [480, 640], counts: …} #   COCO's run lengths, compressed or not
@@ -22,28 +22,26 @@ one for each time that the noun stands in the prompt, or, where it stands once, 
 
 from __future__ import annotations
 
-import json
-import os
 import reprlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from datamodules.annotations import check_box, compress
+from datamodules.annotations import compress
 from datamodules.base import EditDataModule
-from datamodules.entries import Entry, MaskFile, Mention, Problems, Shape, adjectives_of
-from datamodules.pictures import picture_size
-from locinv_pl.errors import InputError, one_line
+from datamodules.entries import Entry, MaskFile, Mention, Problems, Shape, adjectives_of, check_id, name_of
+from locinv_pl.errors import InputError
+from locinv_pl.images import image_size
+from locinv_pl.priors import check_box
+from locinv_pl.reading import expanded, read_list, regular_file, validated
 from locinv_pl.types import Edit, Span, overlap
-from locinv_pl.words import WordFinder, find_word, load_words
+from locinv_pl.words import WordFinder, find_word, load_words, tidy
 
-KEYS = ("id", "image", "prompt", "priors", "index", "adjectives", "edits", "region")
-LISTS = (".yaml", ".yml", ".jsonl")
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-Row = Mapping[str, Any]
+LISTS = (".yaml", ".yml", ".jsonl")  # and samples.json; other JSON files may be anything
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif")
 
 
 class FolderDataModule(EditDataModule):
@@ -73,7 +71,7 @@ class FolderDataModule(EditDataModule):
 
     def entries(self, side: int, problems: Problems) -> Sequence[Entry]:
         """Read the list and the pictures' headers."""
-        root = Path(self.root)
+        root = expanded(self.root)
         if not root.is_dir():
             raise InputError(f"{root}: no such folder; give the folder of your pictures in data.root=")
         path = self._find_list(root)
@@ -93,8 +91,8 @@ class FolderDataModule(EditDataModule):
 
     def _find_list(self, root: Path) -> Path | None:
         if self.list is not None:
-            return root / self.list
-        found = sorted(path for path in root.iterdir() if path.suffix.lower() in LISTS)
+            return root / expanded(self.list)
+        found = sorted(path for path in root.iterdir() if path.suffix.lower() in LISTS or path.name == "samples.json")
         if len(found) > 1:
             names = ", ".join(path.name for path in found)
             raise InputError(f"{root}: has several lists of pictures ({names}); name one in data.samples=")
@@ -103,36 +101,29 @@ class FolderDataModule(EditDataModule):
         return found[0] if found else None
 
 
-def read_list(path: Path) -> list[Any]:
-    """The rows of a YAML or JSONL file.
+class Row(BaseModel):
+    """A picture of a list, its types checked; what its priors mean is found out with its picture's size."""
 
-    Raises:
-        InputError: it is missing or malformed.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        rows = _lines(text) if path.suffix.lower() == ".jsonl" else yaml.safe_load(text)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; name the list of your pictures in data.samples=") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); mend its permissions") from None
-    except Exception as error:  # PyYAML raises all kinds
-        kind = "JSONL" if path.suffix.lower() == ".jsonl" else "YAML"
-        raise InputError(f"{path}: not valid {kind} ({one_line(str(error))}); mend it") from None
-    if not isinstance(rows, list):
-        raise InputError(f"{path}: is no list of pictures; begin every picture with '- image:'")
-    return rows
+    model_config = ConfigDict(extra="forbid")
+
+    id: str | int | None = None
+    image: str
+    prompt: str | None = None
+    priors: dict[str, Any] | None = None
+    index: Any = None
+    adjectives: Any = None
+    edits: Any = None
+    region: Any = None
 
 
-def _lines(text: str) -> list[Any]:
-    """The rows of JSONL."""
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        try:
-            rows += [json.loads(line)] if line.strip() else []
-        except ValueError as error:
-            raise ValueError(f"line {number}: {error}") from None
-    return rows
+ROW = TypeAdapter(Row)
+NO_PRIORS = "has no priors; write priors: with one for every noun, or {} for none"
+MENDS = {
+    "id": "its id is no text; write id: TEXT",
+    "image": "has no image; write image: FILE",
+    "prompt": "has no prompt; write prompt: TEXT",
+    "priors": NO_PRIORS,
+}
 
 
 class _RowReader:
@@ -148,30 +139,25 @@ class _RowReader:
     def __init__(self, root: Path, path: Path, words: WordFinder, completes: bool) -> None:
         self.root, self.path, self.words, self.completes = root, path, words, completes
 
-    def entry(self, row: Any, number: int) -> Entry:
-        where = f"{self.path}: picture {_id(row, number)}"
-        if not isinstance(row, dict) or not isinstance(row.get("image"), str):
-            raise InputError(f"{where}: has no image; write image: FILE")
-        if not isinstance(row.get("id") or "", (str, int)):
-            raise InputError(f"{where}: its id is no text; write id: TEXT")
-        unknown = [key for key in row if key not in KEYS]
-        if unknown:
-            raise InputError(f"{where}: unknown key {unknown[0]!r}; use {', '.join(KEYS)}")
-        prompt = row.get("prompt") or ""
-        if not isinstance(prompt, str) or not (prompt.strip() or self.completes):
-            raise InputError(f"{where}: has no prompt; write prompt: TEXT")
-        prompt, path = one_line(prompt), self.root / row["image"]
-        size = picture_size(path)
-        region = None if row.get("region") is None else self._shape(row["region"], row, size, f"{where}, region")
+    def entry(self, found: Any, number: int) -> Entry:
+        id = _id(found, number)
+        where = f"{self.path}: picture {id}"
+        row = validated(ROW, found, lambda place, _: f"{where}: {_mend(place)}")
+        check_id(id, where)
+        prompt, path = tidy(row.prompt or ""), self.root / row.image
+        if not (prompt or self.completes):
+            raise InputError(f"{where}: {MENDS['prompt']}")
+        size = image_size(path)
+        region = None if row.region is None else self._shape(row.region, row, size, f"{where}, region")
         mentions, edits = self._mentions(row, prompt, size, where), _edits(row, where)
-        return Entry(_id(row, number), path, *size, prompt, mentions, edits, region)
+        return Entry(id, path, *size, prompt, mentions, edits, region)
 
     def _mentions(self, row: Row, prompt: str, size: tuple[int, int], where: str) -> tuple[Mention, ...]:
-        priors = row.get("priors")
-        if priors is None and self.completes:
-            return ()
-        if not isinstance(priors, dict) or not all(isinstance(noun, str) for noun in priors):
-            raise InputError(f"{where}: has no priors; write priors: with one for every noun, or {{}} for none")
+        priors = row.priors
+        if priors is None:
+            if self.completes:
+                return ()
+            raise InputError(f"{where}: {NO_PRIORS}")
         described = self._described(row, prompt, where)
         mentions = []
         for noun, spans in _places(priors, prompt, where).items():
@@ -182,7 +168,7 @@ class _RowReader:
 
     def _described(self, row: Row, prompt: str, where: str) -> list[tuple[Span, Span]]:
         """Spans of adjectives and of the nouns that they describe."""
-        given = row.get("adjectives")
+        given = row.adjectives
         if given is None:
             return [(adjective.span, noun.span) for adjective, noun in self.words.pairs(prompt)]
         pairs = []
@@ -216,7 +202,7 @@ class _RowReader:
             return Shape(MaskFile(self._existing(prior, where)))
         if isinstance(prior, list):
             return Shape(box=check_box(prior, width, height, where))
-        index, value = row.get("index"), prior
+        index, value = row.index, prior
         if isinstance(prior, dict) and "counts" in prior:
             return Shape(compress(prior, width, height, where))
         if isinstance(prior, dict):
@@ -230,9 +216,11 @@ class _RowReader:
 
     def _existing(self, name: str, where: str) -> Path:
         path = self.root / name
-        if not os.path.isfile(path):  # Path.is_file raises at names that are too long
-            raise InputError(f"{where}: {path}: no such mask; put it there or correct its name")
-        return path
+        try:
+            return regular_file(path)
+        except OSError as error:
+            why = "" if isinstance(error, FileNotFoundError) else f" ({error.strerror})"
+            raise InputError(f"{where}: {path}: no such mask{why}; put it there or correct its name") from None
 
 
 def _places(nouns: Iterable[str], prompt: str, where: str) -> dict[str, list[Span]]:
@@ -252,23 +240,29 @@ def _places(nouns: Iterable[str], prompt: str, where: str) -> dict[str, list[Spa
 
 def _edits(row: Row, where: str) -> tuple[Edit, ...]:
     edits = []
-    given = row.get("edits") or []
+    given = row.edits or []
     for edit in given if isinstance(given, list) else [given]:
         known = {"prompt": edit} if isinstance(edit, str) else edit
         texts = isinstance(known, dict) and all(isinstance(text, str) and text.strip() for text in known.values())
         if not texts or known.keys() | {"kind"} != {"prompt", "kind"}:
             raise InputError(f"{where}: {reprlib.repr(edit)} is no edit; write a prompt, or {{prompt: …, kind: …}}")
-        edits.append(Edit(one_line(known["prompt"]), known.get("kind", "edit")))
+        edits.append(Edit(tidy(known["prompt"]), known.get("kind", "edit")))
     return tuple(edits)
+
+
+def _mend(place: tuple[int | str, ...]) -> str:
+    """What is wrong with a row, by the place where it isn't what it should be."""
+    key = place[0] if place else "image"
+    return MENDS.get(str(key)) or f"unknown key {key!r}; use {', '.join(Row.model_fields)}"
 
 
 def _id(row: Any, number: int) -> str:
     """A row's id, or the name of its picture's file, or its number where it says neither."""
     row = row if isinstance(row, dict) else {}
-    if row.get("id") not in (None, ""):
-        return str(row["id"])
-    image = row.get("image")
-    return Path(image).stem if isinstance(image, str) and image else str(number)
+    id, image = row.get("id"), row.get("image")
+    if id not in (None, ""):
+        return str(id) if isinstance(id, (str, int)) else reprlib.repr(id)
+    return name_of(image) if isinstance(image, str) and image else str(number)
 
 
 def _is_box(prior: Sequence[Any]) -> bool:

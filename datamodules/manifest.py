@@ -3,16 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from datamodules.annotations import check_box, compress, read_json, rows
-from datamodules.entries import Entry, Mention, Problems, Shape
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
+
+from datamodules.annotations import WIDEST, compress, require_own, rows
+from datamodules.entries import Entry, Mention, Problems, Shape, check_id
 from locinv_pl.errors import InputError
+from locinv_pl.priors import check_box
+from locinv_pl.reading import read_json, validated
 from locinv_pl.store import write_json
-from locinv_pl.types import Edit, Span
+from locinv_pl.types import Edit
 
 FORMAT = 1
+
+
+class NounRow(TypedDict):
+    """A noun of a prompt, and the annotations that it means."""
+
+    word: str
+    span: tuple[int, int]
+    adjectives: list[tuple[int, int]]
+    annotation_ids: list[Any]
+    boxes: list[Any]
+    segmentations: list[Any]
+
+
+class PromptRow(TypedDict):
+    """An edit."""
+
+    kind: str
+    prompt: str
+
+
+class ManifestRow(TypedDict):
+    """A picture of the selection."""
+
+    id: str
+    image_id: int | str | None
+    file_name: str
+    width: int
+    height: int
+    prompt: str
+    nouns: list[Any]
+    edits: list[Any]
+
+
+NOUNS, EDITS = TypeAdapter(list[NounRow]), TypeAdapter(list[PromptRow])
 
 
 def write_manifest(path: Path, root: Path, entries: Sequence[Entry], rules: Mapping[str, Any]) -> None:
@@ -36,13 +76,13 @@ def read_manifest(path: Path, root: Path, problems: Problems) -> list[Entry]:
     content = read_json(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path}: no manifest of this version; build it again with locinv data build-coco-edit")
-    columns: dict[str, Any] = {"id": str, "file_name": str, "width": int, "height": int, "prompt": str}
     entries: list[Entry] = []
-    found = rows(path, content, "images", **columns, nouns=list, edits=list)
+    found = rows(path, content, "images", ManifestRow)
+    require_own(path, "images", found, "file_name")
     problems.num_pictures = len(found)
     for row in found:
         with problems.of(row["id"]):
-            entries.append(_entry(row, root, path))
+            entries.append(_entry(cast(ManifestRow, row), root, path))
     return entries
 
 
@@ -78,35 +118,34 @@ def _as_text(mask: Any) -> dict[str, Any] | None:
     return {"size": mask["size"], "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
 
 
-def _entry(row: Mapping[str, Any], root: Path, path: Path) -> Entry:
+def _entry(row: ManifestRow, root: Path, path: Path) -> Entry:
     where = f"{path}: image {row['id']}"
-    try:
-        mentions = tuple(_mention(noun, row, where) for noun in row["nouns"])
-        edits = tuple(Edit(edit["prompt"], edit["kind"]) for edit in row["edits"])
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{where}: damaged ({type(error).__name__}); build the manifest again") from None
+    check_id(row["id"], where)
+    damaged = f"{where}: its nouns or edits are damaged; build the manifest again"
+    nouns = validated(NOUNS, row["nouns"], lambda *_: damaged, strict=False)
+    edits = validated(EDITS, row["edits"], lambda *_: damaged)
+    if not (1 <= row["width"] <= WIDEST and 1 <= row["height"] <= WIDEST and row["prompt"].strip()):
+        raise InputError(f"{where}: its size or its prompt is none; build the manifest again")
+    mentions = tuple(_mention(noun, row, where) for noun in nouns)
+    targets = tuple(Edit(edit["prompt"], edit["kind"]) for edit in edits)
     size = row["width"], row["height"]
-    return Entry(row["id"], root / row["file_name"], *size, row["prompt"], mentions, edits, image_id=row["image_id"])
+    return Entry(row["id"], root / row["file_name"], *size, row["prompt"], mentions, targets, image_id=row["image_id"])
 
 
-def _mention(noun: Mapping[str, Any], row: Mapping[str, Any], where: str) -> Mention:
+def _mention(noun: NounRow, row: ManifestRow, where: str) -> Mention:
     width, height, prompt = row["width"], row["height"], row["prompt"]
-    span = _span(noun["span"])
-    if prompt[slice(*span)] != noun["word"]:
-        raise InputError(f"{where}: its prompt has {prompt[slice(*span)]!r} where {noun['word']!r} should be; mend it")
+    if prompt[slice(*noun["span"])] != noun["word"] or not noun["word"]:
+        said = prompt[slice(*noun["span"])]
+        raise InputError(f"{where}: its prompt has {said!r} where {noun['word']!r} should be; mend it")
+    found = list(zip_longest(noun["annotation_ids"], noun["boxes"], noun["segmentations"]))
+    if not found or any(box is None and mask is None for _, box, mask in found):
+        raise InputError(f"{where}: its noun {noun['word']!r} has no shape; build the manifest again")
     shapes = tuple(
         Shape(
             None if mask is None else compress(mask, width, height, where),
             None if box is None else check_box(box, width, height, where),
             id,
         )
-        for id, box, mask in zip(noun["annotation_ids"], noun["boxes"], noun["segmentations"], strict=True)
+        for id, box, mask in found
     )
-    return Mention(noun["word"], span, shapes, tuple(_span(found) for found in noun["adjectives"]))
-
-
-def _span(ends: Sequence[int]) -> Span:
-    start, stop = ends
-    return start, stop
+    return Mention(noun["word"], noun["span"], shapes, tuple(noun["adjectives"]))

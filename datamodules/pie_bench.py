@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 from pycocotools import mask as mask_utils
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
-from datamodules.annotations import read_json
 from datamodules.base import EditDataModule
-from datamodules.entries import Entry, Mention, Problems, Rle, Shape, adjectives_of
-from datamodules.pictures import picture_size
+from datamodules.entries import Entry, Mention, Problems, Rle, Shape, adjectives_of, check_id
 from locinv_pl.errors import InputError
+from locinv_pl.images import image_size
+from locinv_pl.reading import expanded, read_json, validated
 from locinv_pl.types import Edit, overlap
 from locinv_pl.words import WordFinder, find_word, load_words
 
@@ -34,6 +37,20 @@ KINDS = {
     "8": "change_background",
     "9": "change_style",
 }
+
+
+class MappingRow(TypedDict):
+    """A picture of the mapping; its mask is read by :func:`region_mask`."""
+
+    image_path: str
+    original_prompt: str
+    editing_prompt: str
+    editing_type_id: str | int
+    blended_word: str
+    mask: Any
+
+
+ROW = TypeAdapter(MappingRow)
 
 
 class PieBenchDataModule(EditDataModule):
@@ -74,7 +91,7 @@ class PieBenchDataModule(EditDataModule):
 
     def entries(self, side: int, problems: Problems) -> Sequence[Entry]:
         """Read the mapping."""
-        root = Path(self.root)
+        root = expanded(self.root)
         if not root.is_dir():
             raise InputError(f"{root}: no such folder; give the folder of PIE-Bench in data.root=")
         path, words = root / self.mapping, load_words(self.words)
@@ -85,6 +102,7 @@ class PieBenchDataModule(EditDataModule):
         entries: list[Entry] = []
         for id, row in rows.items():
             with problems.of(id):
+                check_id(id, f"{path}: a picture")
                 _check_row(row, f"{path}: picture {id}")
                 if self.kinds is None or str(row["editing_type_id"]) in map(str, self.kinds):
                     entries.append(_entry(id, row, root / self.images, words, f"{path}: picture {id}"))
@@ -95,7 +113,7 @@ class PieBenchDataModule(EditDataModule):
 
 def plain_prompt(prompt: str) -> str:
     """A prompt without the brackets round its changed words."""
-    return prompt.replace("[", "").replace("]", "").strip()
+    return normalize("NFC", prompt.replace("[", "").replace("]", "").strip())
 
 
 def region_mask(runs: Any, where: str) -> Rle:
@@ -116,19 +134,19 @@ def region_mask(runs: Any, where: str) -> Rle:
 
 
 def _check_row(row: Any, where: str) -> None:
-    for key in ("image_path", "original_prompt", "editing_prompt", "editing_type_id", "blended_word", "mask"):
-        if not isinstance(row, dict) or key not in row:
-            raise InputError(f"{where}: has no {key}; get the mapping again")
-    for key in ("image_path", "original_prompt", "editing_prompt", "blended_word"):
-        if not isinstance(row[key], str):
-            raise InputError(f"{where}: its {key} is no text; get the mapping again")
+    def problem(place: tuple[int | str, ...], _: Any) -> str:
+        key = str(place[0]) if place else "image_path"
+        lacks = not isinstance(row, dict) or key not in row
+        return f"{where}: {f'has no {key}' if lacks else f'its {key} is no text'}; get the mapping again"
+
+    validated(ROW, row, problem)
     if not plain_prompt(row["original_prompt"]):
         raise InputError(f"{where}: its original_prompt is empty; get the mapping again")
 
 
 def _entry(id: str, row: dict[str, Any], images: Path, words: WordFinder, where: str) -> Entry:
     path, prompt = images / row["image_path"], plain_prompt(row["original_prompt"])
-    size, rle = picture_size(path), region_mask(row["mask"], where)
+    size, rle = image_size(path), region_mask(row["mask"], where)
     if size != (SIDE, SIDE):
         raise InputError(f"{path}: is {size[0]}x{size[1]}, its mask {SIDE}x{SIDE}; use PIE-Bench's own pictures")
     region = Shape(rle) if mask_utils.area(rle) > 0 else None

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import cast
 
 import numpy as np
-import torch
-from PIL import Image
 from torch import Tensor
 
 from locinv_pl.alignment import edit_kind
@@ -16,22 +15,25 @@ from locinv_pl.backbone import Backbone, load_backbone
 from locinv_pl.editing import EditSettings
 from locinv_pl.editing import edit as edit_inversion
 from locinv_pl.errors import InputError
+from locinv_pl.files import read_json
+from locinv_pl.frames import Frame, frame_mask, to_frame
+from locinv_pl.images import AnyImage, as_image, as_mask
 from locinv_pl.inversion import collect, invert_step
 from locinv_pl.methods import Method, load_method
-from locinv_pl.priors import box_mask
+from locinv_pl.priors import box_mask, check_box
+from locinv_pl.reading import expanded
 from locinv_pl.results import list_edits, save_edits
-from locinv_pl.store import RunFolder
+from locinv_pl.store import InversionScores, RunFolder
 from locinv_pl.task import prepare
 from locinv_pl.types import Adjective, Edit, EditSample, Inversion, Noun, StepRecord
-from locinv_pl.words import find_word
+from locinv_pl.words import find_word, tidy
 
-Prior = Tensor | np.ndarray | Sequence[float]
-Picture = Tensor | np.ndarray | Image.Image | str | Path
+Prior = AnyImage | Sequence[float]
 
 
 def invert(
     backbone: Backbone,
-    image: Picture,
+    image: AnyImage,
     prompt: str,
     priors: Mapping[str, Prior | list[Prior]] | None = None,
     *,
@@ -46,11 +48,11 @@ def invert(
 
     Args:
         backbone: from :func:`~locinv_pl.backbone.load_backbone`.
-        image: (3, H, W) tensor in [0, 1], PIL image, (H, W, 3) uint8 array, or a file. Its sides must
-            be multiples of the backbone's latent grid.
+        image: a file, a PIL image, a (3, H, W) tensor or an (H, W, 3) array; floats are in [0, 1], integers are
+            scaled by their type. Its sides must be multiples of the backbone's latent grid.
         prompt: the source prompt P.
-        priors: for every noun its mask (H, W), or its box (x, y, w, h) in pixels. A list of n priors
-            where the noun stands n times in the prompt.
+        priors: for every noun its mask, (H, W), as a file, a PIL image, an array or a tensor, or its box
+            (x, y, w, h) in pixels. A list of n priors where the noun stands n times in the prompt.
         nouns: the nouns to localize; the keys of ``priors`` by default.
         adjectives: pairs (adjective, noun) to bind.
         method: a preset's name, a method's YAML file, or a :class:`~locinv_pl.methods.Method`.
@@ -60,7 +62,7 @@ def invert(
 
     Raises:
         InputError: a noun is not in the prompt or has no prior, a prior is empty, of another size or
-            outside the picture, the prompt is too long.
+            outside the picture, the prompt is empty or too long, pixels are in numbers of another scale.
     """
     method = load_method(method) if isinstance(method, str) else method
     sample = make_sample(image, prompt, priors or {}, nouns, adjectives)
@@ -88,7 +90,8 @@ def edit_run(
         image: the picture's id.
         prompts: target prompts, edited as one batch.
         settings: how; those of an :class:`~locinv_pl.editing.EditSettings` by default.
-        region: a mask of the picture's size, non-zero where edits may change it, for ``blend="prior"``.
+        region: a mask of the size of the picture's file, where edits may change it, for ``blend="prior"``; it is
+            framed as the picture was.
         device: where to compute.
 
     Returns:
@@ -106,7 +109,7 @@ def edit_run(
         if edit.kind == "same":
             raise InputError(f"prompt {edit.prompt!r}: is the source prompt of {image!r}; change a word of it")
     backbone = load_backbone(made_by["backbone"], made_by["dtype"], device)
-    allowed = None if region is None else _picture(region).amax(0)
+    allowed = None if region is None else frame_mask(expanded(region), _frame(folder, image, backbone, inversion))
     pictures = edit_inversion(backbone, inversion, targets, settings, allowed, with_source=True)
     is_same = list_edits(folder, image).get("fingerprint") == inversion.fingerprint
     has_source = is_same and folder.edits_path(image, "source.png").exists()  # else the VAE's must do
@@ -116,7 +119,7 @@ def edit_run(
 
 
 def make_sample(
-    image: Picture,
+    image: AnyImage,
     prompt: str,
     priors: Mapping[str, Prior | list[Prior]],
     nouns: Sequence[str] | None = None,
@@ -124,7 +127,9 @@ def make_sample(
     id: str = "image",
 ) -> EditSample:
     """An :class:`~locinv_pl.types.EditSample` from loose parts; arguments as in :func:`invert`."""
-    picture = _picture(image)
+    picture, prompt = as_image(image), tidy(prompt)
+    if not prompt:
+        raise InputError(f"image {id!r}: its prompt is empty; say what is on it")
     found: list[Noun] = []
     for word in priors if nouns is None else nouns:
         if word not in priors:
@@ -156,34 +161,22 @@ def _bind(prompt: str, adjective: str, noun: str, nouns: list[Noun]) -> Adjectiv
 
 
 def _is_list(prior: Prior | list[Prior]) -> bool:
-    return isinstance(prior, list) and not all(isinstance(x, (int, float)) for x in prior)
-
-
-def _picture(image: Picture) -> Tensor:
-    if isinstance(image, (str, Path)):
-        try:
-            image = Image.open(image).convert("RGB")
-        except OSError as error:
-            raise InputError(f"{image}: can't be read as a picture ({error}); give another file") from None
-    if isinstance(image, Image.Image):
-        image = np.array(image.convert("RGB"))
-    if isinstance(image, np.ndarray):
-        image = torch.from_numpy(image).movedim(-1, 0)
-    picture = image.float() / 255 if not image.is_floating_point() else image.float()
-    if picture.ndim != 3 or len(picture) != 3 or not picture.numel():
-        raise InputError(f"image: shape {tuple(picture.shape)} is not (3, H, W) of at least one pixel")
-    return picture
+    return isinstance(prior, list) and not all(isinstance(x, Real) for x in prior)
 
 
 def _plane(prior: Prior, picture: Tensor, word: str) -> Tensor:
-    size = (picture.shape[-2], picture.shape[-1])
-    plane = torch.as_tensor(np.asarray(prior) if not isinstance(prior, Tensor) else prior).float()
-    if plane.shape != (4,):
-        return plane
-    x, y, w, h = plane.tolist()
-    if w <= 0 or h <= 0 or x < 0 or y < 0 or x + w > size[1] or y + h > size[0]:
-        raise InputError(
-            f"noun {word!r}: box {(x, y, w, h)} lies outside the {size[1]}x{size[0]} picture or is empty; "
-            f"give x, y, width, height in pixels"
-        )
-    return box_mask((x, y, w, h), size)
+    size, where = (picture.shape[-1], picture.shape[-2]), f"noun {word!r}"
+    numbers = prior.tolist() if isinstance(prior, (Tensor, np.ndarray)) and prior.shape == (4,) else prior
+    if isinstance(numbers, (list, tuple)) and all(isinstance(number, Real) for number in numbers):
+        return box_mask(check_box(numbers, *size, where), size[::-1])
+    return as_mask(prior, size, where)
+
+
+def _frame(folder: RunFolder, image: str, backbone: Backbone, inversion: Inversion) -> Frame:
+    """How a run framed a picture; as it is where the run doesn't say."""
+    path = folder.inversion_path(image).with_suffix(".json")
+    values = read_json(path, InversionScores).get("frame") if path.exists() else None
+    if values is not None:
+        return to_frame(values, str(path))
+    h, w = inversion.trajectory.shape[-2:]
+    return Frame.whole(w * backbone.downsampling, h * backbone.downsampling)

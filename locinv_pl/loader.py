@@ -60,6 +60,7 @@ class TimestepLoader:
         num_workers: processes that open pictures ahead; every one makes this process claim a batch earlier than
             it can start on it. 0 opens them in this process.
         pin_memory: opened pictures lie in page-locked memory; with workers only.
+        accept: what becomes of a picture that is open; it may refuse it, which counts as one that can't be opened.
     """
 
     def __init__(
@@ -73,7 +74,9 @@ class TimestepLoader:
         report: Report | None = None,
         num_workers: int = 0,
         pin_memory: bool = False,
+        accept: Callable[[EditSample], EditSample] = lambda sample: sample,
     ):
+        self.accept = accept
         self.samples, self.ids, self.batches = samples, ids, batches
         self.num_steps, self.claim, self.pending = num_steps, claim, pending
         self.report, self.num_workers, self.pin_memory = report, num_workers, pin_memory
@@ -126,12 +129,14 @@ class TimestepLoader:
     def _take(self, opened: Callable[[], Opened]) -> tuple[EditSample, ...]:
         samples = []
         for id, found in opened():
-            if not isinstance(found, InputError):
-                samples.append(found)
-            elif self.report is None:
-                raise found
-            else:
-                self.report(id, found)
+            try:
+                if isinstance(found, InputError):
+                    raise found
+                samples.append(self.accept(found))
+            except InputError as problem:
+                if self.report is None:
+                    raise
+                self.report(id, problem)
         return tuple(samples)
 
 

@@ -5,13 +5,61 @@ All areas are exact and separable: a pixel or grid cell counts by the share of i
 
 from __future__ import annotations
 
-from typing import Literal
+import reprlib
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from locinv_pl.errors import InputError
+
 Box = tuple[float, float, float, float]
 Rasterize = Literal["area", "any"]
+BOX_TOLERANCE = 1.0  # pixels; annotators' boxes may stick out by rounding
+FARTHEST = 1e9  # pixels: a number beyond is none of a box
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number of a size that pictures have; truth values are none."""
+    return isinstance(value, Real) and not isinstance(value, bool) and -FARTHEST < value < FARTHEST  # type: ignore[operator]
+
+
+def check_box(box: Any, width: int, height: int, where: str) -> Box:
+    """A box (x, y, width, height) in pixels that lies on the picture; what sticks out by rounding is cut off.
+
+    Args:
+        box: four numbers.
+        width, height: of the picture, in pixels.
+        where: begins the error.
+
+    Raises:
+        InputError: it does not, or is none, or covers less than a pixel.
+    """
+    told, mend = reprlib.repr(box), "correct its bbox (x, y, width, height) or delete it"
+    if not (isinstance(box, Sequence) and len(box) == 4 and all(map(is_number, box))):
+        raise InputError(f"{where}: its box {told} is not four numbers; {mend}")
+    x, y, w, h = map(float, box)
+    if w <= 0 or h <= 0:
+        raise InputError(f"{where}: its box {told} has no area; {mend}")
+    for start, length, size in ((x, w, width), (y, h, height)):
+        if not (-BOX_TOLERANCE <= start < size and -start < length <= size + BOX_TOLERANCE - start):
+            hint = "; as corners it would fit: write x, y, x2 - x, y2 - y" if corners_fit(box, width, height) else ""
+            raise InputError(f"{where}: its box {told} lies outside the picture of {width}x{height}; {mend}{hint}")
+    if w * h < 1 or (max(x, y) < 1 and max(w, h) <= 1):
+        raise InputError(
+            f"{where}: its box {told} is less than a pixel; boxes are in pixels: multiply shares of the picture by "
+            f"its {width}x{height}, or delete it"
+        )
+    left, top = max(x, 0), max(y, 0)
+    return left, top, min(w - (left - x), width - left), min(h - (top - y), height - top)
+
+
+def corners_fit(box: Sequence[float], width: int, height: int) -> bool:
+    """Whether four numbers may be corners, (x, y, x2, y2), that lie on the picture."""
+    x, y, x2, y2 = box
+    return 0 <= x < x2 <= width + BOX_TOLERANCE and 0 <= y < y2 <= height + BOX_TOLERANCE
 
 
 def box_mask(box: Box, size: tuple[int, int]) -> Tensor:

@@ -94,6 +94,15 @@ def prompt_batch(tokenizer: Any, samples: Sequence[EditSample], bind_adjectives:
     return PromptBatch(ids, noun_rows, has_noun, adjective_rows, described_rows, has_pair, dynamic)
 
 
+def check_prompt(tokenizer: Any, sample: EditSample) -> None:
+    """Refuse a sample that :func:`prompt_batch` would stop at.
+
+    Raises:
+        InputError: its prompt is too long, or a word of it has no token.
+    """
+    prompt_batch(tokenizer, [sample], bind_adjectives=True)
+
+
 def _weights(words: list[list[tuple[int, ...]]], length: int) -> tuple[Tensor, Tensor]:
     rows = torch.zeros(len(words), max(map(len, words)), length)
     for b, positions in enumerate(words):

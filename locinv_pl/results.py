@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, cast
 
@@ -80,6 +80,7 @@ def _scores(sample: EditSample, inversion: Inversion, back: Tensor, vae: Tensor)
         "id": sample.id,
         "prompt": sample.prompt,
         "nouns": [n.word for n in sample.nouns],
+        "frame": None if sample.frame is None else asdict(sample.frame),
         "iou_initial": attention_iou(inversion.initial_maps.mean(0), sample.masks).tolist(),
         "iou": attention_iou(inversion.maps.mean(0), sample.masks).tolist(),
         "iou_curve": attention_iou_curve(inversion.maps, sample.masks).T.tolist(),

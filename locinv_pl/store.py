@@ -92,6 +92,7 @@ class InversionScores(TypedDict):
     ssim: Measure
     psnr_vae: Measure
     seconds: Measure
+    frame: NotRequired[Any]
     made_of: NotRequired[_Origin]
 
 

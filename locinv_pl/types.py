@@ -21,6 +21,7 @@ from typing_extensions import TypedDict
 
 from locinv_pl.errors import InputError
 from locinv_pl.files import AGAIN, check, digest, read_tensors, write_tensors
+from locinv_pl.frames import Frame
 
 Span = tuple[int, int]
 
@@ -88,6 +89,7 @@ class EditSample:
         adjectives: adjectives to bind to their nouns.
         edits: edits to make of the inversion.
         region: where the data says that edits change the picture, shape (H, W), bool.
+        frame: which part of its file the picture shows; all of it by default.
     """
 
     id: str
@@ -97,6 +99,7 @@ class EditSample:
     adjectives: tuple[Adjective, ...] = ()
     edits: tuple[Edit, ...] = ()
     region: Tensor | None = None
+    frame: Frame | None = None
 
     def pin_memory(self) -> EditSample:
         """The same with its tensors in page-locked memory; torch's DataLoader calls it."""

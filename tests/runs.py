@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 
 from datamodules.base import EditDataModule
 from datamodules.entries import Entry, Problems
-from datamodules.frames import Frame
+from locinv_pl.frames import Frame
 from locinv_pl.methods import Method, NullTextPolicy, TokenPolicy
 from locinv_pl.module import LocInvModule
 from locinv_pl.types import EditSample

@@ -475,7 +475,7 @@ def test_a_damaged_picture(kind: str, folder: Folder) -> None:
     assert folder.read()[0].nouns  # fine as yet
     mend = "; get it again or remove it from the data set"
     path.write_bytes(content[: len(content) // 2])
-    refused(lambda: folder.read()[0], f"images/b.{kind}: cannot be read as a picture (", "trunca", mend)
+    refused(lambda: folder.read()[0], f"images/b.{kind}: cannot be read as a picture (", "runcated", mend)
     path.write_bytes(b"<html>not found</html>")
     refused(lambda: folder.read()[0], f"images/b.{kind}: is no picture, or of a format", mend)
     path.write_bytes(b"")

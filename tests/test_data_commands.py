@@ -69,13 +69,56 @@ def test_check_of_sound_data_ends_well(tmp_path: Path, monkeypatch: pytest.Monke
     assert json.loads(Path("found.json").read_text()) == {"images": 3, "samples": 3, "problems": []}
 
 
-def test_check_holds_prompts_against_a_named_backbone(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [{"image": "good.png", "prompt": "a cat " + "and another one " * 9, "priors": {}}]
+def test_check_holds_prompts_against_the_backbone(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long = "a cat " + "and another one " * 9
+    rows = [
+        {"id": "prompt", "image": "good.png", "prompt": long, "priors": {}},
+        {"id": "edit", "image": "good.png", "prompt": "a cat", "priors": {}, "edits": ["a dog", long]},
+    ]
     (pictures / "samples.yaml").write_text(yaml.safe_dump(rows))
-    words = ("check", "data=folder", f"data.root={pictures}")
-    assert run(*words) == 0
-    assert run(*words, "backbone=embedded") == 1
-    assert "the text encoder takes 24" in capsys.readouterr().out
+    for words in ((), ("backbone=embedded",)):
+        assert run("check", "data=folder", f"data.root={pictures}", *words) == 1
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.partition(":")[0] for line in lines[:-1]] == ["prompt", "edit"]
+        assert all("the text encoder takes 24" in line for line in lines[:-1])
+
+
+BIG, SMALL = (0, 0, *SIZE), (10, 10, 40, 40)
+
+
+@pytest.mark.parametrize(
+    ("prior", "says"),
+    [
+        ([10, 10, 50, 50], "its box [10, 10, 50, 50] would fit better as corners"),
+        ([0, 0, 90, 60], "covers all of the picture"),
+        ((0, 255, BIG), "has one value, 255"),
+        ((255, 0, SMALL), "is it inverted"),
+        ((0, 255, SMALL), None),
+        ([20, 10, 15, 30], None),
+    ],
+)
+def test_check_notes_what_is_probably_meant_otherwise(
+    prior: Any, says: str | None, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if isinstance(prior, tuple):
+        outside, inside, (x, y, x2, y2) = prior
+        mask = np.full(SIZE[::-1], outside, dtype=np.uint8)
+        mask[y:y2, x:x2] = inside
+        Image.fromarray(mask).save(pictures / "m.png")
+        prior = "m.png"
+    rows = [{"image": "good.png", "prompt": "a cat", "priors": {"cat": prior}}]
+    (pictures / "samples.yaml").write_text(yaml.safe_dump(rows))
+    assert run("check", "data=folder", f"data.root={pictures}", "data.fit=pad", "json=found.json") == 0
+    notes = [row["note"] for row in json.loads(Path("found.json").read_text()).get("notes", [])]
+    assert bool(notes) == (says is not None) and (says is None or any(says in note for note in notes)), notes
+    assert capsys.readouterr().out.count("note good: cat: ") == len(notes)
+
+
+def test_check_notes_weights_in_brackets(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"image": "good.png", "prompt": "a cat", "priors": {}, "edits": ["a (red:1.5) cat"]}]
+    (pictures / "samples.yaml").write_text(yaml.safe_dump(rows))
+    assert run("check", "data=folder", f"data.root={pictures}") == 0
+    assert "has weights in brackets, '(red:1.5)'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("fit", "size"), [("crop", (128, 128)), ("pad", (128, 128)), ("native", (192, 128))])

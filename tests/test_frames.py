@@ -13,8 +13,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from datamodules.frames import Fit, Frame, check_fit
 from locinv_pl.errors import InputError
+from locinv_pl.frames import Fit, Frame, check_fit
 from locinv_pl.priors import Box, box_mask, prior_on_grid, resample
 
 FITS: tuple[Fit, ...] = get_args(Fit)

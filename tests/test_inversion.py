@@ -239,7 +239,7 @@ def test_presets_by_name_and_on_step(tiny, sample):
         ({"nouns": ["cat", "dog"]}, "'dog' has no prior"),
         ({"priors": {"cat": torch.zeros(32, 32)}}, "prior is empty"),
         ({"priors": {"cat": torch.ones(16, 16)}}, "prior is 16x16 but the picture is 32x32"),
-        ({"priors": {"cat": (20, 20, 30, 5)}}, "outside the 32x32 picture"),
+        ({"priors": {"cat": (20, 20, 30, 5)}}, "outside the picture of 32x32"),
         ({"priors": {"cat": [torch.ones(32, 32)] * 2}}, "1 times in the prompt and has 2 priors"),
         ({"prompt": "a cat " + "dog " * 20}, "has 24 tokens"),
         ({"adjectives": [("blue", "cat")]}, "'blue' is not in the prompt"),

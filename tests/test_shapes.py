@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from datamodules.frames import Frame
 from lightning.pytorch import Trainer
 from PIL import Image
 
 from callbacks.attention_maps import AttentionMapSheets
 from datamodules.base import batches_of
 from datamodules.folder import FolderDataModule
-from datamodules.frames import Frame
 from locinv_pl.editing import reconstruct
 from locinv_pl.errors import InputError
 from locinv_pl.methods import Method, NullTextPolicy, TokenPolicy

@@ -5,7 +5,8 @@ All spans index the prompt as it is given: ``prompt[start:stop]`` is the word.
 
 - Nouns and their adjectives: :func:`load_words` gives a :class:`WordFinder`, which is
   :class:`DictionaryWords` or :class:`SpacyWords`; it finds each :class:`Word`.
-- One word of a prompt: :func:`find_word`; in a regular expression: :func:`whole_word`.
+- A prompt as all compare it: :func:`tidy`; one of its words: :func:`find_word`; in a regular expression:
+  :func:`whole_word`.
 - Categories: :class:`Vocabulary` finds each :class:`Named` category of a caption, with the words of
   :func:`load_synonyms` (``SYNONYMS`` is COCO's file).
 - Edits: :func:`replace_word`, :func:`insert_adjective`, :func:`inflect`.
@@ -22,7 +23,7 @@ from locinv_pl.words.grammar import DictionaryWords
 from locinv_pl.words.lexicon import COLOURS, MATERIALS
 from locinv_pl.words.pipeline import SpacyWords
 from locinv_pl.words.rewording import insert_adjective, replace_word
-from locinv_pl.words.text import Word, find_word, whole_word
+from locinv_pl.words.text import Word, find_word, tidy, whole_word
 from locinv_pl.words.vocabulary import SYNONYMS, Named, Vocabulary, load_synonyms
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "load_synonyms",
     "load_words",
     "replace_word",
+    "tidy",
     "whole_word",
 ]
 

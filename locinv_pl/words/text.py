@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 
 from locinv_pl.errors import InputError
@@ -19,19 +20,25 @@ class Word:
     span: Span
 
 
+def tidy(text: str) -> str:
+    """A prompt as all of the package has it: on one line, accents with their letters (NFC) as the tokenizers do."""
+    return unicodedata.normalize("NFC", " ".join(text.split()))
+
+
 def whole_word(pattern: str) -> str:
     """A regular expression that finds ``pattern`` as whole words only."""
     return rf"(?<!{LETTER})(?:{pattern})(?!{LETTER})"
 
 
 def find_word(prompt: str, word: str) -> list[Span]:
-    """Character spans of a word (or several) in a prompt: whole words, any case.
+    """Character spans of a word (or several) in a prompt: whole words, any case, accents in any form.
 
     Raises:
         InputError: it is not there.
     """
-    wanted = word.strip()
-    spans = [m.span() for m in re.finditer(whole_word(re.escape(wanted)), prompt, re.IGNORECASE)] if wanted else []
+    forms = {unicodedata.normalize(form, word.strip()) for form in ("NFC", "NFD")}
+    pattern = whole_word("|".join(re.escape(form) for form in sorted(forms)))
+    spans = [match.span() for match in re.finditer(pattern, prompt, re.IGNORECASE)] if word.strip() else []
     if not spans:
         raise InputError(f"word {word!r} is not in the prompt {prompt!r}; name a word of the prompt")
     return spans

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from locinv_pl.errors import InputError, one_line
+from locinv_pl.errors import InputError
+from locinv_pl.reading import read_yaml
 from locinv_pl.types import Span
 from locinv_pl.words.dictionary import Can, can_be, inflect, is_invariant, is_plural, lemmas, singulars
 from locinv_pl.words.grammar import DictionaryWords
@@ -133,14 +132,7 @@ def load_synonyms(path: Path | None = None) -> dict[str, tuple[str, ...]]:
         InputError: the file is missing or malformed.
     """
     path = path or SYNONYMS
-    try:
-        table = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; name a file of synonyms") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); mend its permissions") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"{path}: not valid YAML ({one_line(str(error))}); write it again") from None
+    table = read_yaml(path, "name a file of synonyms")
     if not isinstance(table, dict):
         raise InputError(f"{path}: holds no categories; write lines as 'dog: [puppy, pug]'")
     for name, words in table.items():

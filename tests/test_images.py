@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from datamodules.pictures import picture_size, read_picture, to_rgb
 from locinv_pl.errors import InputError
+from locinv_pl.images import image_size, open_image, to_rgb
 
 WIDTH, HEIGHT = 7, 5
 ORIENTATION = 0x0112
@@ -64,7 +64,7 @@ def upright(stored: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def pixels(path: Path, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
-    picture = read_picture(path, width, height)
+    picture = open_image(path, (width, height))
     assert picture.mode == "RGB" and picture.size == (width, height)
     return np.asarray(picture)
 
@@ -87,8 +87,8 @@ def test_exif_turns_a_picture_upright(orientation: int, kind: str, tmp_path: Pat
     stored, path = noise(HEIGHT, WIDTH, 3), tmp_path / f"a.{kind}"
     Image.fromarray(stored).save(path, exif=turned(orientation), **lossless(kind))
     expected = upright(stored, orientation)
-    assert picture_size(path) == (expected.shape[1], expected.shape[0])
-    assert np.array_equal(pixels(path, *picture_size(path)), expected)
+    assert image_size(path) == (expected.shape[1], expected.shape[0])
+    assert np.array_equal(pixels(path, *image_size(path)), expected)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -98,14 +98,14 @@ def test_exif_turns_a_jpeg_upright(orientation: int, mode: str, tmp_path: Path) 
     Image.fromarray(noise(16, 24, 3)).convert(mode).save(plain)
     Image.fromarray(noise(16, 24, 3)).convert(mode).save(exif, exif=turned(orientation))
     expected = upright(pixels(plain, 24, 16), orientation)
-    assert np.array_equal(pixels(exif, *picture_size(exif)), expected)
+    assert np.array_equal(pixels(exif, *image_size(exif)), expected)
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
 def test_a_picture_annotated_as_it_is_stored_stays_so(orientation: int, tmp_path: Path) -> None:
     stored, path = noise(HEIGHT, WIDTH, 3), tmp_path / "a.png"
     Image.fromarray(stored).save(path, exif=turned(orientation))
-    assert picture_size(path) == (HEIGHT, WIDTH)
+    assert image_size(path) == (HEIGHT, WIDTH)
     assert np.array_equal(pixels(path, WIDTH, HEIGHT), stored)
     assert np.array_equal(pixels(path, HEIGHT, WIDTH), upright(stored, orientation))
 
@@ -131,7 +131,7 @@ def test_an_orientation_that_is_none_turns_nothing(orientation: int, tmp_path: P
 def test_damaged_exif_does_not_matter(exif: bytes, kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"a.{kind}"
     Image.fromarray(noise(HEIGHT, WIDTH, 3)).save(path, exif=exif, **lossless(kind))
-    assert picture_size(path) == (WIDTH, HEIGHT)
+    assert image_size(path) == (WIDTH, HEIGHT)
     assert np.array_equal(pixels(path), noise(HEIGHT, WIDTH, 3))
 
 
@@ -211,7 +211,7 @@ def test_sixteen_bits_are_turned_too(orientation: int, tmp_path: Path) -> None:
     values = np.arange(HEIGHT * WIDTH, dtype=np.uint16).reshape(HEIGHT, WIDTH) * 1028
     Image.fromarray(values).save(tmp_path / "a.png", exif=turned(orientation))
     expected = upright(np.repeat(values[..., None] // 257, 3, axis=2).astype(np.uint8), orientation)
-    assert np.array_equal(pixels(tmp_path / "a.png", *picture_size(tmp_path / "a.png")), expected)
+    assert np.array_equal(pixels(tmp_path / "a.png", *image_size(tmp_path / "a.png")), expected)
 
 
 @pytest.mark.parametrize(("value", "expected"), [(200, 200), (0, 0), (255, 255), (65535, 255), (-3, 0), (1 << 20, 255)])
@@ -232,7 +232,7 @@ def test_cmyk_has_the_colours_that_it_prints(tmp_path: Path) -> None:
 def test_lossless_formats_are_exact(kind: str, tmp_path: Path) -> None:
     picture = Image.fromarray(noise(HEIGHT, WIDTH, 3))
     picture.save(tmp_path / f"a.{kind}", **lossless(kind))
-    assert picture_size(tmp_path / f"a.{kind}") == (WIDTH, HEIGHT)
+    assert image_size(tmp_path / f"a.{kind}") == (WIDTH, HEIGHT)
     assert np.array_equal(pixels(tmp_path / f"a.{kind}"), noise(HEIGHT, WIDTH, 3))
 
 
@@ -265,8 +265,8 @@ def test_the_size_needs_no_body(kind: str, share: float, tmp_path: Path) -> None
     Image.fromarray(noise(60, 80, 3)).save(path, **options)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    assert picture_size(path) == ((60, 80) if exif else (80, 60))
-    refused(lambda: read_picture(path, *picture_size(path)), f"a.{kind}: cannot be read as a picture (", "get it again")
+    assert image_size(path) == ((60, 80) if exif else (80, 60))
+    refused(lambda: open_image(path, image_size(path)), f"a.{kind}: cannot be read as a picture (", "get it again")
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "webp", "tif", "gif"])
@@ -276,12 +276,12 @@ def test_the_size_decodes_nothing(kind: str, tmp_path: Path, monkeypatch: pytest
     decoded: list[object] = []
     with Image.open(tmp_path / f"a.{kind}") as file:
         monkeypatch.setattr(type(file), "load", lambda self: decoded.append(self))
-    assert picture_size(tmp_path / f"a.{kind}") == (80, 60) and not decoded
+    assert image_size(tmp_path / f"a.{kind}") == (80, 60) and not decoded
 
 
 # --- what can't be read ---
 
-READERS = [lambda path: read_picture(path, 80, 60), picture_size]
+READERS = [lambda path: open_image(path, (80, 60)), image_size]
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "webp", "tif", "gif"])
@@ -291,7 +291,7 @@ def test_a_truncated_picture(kind: str, share: float, tmp_path: Path) -> None:
     Image.fromarray(noise(60, 80, 3)).save(path)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    refused(lambda: read_picture(path, 80, 60), f"{path}: ", "; get it again or remove it from the data set")
+    refused(lambda: open_image(path, (80, 60)), f"{path}: ", "; get it again or remove it from the data set")
 
 
 @pytest.mark.parametrize("read", READERS)
@@ -331,12 +331,12 @@ def test_what_is_no_file(read: Callable[[Path], object], tmp_path: Path) -> None
 def test_a_picture_of_another_size(size: tuple[int, int], tmp_path: Path) -> None:
     Image.fromarray(noise(HEIGHT, WIDTH, 3)).save(tmp_path / "a.png")
     problem = f"a.png: is 7x5 but {size[0]}x{size[1]} was annotated; use the picture that was annotated or correct"
-    refused(lambda: read_picture(tmp_path / "a.png", *size), problem)
+    refused(lambda: open_image(tmp_path / "a.png", size), problem)
 
 
 def test_a_turned_picture_of_another_size_is_told_upright(tmp_path: Path) -> None:
     Image.fromarray(noise(HEIGHT, WIDTH, 3)).save(tmp_path / "a.png", exif=turned(6))
-    refused(lambda: read_picture(tmp_path / "a.png", 6, 6), "a.png: is 5x7 but 6x6 was annotated")
+    refused(lambda: open_image(tmp_path / "a.png", (6, 6)), "a.png: is 5x7 but 6x6 was annotated")
 
 
 def test_a_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,7 +376,7 @@ def test_any_damage_is_one_clear_line(
     for start, new, old in damage:
         content = content[:start] + new + content[start + old :]
     path.write_bytes(content[: max(length, 20)])
-    for read in (picture_size, lambda path: read_picture(path, 9, 11), lambda path: read_picture(path, 11, 9)):
+    for read in (image_size, lambda path: open_image(path, (9, 11)), lambda path: open_image(path, (11, 9))):
         try:
             read(path)
         except InputError as error:
