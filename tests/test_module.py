@@ -104,6 +104,7 @@ class TestUndisturbed:
                 "id",
                 "prompt",
                 "nouns",
+                "frame",
                 "iou_initial",
                 "iou",
                 "iou_curve",
