@@ -80,7 +80,7 @@ def _scores(sample: EditSample, inversion: Inversion, back: Tensor, vae: Tensor)
         "id": sample.id,
         "prompt": sample.prompt,
         "nouns": [n.word for n in sample.nouns],
-        "frame": None if sample.frame is None else asdict(sample.frame),
+        **({} if sample.frame is None else {"frame": asdict(sample.frame)}),
         "iou_initial": attention_iou(inversion.initial_maps.mean(0), sample.masks).tolist(),
         "iou": attention_iou(inversion.maps.mean(0), sample.masks).tolist(),
         "iou_curve": attention_iou_curve(inversion.maps, sample.masks).T.tolist(),
