@@ -123,9 +123,9 @@ class Judge:
         return 100 * cosine.clamp(min=0).cpu()
 
     def agrees(self, images: Tensor, prompts: Sequence[str]) -> list[bool | None]:
-        """Whether each picture shows what its prompt names: every noun, in its colour where the prompt says one.
+        """Whether each picture shows what its prompt names, every noun in its colour where the prompt says one.
 
-        What else is on the picture doesn't matter.
+        A noun that the prompt doesn't name must not be there: an old object beside a new one is no swap.
 
         Args:
             images: (B, 3, H, W) in [0, 1].
@@ -146,7 +146,7 @@ class Judge:
         if not wanted or any(len(colors) > 1 for colors in wanted.values()):
             return None
         there = {sighting.noun: sighting.color for sighting in seen}
-        return all(noun in there and colors <= {there[noun]} for noun, colors in wanted.items())
+        return there.keys() == wanted.keys() and all(colors <= {there[noun]} for noun, colors in wanted.items())
 
     @cached_property
     def _forms(self) -> Mapping[str, str]:

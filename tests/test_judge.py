@@ -1,5 +1,6 @@
 """The judge: what it makes of its networks' answers, and how often it is right."""
 
+import random
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +20,8 @@ from locinv_pl.evaluation import (
     unseen_scenes,
 )
 from locinv_pl.judge import Judge, Recognizer, Sighting, load_judge
-from locinv_pl.scenes.drawing import BACKGROUNDS, COLORS, NOUNS
+from locinv_pl.scenes.drawing import BACKGROUNDS, COLORS, NOUNS, draw_scene
+from locinv_pl.scenes.faults import FAULTS, with_faults
 from locinv_pl.scenes.words import PLURALS
 
 WORDS = {"nouns": ("cat", "dog"), "colors": ("red", "blue", "white")}
@@ -73,16 +75,16 @@ class TestAgrees:
     @pytest.mark.parametrize(
         "prompt, expected",
         [
-            ("a dog", True),
+            ("a dog", False),  # a cat is there, too
             ("A Blue DOG, a red cat.", True),
             ("a blue dog and a cat on the grass", True),
             ("two red cats and dogs", True),
             ("two blue cats", False),
             ("a red dog and a red cat", False),
-            ("a big blue dog", True),
-            ("a blue big dog", True),  # the colour doesn't stand before its noun
-            ("a green dog", True),  # not one of the judge's colours
-            ("a red cat and another cat", True),
+            ("a big blue dog and a cat", True),
+            ("a blue big dog and a cat", True),  # the colour doesn't stand before its noun
+            ("a green dog and a cat", True),  # not one of the judge's colours
+            ("a red cat, another cat and a dog", True),
             ("a red cat and a blue cat", None),
             ("a bus on the road", None),
             ("a hot catalogue", None),
@@ -93,7 +95,7 @@ class TestAgrees:
         assert agrees(prompt) == [expected]
 
     def test_every_picture_by_its_own_prompt(self, agrees) -> None:
-        assert agrees("a dog", "a blue cat", "a house") == [True, False, None]
+        assert agrees("a dog and a cat", "a blue cat", "a house") == [True, False, None]
 
     def test_a_noun_that_is_not_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
         judge = judge_of(torch.zeros(1, 6, 8, 8))
@@ -127,18 +129,37 @@ def test_the_judge_is_right_on_scenes_it_never_saw(judge):
 
 @pytest.mark.slow
 def test_the_judge_sees_what_was_changed(judge):
-    """Red and blue swapped inside one object's mask."""
+    """One object's red paint as the world's blue, its white and black as they were."""
+    red, blue = (torch.tensor(COLORS[name]) / 255 for name in ("red", "blue"))
     scenes = [s for s in unseen_scenes(2, 240, 128) if len(s.objects) > 1 and s.objects[0].color == "red"]
     pictures = to_tensor(scenes)
     for picture, scene in zip(pictures, scenes, strict=True):
         inside = torch.from_numpy(scene.objects[0].mask)
-        picture[:, inside] = picture.flip(0)[:, inside]
+        pixels = picture[:, inside]
+        redness = (pixels[0] - pixels[2]) / (red[0] - red[2])
+        picture[:, inside] = (pixels + redness * (blue - red)[:, None]).clamp(0, 1)
     right = []
     for scene, seen in zip(scenes, judge_all(judge, pictures), strict=True):
         changed, *others = scene.objects
         wanted = {(changed.noun, "blue")} | {(thing.noun, thing.color) for thing in others}
         right.append({(s.noun, s.color) for s in seen} == wanted)
     assert len(right) >= 4 and sum(right) >= 0.8 * len(right)
+
+
+FAULTLESS = {"half": 0.85, "gone": 0.97, "smudge": 0.93}  # seen on other seeds, 200 scenes: 0.88, 1.00, 0.96
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_half_there_counts_and_a_smudge_does_not(judge, fault):
+    scenes, wanted = [], []
+    for n in range(100):
+        rng = random.Random(f"calibration/{n}")
+        scene = draw_scene(rng, 128, 2)
+        scenes.append(with_faults(scene, {0: fault}, rng))
+        wanted.append({(thing.noun, thing.color) for thing in scene.objects[fault != "half" :]})
+    seen = [{(s.noun, s.color) for s in saw} for saw in judge_all(judge, to_tensor(scenes))]
+    assert sum(saw == right for saw, right in zip(seen, wanted, strict=True)) >= 100 * FAULTLESS[fault] - 5
 
 
 @pytest.mark.slow

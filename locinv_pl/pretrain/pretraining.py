@@ -331,6 +331,7 @@ class Pretraining:
             shift = latents.mean().item() if centred else None
             vae.register_to_config(scaling_factor=1 / latents.std().item(), shift_factor=shift)
         _replace(folder, vae.half().save_pretrained)
+        _forget_origin(folder / "config.json")
 
     def _export_clip(self, module: ClipModule) -> None:
         _replace(self.judge / "clip", module.clip.half().save_pretrained)
