@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -11,9 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from locinv_pl.alignment import edit_kind
 from locinv_pl.backbone import Backbone, load_backbone
-from locinv_pl.editing import EditSettings
+from locinv_pl.editing import EditSettings, as_edit
 from locinv_pl.editing import edit as edit_inversion
 from locinv_pl.errors import InputError
 from locinv_pl.inversion import collect, invert_step
@@ -22,7 +22,7 @@ from locinv_pl.priors import box_mask
 from locinv_pl.results import save_edits
 from locinv_pl.store import RunFolder, read_json
 from locinv_pl.task import prepare
-from locinv_pl.types import Adjective, Edit, EditSample, Inversion, Noun, StepRecord
+from locinv_pl.types import Adjective, EditSample, Inversion, Noun, StepRecord
 from locinv_pl.words import find_word
 
 Prior = Tensor | np.ndarray | Sequence[float]
@@ -88,7 +88,8 @@ def edit_run(
         image: the picture's id.
         prompts: target prompts, edited as one batch.
         settings: how; those of an :class:`~locinv_pl.editing.EditSettings` by default.
-        region: a mask of the picture's size, non-zero where edits may change it, for ``blend="prior"``.
+        region: a mask of the picture's size, non-zero where edits may change it: as ``blend="prior"``, with the
+            region in place of the priors.
         device: where to compute.
 
     Returns:
@@ -101,16 +102,19 @@ def edit_run(
     made_by = read_json(folder.root / "settings.json")
     inversion = Inversion.load(folder.inversion_path(image))
     targets = [prompts] if isinstance(prompts, str) else list(prompts)
-    edits = [Edit(prompt, edit_kind(inversion.prompt, prompt)) for prompt in targets]
+    edits = [as_edit(inversion.prompt, prompt) for prompt in targets]
     for edit in edits:
-        if edit.kind == "same":
+        if edit.kind == "same" and not (edit.weights or settings.reweight):
             raise InputError(f"prompt {edit.prompt!r}: is the source prompt of {image!r}; change a word of it")
     backbone = load_backbone(made_by["backbone"], made_by["dtype"], device)
     allowed = None if region is None else _picture(region).amax(0)
-    pictures = edit_inversion(backbone, inversion, targets, settings, allowed, with_source=True)
+    if allowed is not None:
+        settings = replace(settings, blend="prior")
+    pictures = edit_inversion(backbone, inversion, edits, settings, allowed, with_source=True)
     has_source = (folder.edits_path(image) / "source.png").exists()  # else the VAE's must do
     source = None if has_source else backbone.decode(inversion.trajectory[:1])[0].cpu()
-    return save_edits(folder, image, inversion.prompt, settings.to_dict(), source, pictures[0], edits, pictures[1:])
+    values, back, edited = settings.to_dict(), pictures[0], pictures[1:]
+    return save_edits(folder, image, inversion.prompt, values, source, back, edits, edited, allowed)
 
 
 def make_sample(

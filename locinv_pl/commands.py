@@ -114,7 +114,7 @@ def edit(
         image: the picture's id, as its files in inversions/ are named.
         prompt: the target prompt, or several in one batch: prompt='["a blue car", "a red bus"]'.
         edit: how; edit.KEY=VALUE for any key of EditSettings.
-        region: a mask of the picture's size, white where edits may change it, for edit.blend=prior.
+        region: a mask of the picture's size, white where edits may change it; it takes the place of edit.blend.
         device: where to compute.
 
     Raises:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch import Tensor
 from locinv_pl.alignment import align, edit_kind, word_changes
 from locinv_pl.api import invert
 from locinv_pl.backbone import Backbone, load_backbone
-from locinv_pl.editing import EditSettings, changed_nouns, edit
+from locinv_pl.editing import EditSettings, changed_nouns, edit, nothing
 from locinv_pl.errors import InputError
 from locinv_pl.methods import Method, preset_file
 from locinv_pl.prompts import tokenize
@@ -114,9 +114,12 @@ def load_editor(name_or_path: str | Path, backbone: Backbone) -> Editor:
     return make_editor(settings, backbone)
 
 
-def make_editor(settings: EditorSettings, backbone: Backbone) -> Editor:
-    """The editor that settings describe; arguments and errors as in :func:`load_editor`."""
-    return EDITORS[settings.editor](settings, backbone)
+def make_editor(settings: EditorSettings, backbone: Backbone, on_pass: Callable[[], None] = nothing) -> Editor:
+    """The editor that settings describe; ``on_pass`` is called before every pass of its UNet.
+
+    Other arguments and errors are as in :func:`load_editor`.
+    """
+    return EDITORS[settings.editor](settings, backbone, on_pass)
 
 
 class PipelineEditor(ABC):
@@ -125,6 +128,7 @@ class PipelineEditor(ABC):
     Args:
         settings: which model, and how.
         backbone: gives the networks where the settings name no model, and the device.
+        on_pass: called before every pass of the UNet.
 
     Raises:
         InputError: an option that the pipeline hasn't, or the model can't be loaded or isn't one for it.
@@ -135,8 +139,10 @@ class PipelineEditor(ABC):
     channels: ClassVar[tuple[int, ...]] = (4,)  # that its UNet may take
     multiple: ClassVar[int] = 8  # of pixels along the picture's sides
 
-    def __init__(self, settings: EditorSettings, backbone: Backbone):
+    def __init__(self, settings: EditorSettings, backbone: Backbone, on_pass: Callable[[], None] = nothing):
         import diffusers
+
+        self.on_pass = on_pass
 
         self.settings, self._name = settings, f"editor={settings.editor}"
         if settings.model is not None:
@@ -168,7 +174,7 @@ class PipelineEditor(ABC):
             raise InputError(f"{self._name}: the prior's shape is {tuple(prior.shape)}, the picture's {(h, w)}")
         for prompt in (source, target):
             tokenize(self.pipe.tokenizer, prompt)
-        with _attention_restored(self.unet):
+        with _attention_restored(self.unet), _before_passes(self.unet, self.on_pass):
             try:
                 edited = self._edit(image[None], source, target, prior)
             except InputError:
@@ -269,8 +275,8 @@ class LeditsPP(PipelineEditor):
     pipeline, calls = "LEditsPPPipelineStableDiffusion", ("invert", "__call__")
     multiple = 32
 
-    def __init__(self, settings: EditorSettings, backbone: Backbone):
-        super().__init__(settings, backbone)
+    def __init__(self, settings: EditorSettings, backbone: Backbone, on_pass: Callable[[], None] = nothing):
+        super().__init__(settings, backbone, on_pass)
         encode = self.pipe.encode_prompt
 
         def encode_prompt(*args: Any, editing_prompt: Sequence[str], **kwargs: Any) -> tuple[Any, ...]:
@@ -334,7 +340,8 @@ class PromptToPrompt:
         priors = {} if prior is None else {word: prior.float() for word in self._changed(source, target)}
         pairs = [(a.text, n.text.lower()) for a, n in load_words().pairs(source) if n.text.lower() in priors]
         inversion = invert(self.backbone, image, source, priors, adjectives=pairs, **self.inverts)
-        return edit(self.backbone, inversion, target, self.settings, prior)[0]
+        region = prior if self.settings.blend == "prior" else None
+        return edit(self.backbone, inversion, target, self.settings, region)[0]
 
     def _changed(self, source: str, target: str) -> list[str]:
         mine, yours = (tokenize(self.backbone.tokenizer, prompt) for prompt in (source, target))
@@ -396,6 +403,16 @@ def _described(prompt: str, spans: Sequence[Span]) -> str:
 def _refuse_same(source: str, target: str) -> None:
     if edit_kind(source, target) == "same":
         raise InputError(f"prompt {target!r}: is the source prompt; change a word of it")
+
+
+@contextmanager
+def _before_passes(net: torch.nn.Module, call: Callable[[], None]) -> Iterator[None]:
+    """A block in which ``call`` comes before every pass of a network."""
+    handle = net.register_forward_pre_hook(lambda module, args: call())
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager

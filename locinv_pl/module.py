@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import asdict
 from functools import cached_property, partial
@@ -9,21 +10,32 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
 
-import locinv_pl.strategy  # noqa: F401 (registers image_parallel)
 from locinv_pl.backbone import Backbone, load_backbone
 from locinv_pl.batch import Engine, Outcome, Part, advance, begin, make_engine
-from locinv_pl.editing import EditSettings, edit, reconstruct
+from locinv_pl.editing import EditSettings, check_edit, edit, reconstruct
 from locinv_pl.editors import Editor, EditorSettings, make_editor
+from locinv_pl.errors import InputError
 from locinv_pl.loader import Timestep
 from locinv_pl.measures import Measures, MeasureSettings, edit_region
 from locinv_pl.methods import Method
-from locinv_pl.results import EditResult, save_edits, score, score_edits, score_reconstruction
+from locinv_pl.results import (
+    EditResult,
+    edit_row,
+    note_refused,
+    save_edits,
+    score,
+    score_edits,
+    score_reconstruction,
+)
 from locinv_pl.store import RunFolder, Scores
+from locinv_pl.strategy import ImageParallelStrategy
 from locinv_pl.summary import edits_table, summarize, summarize_edits, table
 from locinv_pl.task import settings_of
 from locinv_pl.tuning import Tuning
-from locinv_pl.types import EditSample, Inversion
+from locinv_pl.types import Edit, EditSample, Inversion
 
 
 class LocInvModule(LightningModule):
@@ -135,33 +147,74 @@ class LocInvModule(LightningModule):
         """Reconstruct from the files alone, and score."""
         began = time.perf_counter()
         inversions = [Inversion.load(self.run.inversion_path(s.id)) for s in batch.samples]
-        pictures = reconstruct(self.backbone, inversions)
+        pictures = reconstruct(self.backbone, inversions, self._stop_if_told)
         seconds = (time.perf_counter() - began) / len(inversions)
         for result in score(self.backbone, batch.samples, inversions, pictures, seconds):
             self.run.save_scores("validation", result.sample.id, result.scores)
 
     def predict_step(self, batch: Timestep, batch_idx: int) -> list[EditResult]:
-        """Edit every picture of the batch by the edits that its data names; from the files alone."""
-        return [self._edit(sample) for sample in batch.samples]
+        """Edit every picture of the batch by the edits that its data names; from the files alone.
 
-    def _edit(self, sample: EditSample) -> EditResult:
-        prompts, inversion = [listed.prompt for listed in sample.edits], None
+        Returns:
+            a result for every picture that names no edits, or one that can be made.
+        """
+        return [result for sample in batch.samples if (result := self._edit(sample, batch.skips)) is not None]
+
+    def _edit(self, sample: EditSample, skip: bool) -> EditResult | None:
+        """Make a picture's edits; with ``skip`` those that can't be made are noted and left out."""
+        values, inversion, refused = self._edit_values, None, []
         if self.editor is None:
             inversion = Inversion.load(self.run.inversion_path(sample.id))
-            pictures = edit(self.backbone, inversion, prompts, self.edit, sample.region, with_source=True)
+        edits, made = [], []
+        for listed in sample.edits:
+            try:
+                made += self._made_alone(sample, inversion, listed)
+                edits.append(listed)
+            except InputError as problem:
+                if not skip:
+                    raise
+                print(f"skipped edit {listed.prompt!r} of {sample.id}: {problem}", file=sys.stderr)
+                refused.append({**edit_row(listed, values, self._region(sample)), "problem": str(problem)})
+        note_refused(self.run, sample.id, refused)
+        if refused and not edits:
+            return None
+        if inversion is not None:
+            region = self._region(sample)
+            pictures = edit(self.backbone, inversion, edits, self.edit, region, True, self._stop_if_told)
         else:
-            pictures = self.backbone.decode(self.backbone.encode(sample.image[None])).cpu()
-            regions = [edit_region(sample, self.backbone.tokenizer, prompt, by_prior=True) for prompt in prompts]
-            made = [self._editor(sample.image, sample.prompt, *asked) for asked in zip(prompts, regions, strict=True)]
-            pictures = torch.cat([pictures, *(picture[None] for picture in made)])
-        values, back, edited = self._edit_values, pictures[0], pictures[1:]
-        save_edits(self.run, sample.id, sample.prompt, values, sample.image, back, sample.edits, edited)
-        return EditResult(sample, inversion, values, back, sample.edits, edited)
+            back = self.backbone.decode(self.backbone.encode(sample.image[None])).cpu()
+            pictures = torch.cat([back, *(picture[None] for picture in made)])
+        back, edited = pictures[0], pictures[1:]
+        save_edits(self.run, sample.id, sample.prompt, values, sample.image, back, edits, edited, self._region(sample))
+        return EditResult(sample, inversion, values, back, edits, edited)
+
+    def _made_alone(self, sample: EditSample, inversion: Inversion | None, listed: Edit) -> list[Tensor]:
+        """What another editor makes, (3, H, W); ours makes all edits of a picture together, and is only asked here."""
+        if inversion is not None:
+            check_edit(self.backbone, inversion, listed, self.edit, self._region(sample))
+            return []
+        if listed.weights:
+            raise InputError(
+                f"prompt {listed.prompt!r}: weights in brackets are for our own edits; leave them out, or editor="
+            )
+        region = edit_region(sample, self.backbone.tokenizer, listed, by_prior=True)
+        return [self._editor(sample.image, sample.prompt, listed.prompt, region)]
+
+    def _region(self, sample: EditSample) -> Tensor | None:
+        """Where the data says that our own edits may change the picture, if they are to keep to that."""
+        return sample.region if self.editor is None and self.edit.blend == "prior" else None
+
+    def _stop_if_told(self) -> None:
+        """Answer SIGTERM in the middle of a picture that is made again from its beginning."""
+        if isinstance(self.trainer.strategy, ImageParallelStrategy):
+            self.trainer.strategy.stop_if_told()
+        elif self.trainer.received_sigterm:
+            raise SIGTERMException
 
     @cached_property
     def _editor(self) -> Editor:
         assert self.editor is not None
-        return make_editor(self.editor, self.backbone)
+        return make_editor(self.editor, self.backbone, self._stop_if_told)
 
     @property
     def _edit_values(self) -> dict[str, Any]:
@@ -171,7 +224,12 @@ class LocInvModule(LightningModule):
     def test_step(self, batch: Timestep, batch_idx: int) -> None:
         """Score the edits that ``predict`` made of every picture of the batch; from the files alone."""
         for sample in batch.samples:
-            edits = score_edits(self.run, sample, self.backbone.tokenizer, self._edit_values, self._measures)
+            self._stop_if_told()
+            about_edits = self.backbone.tokenizer, self._edit_values, self._measures
+            by_region = self._region(sample) is not None
+            edits = score_edits(self.run, sample, *about_edits, by_region, batch.skips)
+            if sample.edits and not edits:
+                continue  # predict has left them all out
             back = score_reconstruction(self.run, sample, self._measures)
             about = {"id": sample.id, "prompt": sample.prompt, "reconstruction": back}
             self.run.save_scores("test", sample.id, {**about, "edits": edits, **self._tested})

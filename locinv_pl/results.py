@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,7 +19,7 @@ from locinv_pl.backbone import Backbone
 from locinv_pl.drawing import to_array, to_png
 from locinv_pl.errors import InputError, one_line
 from locinv_pl.measures import Measures, edit_region
-from locinv_pl.metrics import attention_iou, attention_iou_curve, psnr, ssim
+from locinv_pl.metrics import attention_iou, attention_iou_curve, fp32, psnr, ssim
 from locinv_pl.store import RunFolder, read_json, write_json
 from locinv_pl.types import Edit, EditSample, Inversion, write_atomically
 
@@ -64,10 +65,11 @@ def score(
     """Score a batch's reconstructions (B, 3, H, W); ``seconds`` is the time that each picture took."""
     pictures = torch.stack([s.image for s in samples])
     vae = backbone.decode(backbone.encode(pictures)).cpu()
-    return [
-        Result(sample, inversion, back, ceiling, {**_scores(sample, inversion, back, ceiling), "seconds": seconds})
-        for sample, inversion, back, ceiling in zip(samples, inversions, reconstructions, vae, strict=True)
-    ]
+    with fp32():
+        return [
+            Result(sample, inversion, back, ceiling, {**_scores(sample, inversion, back, ceiling), "seconds": seconds})
+            for sample, inversion, back, ceiling in zip(samples, inversions, reconstructions, vae, strict=True)
+        ]
 
 
 def _scores(sample: EditSample, inversion: Inversion, back: Tensor, vae: Tensor) -> dict[str, Any]:
@@ -96,24 +98,24 @@ def save_edits(
     reconstruction: Tensor,
     edits: Sequence[Edit],
     pictures: Tensor,
+    region: Tensor | None = None,
 ) -> list[Path]:
     """Write ``edits/<id>/``: source.png, reconstruction.png, a numbered PNG for each edit, and edits.json.
 
-    ``prompt`` is the source prompt, ``settings`` are those of the edits, as plain values. An edit that is there
-    already, with this prompt and these settings, is written again under its own number; others are kept. Without a
-    ``source`` that picture is left as it is. Every PNG holds prompt and settings in its metadata; edits.json is
-    written last.
+    ``prompt`` is the source prompt, ``settings`` are those of the edits, as plain values, and ``region`` is the one
+    that they keep to. An edit that is there already, with this prompt, these settings and this region, is written
+    again under its own number; others are kept. Without a ``source`` that picture is left as it is. Every PNG holds
+    prompt and settings in its metadata; edits.json is written last.
 
     Returns:
         the edits' files.
     """
     folder = run.edits_path(id)
     rows = read_json(folder / "edits.json")["edits"] if (folder / "edits.json").exists() else []
-    about = {"source_prompt": prompt, "settings": json.dumps(settings)}
 
-    def write(name: str, picture: Tensor, text: str) -> Path:
-        path = folder / name
-        write_atomically(path, to_png(Image.fromarray(to_array(picture)), {"prompt": text, **about}))
+    def write(name: str, picture: Tensor, text: str, settings: Mapping[str, Any] = settings) -> Path:
+        path, about = folder / name, {"prompt": text, "source_prompt": prompt, "settings": json.dumps(settings)}
+        write_atomically(path, to_png(Image.fromarray(to_array(picture)), about))
         return path
 
     if source is not None:
@@ -121,14 +123,43 @@ def save_edits(
     write("reconstruction.png", reconstruction, prompt)
     paths = []
     for edit, picture in zip(edits, pictures, strict=True):
-        row = {"kind": edit.kind, "prompt": edit.prompt, "settings": settings}
+        row = edit_row(edit, settings, region)
         same = [there for there in rows if row.items() <= there.items()]
         if not same:
             same = [{"file": f"{len(rows) + 1}-{quote(edit.kind, safe='')}.png", **row}]
             rows += same
-        paths.append(write(same[0]["file"], picture, edit.prompt))
+        paths.append(write(same[0]["file"], picture, edit.prompt, row["settings"]))
     write_json(folder / "edits.json", {"id": id, "prompt": prompt, "edits": rows})
     return paths
+
+
+def edit_row(edit: Edit, settings: Mapping[str, Any], region: Tensor | None = None) -> dict[str, Any]:
+    """What makes an edit the one it is: its kind, its prompt, and its settings with what it has of its own.
+
+    Args:
+        edit: the edit.
+        settings: those of all edits, as plain values.
+        region: (H, W), where it may change the picture.
+    """
+    own: dict[str, Any] = {}
+    if edit.weights:
+        own["weights"] = [[edit.prompt[slice(*span)], *span, factor] for span, factor in edit.weights]
+    if edit.blend is not None:
+        own["blended_words"] = list(edit.blend)
+    if region is not None:
+        plane = region.float().contiguous()
+        content = repr(tuple(plane.shape)).encode() + plane.numpy().tobytes()
+        own["region"] = sha256(content).hexdigest()[:16]
+    return {"kind": edit.kind, "prompt": edit.prompt, "settings": {**settings, **own}}
+
+
+def note_refused(run: RunFolder, id: str, refused: Sequence[Mapping[str, Any]]) -> None:
+    """Write ``edits/<id>/refused.json``: the edits that can't be made, and why; gone where there is none."""
+    path = run.edits_path(id) / "refused.json"
+    if refused:
+        write_json(path, {"id": id, "edits": list(refused)})
+    else:
+        path.unlink(missing_ok=True)
 
 
 def score_edits(
@@ -137,6 +168,8 @@ def score_edits(
     tokenizer: Any,
     settings: Mapping[str, Any],
     measures: Measures,
+    by_region: bool = False,
+    skip: bool = False,
 ) -> list[dict[str, Any]]:
     """Measure every edit that a sample names, on its file in ``edits/<id>/``, against the sample's picture.
 
@@ -146,6 +179,8 @@ def score_edits(
         tokenizer: of the model that edited it.
         settings: the edits that were made with these.
         measures: what measures them.
+        by_region: whether the edits keep to the sample's region.
+        skip: leave out edits that :func:`note_refused` has noted.
 
     Returns:
         for each edit, in the sample's order, its kind, prompt, file and measures.
@@ -155,17 +190,21 @@ def score_edits(
     """
     folder = run.edits_path(sample.id)
     listed = read_json(folder / "edits.json")["edits"] if (folder / "edits.json").exists() else []
+    refused = read_json(folder / "refused.json")["edits"] if skip and (folder / "refused.json").exists() else []
     scored = []
     for edit in sample.edits:
         row = {"kind": edit.kind, "prompt": edit.prompt}
-        made = next((there for there in listed if {**row, "settings": settings}.items() <= there.items()), None)
+        identity = edit_row(edit, settings, sample.region if by_region else None)
+        made = next((there for there in listed if identity.items() <= there.items()), None)
+        if made is None and any(identity.items() <= row.items() for row in refused):
+            continue
         if made is None:
             raise InputError(
                 f"image {sample.id!r}: {folder} has no edit to {edit.prompt!r} with these settings; "
                 f"run predict first, with the same words"
             )
         picture = _read_png(folder / made["file"], sample)
-        region = edit_region(sample, tokenizer, edit.prompt)
+        region = edit_region(sample, tokenizer, edit)
         scored.append({**row, "file": made["file"], **measures.score(sample.image, picture, edit.prompt, region)})
     return scored
 
