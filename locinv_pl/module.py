@@ -21,6 +21,7 @@ from locinv_pl.errors import InputError
 from locinv_pl.loader import Timestep
 from locinv_pl.measures import Measures, MeasureSettings, edit_region
 from locinv_pl.methods import Method
+from locinv_pl.metrics import fp32
 from locinv_pl.results import (
     EditResult,
     edit_row,
@@ -153,14 +154,10 @@ class LocInvModule(LightningModule):
             self.run.save_scores("validation", result.sample.id, result.scores)
 
     def predict_step(self, batch: Timestep, batch_idx: int) -> list[EditResult]:
-        """Edit every picture of the batch by the edits that its data names; from the files alone.
+        """Edit every picture of the batch by the edits that its data names; from the files alone."""
+        return [self._edit(sample, batch.skips) for sample in batch.samples]
 
-        Returns:
-            a result for every picture that names no edits, or one that can be made.
-        """
-        return [result for sample in batch.samples if (result := self._edit(sample, batch.skips)) is not None]
-
-    def _edit(self, sample: EditSample, skip: bool) -> EditResult | None:
+    def _edit(self, sample: EditSample, skip: bool) -> EditResult:
         """Make a picture's edits; with ``skip`` those that can't be made are noted and left out."""
         values, inversion, refused = self._edit_values, None, []
         if self.editor is None:
@@ -176,8 +173,6 @@ class LocInvModule(LightningModule):
                 print(f"skipped edit {listed.prompt!r} of {sample.id}: {problem}", file=sys.stderr)
                 refused.append({**edit_row(listed, values, self._region(sample)), "problem": str(problem)})
         note_refused(self.run, sample.id, refused)
-        if refused and not edits:
-            return None
         if inversion is not None:
             region = self._region(sample)
             pictures = edit(self.backbone, inversion, edits, self.edit, region, True, self._stop_if_told)
@@ -225,14 +220,15 @@ class LocInvModule(LightningModule):
         """Score the edits that ``predict`` made of every picture of the batch; from the files alone."""
         for sample in batch.samples:
             self._stop_if_told()
-            about_edits = self.backbone.tokenizer, self._edit_values, self._measures
-            by_region = self._region(sample) is not None
-            edits = score_edits(self.run, sample, *about_edits, by_region, batch.skips)
-            if sample.edits and not edits:
-                continue  # predict has left them all out
-            back = score_reconstruction(self.run, sample, self._measures)
-            about = {"id": sample.id, "prompt": sample.prompt, "reconstruction": back}
-            self.run.save_scores("test", sample.id, {**about, "edits": edits, **self._tested})
+            with fp32(self.trainer.strategy.root_device.type):
+                self._score_edits(sample, batch.skips)
+
+    def _score_edits(self, sample: EditSample, skip: bool) -> None:
+        tokenizer, by_region = self.backbone.tokenizer, self._region(sample) is not None
+        edits = score_edits(self.run, sample, tokenizer, self._edit_values, self._measures, by_region, skip)
+        back = score_reconstruction(self.run, sample, self._measures)
+        about = {"id": sample.id, "prompt": sample.prompt, "reconstruction": back}
+        self.run.save_scores("test", sample.id, {**about, "edits": edits, **self._tested})
 
     def teardown(self, stage: str) -> None:
         """Once every process has ended, the first one sums up: summary.json, validation.json or test.json."""
