@@ -23,6 +23,7 @@ from locinv_pl.api import invert
 from locinv_pl.backbone import Backbone, load_backbone
 from locinv_pl.editing import EditSettings, changed_nouns, edit, nothing
 from locinv_pl.errors import InputError
+from locinv_pl.layout import EDITED_BY
 from locinv_pl.methods import Method, preset_file
 from locinv_pl.prompts import tokenize
 from locinv_pl.types import Span, overlap
@@ -147,7 +148,7 @@ class PipelineEditor(ABC):
         self.settings, self._name = settings, f"editor={settings.editor}"
         if settings.model is not None:
             try:
-                backbone = load_backbone(settings.model, settings.dtype, backbone.device)
+                backbone = load_backbone(settings.model, settings.dtype, backbone.device, channels=EDITED_BY)
             except InputError as error:
                 raise InputError(f"{self._name}: {error}") from error
         self.unet, takes = backbone.unet, backbone.unet.config.in_channels
@@ -312,8 +313,8 @@ EDITORS: dict[str, type[PipelineEditor]] = {
 class PromptToPrompt:
     """Our own inversion and edit as an :class:`Editor`.
 
-    The prior becomes that of the source prompt's nouns that the target prompt changes, and where ``blend="prior"``
-    lets the picture change; without it no noun has one.
+    The prior becomes that of the source prompt's nouns that the target prompt changes, and where the picture may
+    change; without it no noun has one.
 
     Args:
         backbone: what inverts and edits.
@@ -340,8 +341,7 @@ class PromptToPrompt:
         priors = {} if prior is None else {word: prior.float() for word in self._changed(source, target)}
         pairs = [(a.text, n.text.lower()) for a, n in load_words().pairs(source) if n.text.lower() in priors]
         inversion = invert(self.backbone, image, source, priors, adjectives=pairs, **self.inverts)
-        region = prior if self.settings.blend == "prior" else None
-        return edit(self.backbone, inversion, target, self.settings, region)[0]
+        return edit(self.backbone, inversion, target, self.settings, prior)[0]
 
     def _changed(self, source: str, target: str) -> list[str]:
         mine, yours = (tokenize(self.backbone.tokenizer, prompt) for prompt in (source, target))

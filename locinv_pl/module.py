@@ -18,6 +18,7 @@ from locinv_pl.batch import Engine, Outcome, Part, advance, begin, make_engine
 from locinv_pl.editing import EditSettings, check_edit, edit, reconstruct
 from locinv_pl.editors import Editor, EditorSettings, make_editor
 from locinv_pl.errors import InputError
+from locinv_pl.layout import EDITED_BY
 from locinv_pl.loader import Timestep
 from locinv_pl.measures import Measures, MeasureSettings, edit_region
 from locinv_pl.methods import Method
@@ -77,7 +78,8 @@ class LocInvModule(LightningModule):
     @cached_property
     def backbone(self) -> Backbone:
         """The frozen networks, loaded at first use; not a submodule, so nothing trains or saves them."""
-        return load_backbone(self.backbone_name, self.dtype_name, tuning=self.tuning)
+        channels = () if self.editor is None or self._inverts else EDITED_BY
+        return load_backbone(self.backbone_name, self.dtype_name, tuning=self.tuning, channels=channels)
 
     @cached_property
     def _engine(self) -> Engine:
@@ -89,6 +91,11 @@ class LocInvModule(LightningModule):
     def _measures(self) -> Measures:
         """The networks behind the measures, on this process's device."""
         return Measures(self.measures, self.trainer.strategy.root_device)
+
+    @property
+    def _inverts(self) -> bool:
+        """Whether this process is here to invert pictures, or to reconstruct them."""
+        return self._trainer is None or self._trainer.state.fn in ("fit", "validate")
 
     @property
     def run(self) -> RunFolder:
@@ -109,8 +116,11 @@ class LocInvModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Move the networks to this process's device and claim the run's folder."""
-        self.backbone.schedule(self.num_steps)  # refuses a wrong T before the folder is touched
+        if self.editor is None or self._inverts:
+            self.backbone.schedule(self.num_steps)  # refuses a wrong T before the folder is touched
         self.backbone.to(self.trainer.strategy.root_device)
+        if self.editor is not None and stage == "predict":
+            self._editor  # noqa: B018 (a model that isn't one for it is refused before the folder is touched)
         self.run.claim(self.settings)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
