@@ -321,6 +321,12 @@ def load_backbone(
     kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not (isinstance(kind, torch.dtype) and kind.is_floating_point):
         raise InputError(f"model.dtype={dtype}: no such weights; use float32, bfloat16 or float16")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"device={device}: can't be used ({reason(error)}); use cpu, or cuda where there is one"
+        ) from None
     where = str(EMBEDDED) if name_or_path == "embedded" else str(Path(name_or_path).expanduser())
     is_folder, key = Path(where).is_dir(), f"backbone={name_or_path}"
     if is_folder:
