@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from numbers import Real
 from pathlib import Path
 from typing import cast
@@ -10,9 +11,8 @@ from typing import cast
 import numpy as np
 from torch import Tensor
 
-from locinv_pl.alignment import edit_kind
 from locinv_pl.backbone import Backbone, load_backbone
-from locinv_pl.editing import EditSettings
+from locinv_pl.editing import EditSettings, as_edit
 from locinv_pl.editing import edit as edit_inversion
 from locinv_pl.errors import InputError
 from locinv_pl.files import read_json
@@ -25,7 +25,7 @@ from locinv_pl.reading import expanded
 from locinv_pl.results import list_edits, save_edits
 from locinv_pl.store import InversionScores, RunFolder
 from locinv_pl.task import prepare
-from locinv_pl.types import Adjective, Edit, EditSample, Inversion, Noun, StepRecord
+from locinv_pl.types import Adjective, EditSample, Inversion, Noun, StepRecord
 from locinv_pl.words import find_word, tidy
 
 Prior = AnyImage | Sequence[float]
@@ -90,8 +90,8 @@ def edit_run(
         image: the picture's id.
         prompts: target prompts, edited as one batch.
         settings: how; those of an :class:`~locinv_pl.editing.EditSettings` by default.
-        region: a mask of the size of the picture's file, where edits may change it, for ``blend="prior"``; it is
-            framed as the picture was.
+        region: a mask of the size of the picture's file, where edits may change it, framed as the picture was: as
+            ``blend="prior"``, with the region in place of the priors.
         device: where to compute.
 
     Returns:
@@ -104,18 +104,20 @@ def edit_run(
     made_by = folder.settings
     inversion = Inversion.load(folder.inversion_path(image))
     targets = [prompts] if isinstance(prompts, str) else list(prompts)
-    edits = [Edit(prompt, edit_kind(inversion.prompt, prompt)) for prompt in targets]
+    edits = [as_edit(inversion.prompt, prompt) for prompt in targets]
     for edit in edits:
-        if edit.kind == "same":
+        if edit.kind == "same" and not (edit.weights or settings.reweight):
             raise InputError(f"prompt {edit.prompt!r}: is the source prompt of {image!r}; change a word of it")
     backbone = load_backbone(made_by["backbone"], made_by["dtype"], device)
     allowed = None if region is None else frame_mask(expanded(region), _frame(folder, image, backbone, inversion))
-    pictures = edit_inversion(backbone, inversion, targets, settings, allowed, with_source=True)
+    if allowed is not None:
+        settings = replace(settings, blend="prior")
+    pictures = edit_inversion(backbone, inversion, edits, settings, allowed, with_source=True)
     is_same = list_edits(folder, image).get("fingerprint") == inversion.fingerprint
     has_source = is_same and folder.edits_path(image, "source.png").exists()  # else the VAE's must do
     source = None if has_source else backbone.decode(inversion.trajectory[:1])[0].cpu()
     about = (image, inversion.prompt, inversion.fingerprint, settings.to_dict())
-    return save_edits(folder, *about, source, pictures[0], edits, pictures[1:])
+    return save_edits(folder, *about, source, pictures[0], edits, pictures[1:], allowed)
 
 
 def make_sample(

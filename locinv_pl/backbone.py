@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -16,12 +15,14 @@ from locinv_pl.attention import AttentionHook, Context, CrossAttentionMaps, Grid
 from locinv_pl.errors import InputError
 from locinv_pl.graphs import LARGEST, Graphs
 from locinv_pl.hub import ask_hub, reason
+from locinv_pl.layout import check_configs, check_folder, refuse_file, variant_of
 from locinv_pl.prefix import Prefix, modules_without_text
 from locinv_pl.schedule import Schedule
 from locinv_pl.tuning import Tuning, lay_out, tune
 
 Pass = Callable[[Tensor, Tensor, Context, Prefix | None], Any]
 EMBEDDED = Path(__file__).parent / "assets" / "embedded"
+LEAST_SIGNAL = 1e-6  # of ᾱ
 
 
 class Backbone:
@@ -272,6 +273,12 @@ class Backbone:
         self.scheduler.set_timesteps(num_steps)
         timesteps = self.scheduler.timesteps.to(self.device)
         alphas = self.scheduler.alphas_cumprod[self.scheduler.timesteps.cpu()]
+        if not alphas.min() > LEAST_SIGNAL:
+            raise InputError(
+                f"backbone={self.name}: its noise schedule ends without a signal (rescale_betas_zero_snr), and DDIM "
+                f"inversion divides by it; take a model without zero terminal SNR, or timestep_spacing: leading in "
+                f"its scheduler/scheduler_config.json"
+            )
         last = torch.as_tensor(self.scheduler.final_alpha_cumprod).reshape(1)
         return Schedule(timesteps, torch.cat([alphas, last]).float().to(self.device))
 
@@ -297,6 +304,7 @@ def load_backbone(
     device: torch.device | str = "cpu",
     variant: str | None = None,
     tuning: Tuning = Tuning(),  # noqa: B008 (frozen)
+    for_editors: bool = False,
 ) -> Backbone:
     """Load a Stable Diffusion 1.x/2.x model in diffusers' layout.
 
@@ -304,11 +312,13 @@ def load_backbone(
         name_or_path: "embedded" (the small model inside this package), a local folder, or a hub id.
         dtype: of the weights; a torch dtype or its name.
         device: where to put them.
-        variant: weight variant of the files, such as "fp16".
+        variant: weight variant of the files, such as "fp16"; of a folder that has no others it is taken unasked.
         tuning: how the networks are run.
+        for_editors: whether the UNet may take the channels of an editor's, besides its latents'.
 
     Raises:
-        InputError: the folder is missing, incomplete or damaged, or the hub has no such model.
+        InputError: the folder is missing, incomplete or damaged, holds another kind of model, or the hub has none of
+            that name.
     """
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
@@ -316,39 +326,80 @@ def load_backbone(
     kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not (isinstance(kind, torch.dtype) and kind.is_floating_point):
         raise InputError(f"model.dtype={dtype}: no such weights; use float32, bfloat16 or float16")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"device={device}: can't be used ({reason(error)}); use cpu, or cuda where there is one"
+        ) from None
     where = str(EMBEDDED) if name_or_path == "embedded" else str(Path(name_or_path).expanduser())
-    is_folder = Path(where).is_dir()
+    is_folder, key = Path(where).is_dir(), f"backbone={name_or_path}"
     if is_folder:
-        _check_folder(Path(where), name_or_path)
+        check_folder(Path(where), key, for_editors)
+    elif Path(where).is_file():
+        refuse_file(Path(where), key)
     elif Path(where).exists() or Path(where).is_absolute() or where.startswith(".") or where.count("/") > 1:
-        raise InputError(f"backbone={name_or_path}: no such folder; give a diffusers folder or a hub id")
+        raise InputError(f"{key}: no such folder; give a diffusers folder or a hub id")
 
     def load(local_files_only: bool) -> Backbone:
-        files: dict[str, Any] = {"variant": variant, "local_files_only": local_files_only}
+        def files(part: str) -> dict[str, Any]:
+            found = variant_of(Path(where) / part, variant)
+            return {"subfolder": part, "variant": found, "local_files_only": local_files_only}
+
         networks: dict[str, Any] = {
-            "vae": AutoencoderKL.from_pretrained(where, subfolder="vae", torch_dtype=kind, **files),
-            "text_encoder": CLIPTextModel.from_pretrained(where, subfolder="text_encoder", dtype=kind, **files),
+            "vae": AutoencoderKL.from_pretrained(where, torch_dtype=kind, **files("vae")),
+            "text_encoder": CLIPTextModel.from_pretrained(where, dtype=kind, **files("text_encoder")),
             "tokenizer": CLIPTokenizer.from_pretrained(where, subfolder="tokenizer", local_files_only=local_files_only),
-            "unet": UNet2DConditionModel.from_pretrained(where, subfolder="unet", torch_dtype=kind, **files),
+            "unet": UNet2DConditionModel.from_pretrained(where, torch_dtype=kind, **files("unet")),
             "scheduler": DDIMScheduler.from_pretrained(
                 where, subfolder="scheduler", local_files_only=local_files_only, clip_sample=False
             ),
         }
+        parts = ("unet", "vae", "text_encoder", "scheduler")
+        check_configs({part: _config_of(networks[part]) for part in parts}, key, for_editors)
+        fit_tokenizer(networks["tokenizer"], networks["text_encoder"].config, key)
         return Backbone(name_or_path, **networks, tuning=tuning).to(device)
 
     try:
         if is_folder:
             return load(local_files_only=True)
-        with suppress(Exception):
+        try:
             return load(local_files_only=True)  # a model in the hub's cache needs no network
-        ask_hub(f"backbone={name_or_path}", name_or_path)
+        except InputError:
+            raise
+        except Exception:  # not in the cache, or not whole
+            ask_hub(key, name_or_path)
         return load(local_files_only=False)
     except InputError:
         raise
     except Exception as error:  # the libraries raise a dozen kinds for one damaged download
         raise InputError(
-            f"backbone={name_or_path}: can't be loaded ({reason(error)}); download it again, whole, or check the name"
+            f"{key}: can't be loaded ({reason(error)}); download it again, whole, or check the name"
         ) from error
+
+
+def fit_tokenizer(tokenizer: Any, config: Any, key: str) -> None:
+    """Let a tokenizer's prompts be as long as its text encoder takes; some say no length, or any.
+
+    Args:
+        tokenizer: of transformers; its ``model_max_length`` is set.
+        config: the text encoder's.
+        key: names the model in the error.
+
+    Raises:
+        InputError: it has more words than the text encoder.
+    """
+    if len(tokenizer) > config.vocab_size:
+        raise InputError(
+            f"{key}: its tokenizer has {len(tokenizer)} words, its text encoder {config.vocab_size}: the two are of "
+            f"different models; give one model's folder"
+        )
+    tokenizer.model_max_length = int(min(tokenizer.model_max_length, config.max_position_embeddings))
+
+
+def _config_of(part: Any) -> dict[str, Any]:
+    """A component's configuration as plain values."""
+    return part.config.to_dict() if hasattr(part.config, "to_dict") else dict(part.config)
 
 
 def silence_loading() -> None:
@@ -359,24 +410,3 @@ def silence_loading() -> None:
     for library in (diffusers_logging, transformers_logging):
         library.set_verbosity_error()
         library.disable_progress_bar()
-
-
-def _check_folder(folder: Path, name: str) -> None:
-    """A folder must hold every component, with its configuration and weights."""
-    networks = ("vae", "text_encoder", "unet")
-    configs = {part: "config.json" for part in networks}
-    configs |= {"tokenizer": "tokenizer_config.json", "scheduler": "scheduler_config.json"}
-    for part, file in configs.items():
-        try:
-            json.loads((folder / part / file).read_text())
-        except (OSError, ValueError):
-            raise InputError(
-                f"backbone={name}: {part}/{file} is missing or damaged; "
-                f"download the model again, whole, in diffusers' layout"
-            ) from None
-    for part in networks:
-        if not any(path.suffix in (".safetensors", ".bin") for path in (folder / part).iterdir()):
-            raise InputError(f"backbone={name}: {part}/ has no weights; download the model again, whole")
-    vocabulary = [folder / "tokenizer" / file for file in ("tokenizer.json", "vocab.json")]
-    if not any(path.is_file() for path in vocabulary):  # transformers would make one up
-        raise InputError(f"backbone={name}: tokenizer/ has no vocabulary; download the model again, whole")

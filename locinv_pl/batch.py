@@ -8,8 +8,8 @@ inverted again alone in fp32, or to fail.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import cache, partial
 from itertools import takewhile
@@ -24,6 +24,7 @@ from locinv_pl.errors import InputError
 from locinv_pl.inversion import collect, invert_step
 from locinv_pl.memory import halving
 from locinv_pl.methods import Method
+from locinv_pl.metrics import fp32
 from locinv_pl.results import Result, score
 from locinv_pl.task import Task, prepare
 from locinv_pl.tuning import Tuning
@@ -228,15 +229,3 @@ def finite(part: Part, i: int) -> list[bool]:
 
 def _too_large(id: str) -> InputError:
     return InputError(f"image {id!r}: out of memory with this picture alone; take a smaller data.size, or {MEND}")
-
-
-@contextmanager
-def fp32(device: str) -> Iterator[None]:
-    """A block in full precision, whatever the Trainer's."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        with torch.autocast(device, enabled=False):
-            yield
-    finally:
-        torch.set_default_dtype(before)

@@ -20,15 +20,19 @@ import re
 import sys
 import warnings
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, auto_cli
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.strategies import ParallelStrategy
 
 from locinv_pl.backbone import silence_loading
 from locinv_pl.commands import COMMANDS, DATA_COMMANDS, compare, table
@@ -36,6 +40,7 @@ from locinv_pl.errors import InputError, one_line
 from locinv_pl.files import write_atomically
 from locinv_pl.methods import CONFIGS
 from locinv_pl.module import LocInvModule
+from locinv_pl.strategy import ImageParallelStrategy
 
 SUBCOMMANDS = ("fit", "validate", "predict", "test")
 ALIASES = {
@@ -49,6 +54,9 @@ ALIASES = {
     "output": "trainer.default_root_dir",
 }
 GROUPS = {"data", "model", "method", "edit", "editor", "trainer", "callbacks"}
+LARGEST_CONFIG = 1 << 20  # bytes
+QUOTED = 30  # characters of a file that show where it is quoted
+LONGEST = 2000  # characters of a message
 WITHOUT_VALUE = {"-h", "--help", "--print_config"}
 
 
@@ -125,7 +133,7 @@ class _ConfigFile(SaveConfigCallback):
         """After every setup."""
         if trainer.is_global_zero:
             config = self.parser.dump(self.config, skip_none=False, skip_validation=True)
-            write_atomically(Path(trainer.log_dir or "") / "config.yaml", config.encode())
+            write_atomically(Path(trainer.default_root_dir) / "config.yaml", config.encode())
 
 
 class LocInvCLI(LightningCLI):
@@ -139,8 +147,15 @@ class LocInvCLI(LightningCLI):
         return {name: hidden for name in said or SUBCOMMANDS}
 
     def before_instantiate_classes(self) -> None:
-        """Name the run's folder where ``output`` doesn't."""
+        """Name the run's folder where ``output`` doesn't; take out what a run hasn't or is told to leave out."""
         config = self.config[self.subcommand]
+        if config.get("ckpt_path"):
+            raise InputError(
+                f"ckpt_path={config.ckpt_path}: a run has no checkpoints, its folder holds all; leave it out, and the "
+                f"same command goes on where it stopped"
+            )
+        if config.trainer.enable_progress_bar is False:
+            config.trainer.callbacks = [entry for entry in config.trainer.callbacks or [] if not _is_bar(entry)]
         if config.trainer.default_root_dir is None:
             data = config.data.class_path.split(".")[-2]  # its file's name, as in data=scenes
             if config.data.init_args.get("world", "core") != "core":
@@ -154,14 +169,35 @@ class LocInvCLI(LightningCLI):
             super().instantiate_classes()
         except InputError:
             raise
-        except (MisconfigurationException, TypeError, ValueError) as error:
+        except (MisconfigurationException, ImportError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"{error}; check the values of trainer, model and data") from error
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ParallelStrategy) and not isinstance(strategy, ImageParallelStrategy):
+            raise InputError(
+                f"trainer.strategy: {type(strategy).__name__} shares out the training of weights, and no "
+                f"weight is trained here; leave it out, image_parallel is the default"
+            )
+        callbacks: list[Any] = getattr(self.trainer, "callbacks", [])
+        for callback in callbacks:
+            if isinstance(monitored := getattr(callback, "monitor", None), str):
+                raise InputError(
+                    f"callback {type(callback).__name__}: monitors {monitored!r}, and a run logs no such figure; "
+                    f"take the callback out of trainer.callbacks"
+                )
+
+
+def _is_bar(entry: Any) -> bool:
+    """Whether a callback's configuration names a progress bar."""
+    module, _, name = entry.class_path.rpartition(".")
+    return issubclass(getattr(import_module(module), name), ProgressBar)
 
 
 def main(words: list[str] | None = None) -> None:
     """Run the command line; bad input ends the program with one line and exit code 1."""
     words = sys.argv[1:] if words is None else words
     try:
+        for path in _configs(words):
+            _check_config(path)
         if words[:1] in (["table"], ["compare"]):
             return {"table": table, "compare": compare}[words[0]](words[1:])
         if words[:1] == ["data"]:
@@ -173,7 +209,46 @@ def main(words: list[str] | None = None) -> None:
             _quiet()
             _run()
     except (InputError, MisconfigurationException) as error:
-        sys.exit(f"{Path(sys.argv[0]).name}: {_readable(str(error))}")
+        sys.exit(f"{Path(sys.argv[0]).name}: {_without_contents(_readable(str(error)), words)}")
+
+
+def _configs(words: Sequence[str]) -> Iterator[Path]:
+    """The files that are named by --config."""
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        key, equals, value = word.partition("=")
+        if key.lstrip("-") in ("config", "c") and (equals or word.startswith("-")):
+            yield Path(value if equals else after)
+
+
+def _check_config(path: Path) -> None:
+    """A configuration's file must be a regular one of a sensible size, and hold a mapping, or a list of them.
+
+    Raises:
+        InputError: it is something else; its content isn't quoted.
+    """
+    try:
+        if not path.is_file() or path.stat().st_size > LARGEST_CONFIG:
+            raise InputError(f"{path}: no such file, or no configuration's; give a YAML file of keys and values")
+        content = yaml.safe_load(path.read_text())
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        content = None
+    if not isinstance(content, (dict, list)):
+        raise InputError(f"{path}: holds no configuration; give a YAML file of keys and values")
+
+
+def _without_contents(message: str, words: Sequence[str]) -> str:
+    """A message; jsonargparse's, where it quotes a file that is no configuration, becomes one that names the file."""
+    for path in {Path(word.partition("=")[2] or word) for word in words}:
+        start = ""
+        with suppress(OSError, ValueError):
+            if path.is_file() and path.stat().st_size <= LARGEST_CONFIG:
+                start = one_line(path.read_text())[:QUOTED]
+        if start and start in message:
+            try:
+                _check_config(path)
+            except InputError as problem:
+                return str(problem)
+    return message if len(message) <= LONGEST else f"{message[:LONGEST]}…"
 
 
 def _run_data_command(action: str = "", *words: str) -> None:

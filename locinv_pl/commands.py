@@ -74,6 +74,9 @@ def evaluate_backbone(
     from locinv_pl.evaluation import evaluate_backbone as evaluate
     from locinv_pl.judge import load_judge
 
+    for key, number in (("num_prompts", num_prompts), ("num_scenes", num_scenes)):
+        if number < 1:
+            raise InputError(f"{key}={number}: must be 1 or more")
     model, seen = load_model(backbone, device), samples_seen(backbone)
     scores, generated = evaluate(model, load_judge(judge, device), num_prompts, num_scenes, seed, seen)
     for key, value in scores.to_dict().items():
@@ -115,7 +118,7 @@ def edit(
         image: the picture's id, as its files in inversions/ are named.
         prompt: the target prompt, or several in one batch: prompt='["a blue car", "a red bus"]'.
         edit: how; edit.KEY=VALUE for any key of EditSettings.
-        region: a mask of the picture's size, white where edits may change it, for edit.blend=prior.
+        region: a mask of the picture's size, white where edits may change it; it takes the place of edit.blend.
         device: where to compute.
 
     Raises:

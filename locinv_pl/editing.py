@@ -7,8 +7,10 @@ source keep their dynamic tokens V_t, and an :class:`AttentionEdit` carries maps
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -24,8 +26,8 @@ from locinv_pl.memory import young_garbage_only
 from locinv_pl.methods import Method
 from locinv_pl.prompts import Tokens, tokenize
 from locinv_pl.schedule import ddim_step, guided_noise
-from locinv_pl.types import Inversion, overlap
-from locinv_pl.words import find_word, load_words
+from locinv_pl.types import Edit, Inversion, Span, overlap
+from locinv_pl.words import Word, find_word, load_words
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,9 @@ class EditSettings:
             otherwise; "all": at the end mark and the padding, too.
         blend: where the target may leave the source. "none": everywhere; "attention": where the changed nouns'
             maps, the inversion's, exceed ``blend_threshold`` of their maximum in the mean over all steps; "prior":
-            in the changed nouns' localization priors, widened by ``blend_margin``.
+            in the changed nouns' localization priors, widened by ``blend_margin``. An edit that changes something
+            without a prior is refused, unless it comes with a region. Where the data names blended words, these stand
+            in for the changed ones.
         blend_threshold: of the maximum.
         blend_start: where an edit changes no noun of the inversion, blending by attention takes the changed words'
             maps so far, as in Prompt-to-Prompt, and begins after this share of the steps.
@@ -78,12 +82,19 @@ class EditSettings:
         for name, value in values.items():
             if not 0 <= value <= 1:
                 raise InputError(f"edit.{name}={value}: is a share; give 0 to 1")
+        for word, factor in self.reweight.items():
+            if not math.isfinite(factor):
+                raise InputError(f"edit.reweight.{word}={factor}: is no factor; give a number such as 2")
         if self.blend not in ("none", "attention", "prior"):
             raise InputError(f"edit.blend={self.blend}: no such blend; choose none, attention or prior")
 
 
+def nothing() -> None:
+    """What happens before a timestep where nobody asks for more."""
+
+
 @torch.no_grad()
-def reconstruct(backbone: Backbone, inversions: Sequence[Inversion]) -> Tensor:
+def reconstruct(backbone: Backbone, inversions: Sequence[Inversion], on_step: Callable[[], None] = nothing) -> Tensor:
     """The pictures again, from their inversions alone.
 
         ε = ε(z_t, ∅_t) + w (ε(z_t, V_t) - ε(z_t, ∅_t)),  z_{t-1} = DDIM step
@@ -91,6 +102,7 @@ def reconstruct(backbone: Backbone, inversions: Sequence[Inversion]) -> Tensor:
     Args:
         backbone: the one that made them.
         inversions: B of them, of one configuration and size.
+        on_step: called before every timestep.
 
     Returns:
         (B, 3, H, W) in [0, 1], on the CPU.
@@ -99,45 +111,70 @@ def reconstruct(backbone: Backbone, inversions: Sequence[Inversion]) -> Tensor:
         InputError: they come from another backbone, or from different configurations.
     """
     rows = _Rows.of(backbone, inversions, [[] for _ in inversions])
-    return backbone.decode(denoise(backbone, rows, EditSettings())).cpu()
+    return backbone.decode(denoise(backbone, rows, EditSettings(), on_step=on_step)).cpu()
 
 
 @torch.no_grad()
 def edit(
     backbone: Backbone,
     inversion: Inversion,
-    prompts: str | Sequence[str],
+    prompts: str | Edit | Sequence[str | Edit],
     settings: EditSettings = EditSettings(),  # noqa: B008 (frozen)
     region: Tensor | None = None,
     with_source: bool = False,
+    on_step: Callable[[], None] = nothing,
 ) -> Tensor:
     """Edit an inverted picture; several edits run as one batch over one source branch.
 
     Args:
         backbone: the one that made the inversion.
         inversion: of the picture.
-        prompts: the target prompts, n of them.
+        prompts: the target prompts, n of them; words may have weights, "a (red:1.5) cat".
         settings: how.
-        region: (H, W), where edits may change the picture, for ``blend="prior"``; by default the priors of the
-            nouns that change.
+        region: (H, W), where edits may change the picture: as ``blend="prior"``, with the region in place of the
+            priors.
         with_source: whether the reconstruction comes before the edits.
+        on_step: called before every timestep.
 
     Returns:
         (n, 3, H, W), or (1 + n, 3, H, W), in [0, 1], on the CPU.
 
     Raises:
-        InputError: the inversion comes from another backbone, a target prompt is too long, or the settings name
-            a word that it hasn't.
+        InputError: the inversion comes from another backbone, a target prompt is too long or has no word, the
+            settings name a word that it hasn't, the region is empty or of another size, or, for ``blend="prior"``,
+            what the prompt changes has no place.
     """
-    targets = [prompts] if isinstance(prompts, str) else list(prompts)
+    targets = [prompts] if isinstance(prompts, (str, Edit)) else list(prompts)
+    if region is not None:
+        settings = replace(settings, blend="prior")
     rows = _Rows.of(backbone, [inversion], [targets])
-    z = denoise(backbone, rows, settings, region)
+    z = denoise(backbone, rows, settings, region, on_step)
     return backbone.decode(z if with_source else z[1:]).cpu()
+
+
+def check_edit(
+    backbone: Backbone, inversion: Inversion, prompt: str | Edit, settings: EditSettings, region: Tensor | None = None
+) -> None:
+    """Refuse what :func:`edit` would refuse, without the networks.
+
+    Raises:
+        InputError: as :func:`edit` does.
+    """
+    rows = _Rows.of(backbone, [inversion], [[prompt]])
+    _plan(backbone, rows, settings, region)
+
+
+def as_edit(source: str, prompt: str | Edit) -> Edit:
+    """A target prompt with its weights read, and the kind of change that it makes of the source prompt."""
+    if isinstance(prompt, Edit):
+        return prompt
+    read = Edit(prompt, "edit")
+    return replace(read, kind=edit_kind(source, read.prompt))
 
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """What is denoised together: row n belongs to inversion ``owner[n]``; a source row has no alignment.
+    """What is denoised together: row n belongs to inversion ``owner[n]``; a source row has no alignment and no edit.
 
     ``source[n]`` is the row of n's source, itself for sources.
     """
@@ -147,11 +184,12 @@ class _Rows:
     owner: list[int]
     source: list[int]
     alignments: list[Alignment | None]
+    edits: list[Edit | None]
 
     @classmethod
-    def of(cls, backbone: Backbone, inversions: Sequence[Inversion], targets: Sequence[Sequence[str]]) -> _Rows:
+    def of(cls, backbone: Backbone, inversions: Sequence[Inversion], targets: Sequence[Sequence[str | Edit]]) -> _Rows:
         settings = inversions[0].settings
-        rows = cls(inversions, [], [], [], [])
+        rows = cls(inversions, [], [], [], [], [])
         for b, inversion in enumerate(inversions):
             if inversion.settings != settings:
                 raise InputError(f"inversion {inversion.id!r}: made with another configuration than its batch")
@@ -162,9 +200,11 @@ class _Rows:
             if made != (backbone.tokenizer.model_max_length, *backbone.widths):
                 raise InputError(f"inversion {inversion.id!r}: its tensors aren't this backbone's; run it again")
             first = len(rows.tokens)
-            for prompt in (inversion.prompt, *targets[b]):
+            for asked in (None, *(as_edit(inversion.prompt, target) for target in targets[b])):
+                prompt = inversion.prompt if asked is None else asked.prompt
                 tokens = tokenize(backbone.tokenizer, prompt, inversion.id)
-                aligned = align(rows.tokens[first], tokens) if len(rows.tokens) > first else None
+                aligned = align(rows.tokens[first], tokens) if asked is not None else None
+                rows.edits.append(asked)
                 rows.tokens.append(tokens)
                 rows.owner.append(b)
                 rows.source.append(first)
@@ -205,16 +245,22 @@ class _Rows:
 
 
 @young_garbage_only()
-def denoise(backbone: Backbone, rows: _Rows, settings: EditSettings, region: Tensor | None = None) -> Tensor:
-    """The rows' z_0, (R, C, h, w), from their inversions' noise."""
+def denoise(
+    backbone: Backbone,
+    rows: _Rows,
+    settings: EditSettings,
+    region: Tensor | None = None,
+    on_step: Callable[[], None] = nothing,
+) -> Tensor:
+    """The rows' z_0, (R, C, h, w), from their inversions' noise; ``on_step`` is called before every timestep."""
     engine, device = rows.inversions[0].settings, backbone.device
     method, schedule = Method.from_dict(engine["method"]), backbone.schedule(engine["num_steps"])
     ids = torch.stack([tokens.ids for tokens in rows.tokens])
     own, plain = backbone.embed(ids), backbone.encode_text(ids)
     z = torch.stack([rows.inversions[b].noise for b in rows.owner]).to(device)
-    control = AttentionEdit(rows, settings, len(schedule), device) if rows.targets else None
-    blend = Blend(rows, settings, z.shape[-2:], region) if rows.targets else None
+    control, blend = _plan(backbone, rows, settings, region)
     for i in range(len(schedule)):
+        on_step()
         t, (abar_t, abar_s) = schedule.timesteps[i], schedule.alphas[i : i + 2]
         context = dynamic_context(backbone, method.tokens, ids, rows.embeddings(i, own), plain)
         if settings.keep != "nothing":
@@ -232,6 +278,22 @@ def denoise(backbone: Backbone, rows: _Rows, settings: EditSettings, region: Ten
         if control is not None and blend is not None:
             z = blend(z, control)
     return z
+
+
+def _plan(
+    backbone: Backbone, rows: _Rows, settings: EditSettings, region: Tensor | None
+) -> tuple[AttentionEdit | None, Blend | None]:
+    """What acts on the targets, before anything is computed: all that is wrong with an edit shows here."""
+    if not rows.targets:
+        return None, None
+    h, w = rows.inversions[0].noise.shape[-2:]
+    size = (h * backbone.downsampling, w * backbone.downsampling)
+    if region is not None and tuple(region.shape) != size:
+        raise InputError(f"region: its shape is {tuple(region.shape)}, the image's {size}; give one of that size")
+    if region is not None and not region.any():
+        raise InputError("region: is empty; say where the edit may change the image")
+    num_steps = rows.inversions[0].settings["num_steps"]
+    return AttentionEdit(rows, settings, num_steps, backbone.device), Blend(rows, settings, (h, w), region)
 
 
 class AttentionEdit:
@@ -257,7 +319,7 @@ class AttentionEdit:
         alignments = [alignment for alignment in rows.alignments if alignment is not None]
         self.mapper = torch.stack([a.mapper for a in alignments]).to(device)
         self.until = torch.stack([self._until(n, a) for n, a in zip(targets, alignments, strict=True)]).to(device)
-        self.weight = torch.stack([self._weight(rows.tokens[n]) for n in targets]).to(device)
+        self.weight = torch.stack([self._weight(n) for n in targets]).to(device)
         self.self_until = torch.tensor([self._self_until(n) for n in targets])
         grid = rows.inversions[0].maps.shape[-2:]
         self.grid = (int(grid[0]), int(grid[1]))
@@ -298,10 +360,15 @@ class AttentionEdit:
             until[self._positions(self.rows.tokens[row], word)] = share
         return until * alignment.taken
 
-    def _weight(self, tokens: Tokens) -> Tensor:
+    def _weight(self, row: int) -> Tensor:
+        """For every token the factor on the attention to it, (L,); one in brackets comes before a word's."""
+        tokens, edit = self.rows.tokens[row], self.rows.edits[row]
+        assert edit is not None
         weight = torch.ones(len(tokens.ids))
         for word, factor in self.settings.reweight.items():
             weight[self._positions(tokens, word)] = factor
+        for span, factor in edit.weights:
+            weight[list(tokens.positions(span))] = factor
         return weight
 
     def _positions(self, tokens: Tokens, word: str) -> list[int]:
@@ -333,15 +400,60 @@ class Blend:
 
     def _mask(self, row: int, region: Tensor | None) -> Tensor | None:
         """m, (h, w), where it is known from the start."""
-        inversion, alignment = self.rows.inversions[self.rows.owner[row]], self.rows.alignments[row]
-        assert alignment is not None
-        source, target = self.rows.tokens[self.rows.source[row]], self.rows.tokens[row]
-        changed = changed_nouns(inversion.noun_positions, source, target, alignment)
+        inversion = self.rows.inversions[self.rows.owner[row]]
+        blended = list(self._blended(row))
+        if blended:
+            here = {p for n, span in blended if n != row for p in self.rows.tokens[n].positions(span)}
+            changed = [k for k, positions in enumerate(inversion.noun_positions) if here & set(positions)]
+        else:
+            changed = self._changed(row, inversion.noun_positions)
         if self.settings.blend == "attention":
             return self._above(inversion.maps[:, changed].mean(0)) if changed else None
         if region is None:
-            region = inversion.priors[changed].amax(0) if changed else torch.ones(self.size)
+            self._refuse_placeless(row, changed, by_data=bool(blended))
+            region = inversion.priors[changed].amax(0)
         return self._widened(region)
+
+    def _blended(self, row: int) -> Iterator[tuple[int, Span]]:
+        """The words that the data says are blended, each with its row; none where a prompt hasn't its own."""
+        edit, pair = self.rows.edits[row], (self.rows.source[row], row)
+        if edit is None or edit.blend is None:
+            return
+        with suppress(InputError):
+            spans = [find_word(self.rows.tokens[n].prompt, word) for n, word in zip(pair, edit.blend, strict=True)]
+            yield from ((n, span) for n, each in zip(pair, spans, strict=True) for span in each)
+
+    def _changed(self, row: int, noun_positions: Sequence[Sequence[int]]) -> list[int]:
+        edit, alignment, target = self.rows.edits[row], self.rows.alignments[row], self.rows.tokens[row]
+        assert edit is not None and alignment is not None
+        weighted = [span for span, _ in edit.weights]
+        weighted += [span for word in self.settings.reweight for span in find_word(target.prompt, word)]
+        return changed_nouns(noun_positions, self.rows.tokens[self.rows.source[row]], target, alignment, weighted)
+
+    def _refuse_placeless(self, row: int, changed: Sequence[int], by_data: bool) -> None:
+        """Refuse an edit that no prior gives a place: it would change the whole picture, or what it adds, nothing.
+
+        Args:
+            row: the target's.
+            changed: the inversion's nouns that it changes.
+            by_data: whether the data says which these are.
+        """
+        alignment, inversion = self.rows.alignments[row], self.rows.inversions[self.rows.owner[row]]
+        source, target = self.rows.tokens[self.rows.source[row]], self.rows.tokens[row]
+        assert alignment is not None
+        placeless = []
+        if not by_data:
+            placeless = [noun.text for noun in added_nouns(target, alignment)]
+            nouns = load_words().nouns(source.prompt)
+            places = [source.positions(noun.span) for noun in nouns]
+            known = {p for positions in inversion.noun_positions for p in positions}
+            placeless += [nouns[k].text for k in self._changed(row, places) if not known & set(places[k])]
+        if placeless or not changed:
+            what = f"{placeless[0]!r} has no prior that gives it a place" if placeless else "it changes no noun"
+            raise InputError(
+                f"edit.blend=prior, prompt {target.prompt!r}: {what}; say by region= where the edit may change the "
+                f"image, or take edit.blend=attention"
+            )
 
     def _widened(self, region: Tensor) -> Tensor:
         """A region and its margin: (h, w) in [0, 1], exactly 0 beyond the margin."""
@@ -357,10 +469,12 @@ class Blend:
 
     def _running(self, row: int, control: AttentionEdit) -> Tensor | None:
         """Where the changed words, of source and target, have looked up to now."""
-        alignment, source = self.rows.alignments[row], self.rows.source[row]
+        alignment, source, blended = self.rows.alignments[row], self.rows.source[row], list(self._blended(row))
         assert alignment is not None and control.maps is not None
         spans = {source: [span for change in alignment.changed for span in change.source]}
         spans |= {row: [span for change in alignment.changed for span in change.target]}
+        if blended:
+            spans = {n: [span for m, span in blended if m == n] for n in (source, row)}
         words = [(n, [p for span in each for p in self.rows.tokens[n].positions(span)]) for n, each in spans.items()]
         maps = [control.maps[n][..., positions].mean(-1) for n, positions in words if positions]
         if control.step < self.settings.blend_start * control.num_steps or not maps:
@@ -368,31 +482,63 @@ class Blend:
         return self._above(torch.stack(maps))
 
 
-def described_anew(target: Tokens, alignment: Alignment) -> list[int]:
-    """Positions of the target's nouns that have an adjective which the source hasn't there."""
+def described_anew(target: Tokens, alignment: Alignment, weighted: Sequence[Span] = ()) -> list[int]:
+    """Positions of the target's nouns that have a word which the source hasn't there: "red cat", "toy cat".
+
+    Args:
+        target, alignment: of the target prompt.
+        weighted: characters of words with another weight, which count as such words.
+    """
+    fresh = [*weighted, *(span for change in alignment.changed for span in change.target)]
     return [
         position
-        for adjective, noun in load_words().pairs(target.prompt)
-        if any(overlap(adjective.span, span) for change in alignment.changed for span in change.target)
-        for position in target.positions(noun.span)
+        for word, noun in _described(target.prompt)
+        if any(overlap(word, span) for span in fresh)
+        for position in target.positions(noun)
+    ]
+
+
+def added_nouns(target: Tokens, alignment: Alignment) -> list[Word]:
+    """The target's nouns that stand in the place of no words of the source."""
+    added = [span for change in alignment.changed if not change.source for span in change.target]
+    kept = [span for change in alignment.changes if change.source for span in change.target]
+    return [
+        noun
+        for noun in load_words().nouns(target.prompt)
+        if any(overlap(noun.span, span) for span in added) and not any(overlap(noun.span, span) for span in kept)
     ]
 
 
 def changed_nouns(
-    noun_positions: Sequence[Sequence[int]], source: Tokens, target: Tokens, alignment: Alignment
+    noun_positions: Sequence[Sequence[int]],
+    source: Tokens,
+    target: Tokens,
+    alignment: Alignment,
+    weighted: Sequence[Span] = (),
 ) -> list[int]:
     """Which nouns a target prompt replaces, removes, or describes otherwise than the source does.
+
+    Adjectives describe a noun, and so do nouns: "a bear" isn't "a teddy bear".
 
     Args:
         noun_positions: of every noun its tokens in the source prompt.
         source, target, alignment: of the prompts.
+        weighted: characters of the target's words with another weight; these change their noun, too.
 
     Returns:
         indices of ``noun_positions``.
     """
-    changed = {p for change in alignment.changed for span in change.source for p in source.positions(span)}
-    for adjective, noun in load_words().pairs(source.prompt):
-        if any(overlap(adjective.span, span) for change in alignment.changed for span in change.source):
-            changed.update(source.positions(noun.span))
-    changed.update(alignment.kept[described_anew(target, alignment)].tolist())
+    gone = [span for change in alignment.changed for span in change.source]
+    changed = {p for span in gone for p in source.positions(span)}
+    for word, noun in _described(source.prompt):
+        if any(overlap(word, span) for span in gone):
+            changed.update(source.positions(noun))
+    changed.update(alignment.kept[described_anew(target, alignment, weighted)].tolist())
     return [k for k, positions in enumerate(noun_positions) if changed & set(positions)]
+
+
+def _described(prompt: str) -> Iterator[tuple[Span, Span]]:
+    """Words of a prompt, each with the noun that it describes; a noun's own words describe it."""
+    words = load_words()
+    yield from ((adjective.span, noun.span) for adjective, noun in words.pairs(prompt))
+    yield from ((noun.span, noun.span) for noun in words.nouns(prompt))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args
@@ -21,7 +22,7 @@ from torch import Tensor
 from locinv_pl.alignment import align, edit_kind, word_changes
 from locinv_pl.api import invert
 from locinv_pl.backbone import Backbone, load_backbone
-from locinv_pl.editing import EditSettings, changed_nouns, edit
+from locinv_pl.editing import EditSettings, changed_nouns, edit, nothing
 from locinv_pl.errors import InputError
 from locinv_pl.methods import Method, preset_file
 from locinv_pl.prompts import tokenize
@@ -114,9 +115,12 @@ def load_editor(name_or_path: str | Path, backbone: Backbone) -> Editor:
     return make_editor(settings, backbone)
 
 
-def make_editor(settings: EditorSettings, backbone: Backbone) -> Editor:
-    """The editor that settings describe; arguments and errors as in :func:`load_editor`."""
-    return EDITORS[settings.editor](settings, backbone)
+def make_editor(settings: EditorSettings, backbone: Backbone, on_pass: Callable[[], None] = nothing) -> Editor:
+    """The editor that settings describe; ``on_pass`` is called before every pass of its UNet.
+
+    Other arguments and errors are as in :func:`load_editor`.
+    """
+    return EDITORS[settings.editor](settings, backbone, on_pass)
 
 
 class PipelineEditor(ABC):
@@ -125,6 +129,7 @@ class PipelineEditor(ABC):
     Args:
         settings: which model, and how.
         backbone: gives the networks where the settings name no model, and the device.
+        on_pass: called before every pass of the UNet.
 
     Raises:
         InputError: an option that the pipeline hasn't, or the model can't be loaded or isn't one for it.
@@ -132,21 +137,24 @@ class PipelineEditor(ABC):
 
     pipeline: ClassVar[str]  # diffusers' class
     calls: ClassVar[tuple[str, ...]] = ("__call__",)  # its methods that run
-    channels: ClassVar[tuple[int, ...]] = (4,)  # that its UNet may take
+    channels: ClassVar[tuple[tuple[int, int], ...]] = ((1, 0),)  # (a, b): its UNet may take a C + b, C a latent's
     multiple: ClassVar[int] = 8  # of pixels along the picture's sides
 
-    def __init__(self, settings: EditorSettings, backbone: Backbone):
+    def __init__(self, settings: EditorSettings, backbone: Backbone, on_pass: Callable[[], None] = nothing):
         import diffusers
+
+        self.on_pass = on_pass
 
         self.settings, self._name = settings, f"editor={settings.editor}"
         if settings.model is not None:
             try:
-                backbone = load_backbone(settings.model, settings.dtype, backbone.device)
+                backbone = load_backbone(settings.model, settings.dtype, backbone.device, for_editors=True)
             except InputError as error:
                 raise InputError(f"{self._name}: {error}") from error
         self.unet, takes = backbone.unet, backbone.unet.config.in_channels
-        if takes not in self.channels:
-            needs = " or ".join(str(n) for n in self.channels)
+        allowed = [a * backbone.vae.config.latent_channels + b for a, b in self.channels]
+        if takes not in allowed:
+            needs = " or ".join(str(n) for n in allowed)
             raise InputError(
                 f"{self._name}: the UNet of model {backbone.name!r} takes {takes} channels, this editor needs one "
                 f"that takes {needs}; give another model"
@@ -168,7 +176,7 @@ class PipelineEditor(ABC):
             raise InputError(f"{self._name}: the prior's shape is {tuple(prior.shape)}, the picture's {(h, w)}")
         for prompt in (source, target):
             tokenize(self.pipe.tokenizer, prompt)
-        with _attention_restored(self.unet):
+        with _attention_restored(self.unet), _before_passes(self.unet, self.on_pass):
             try:
                 edited = self._edit(image[None], source, target, prior)
             except InputError:
@@ -215,11 +223,18 @@ class PipelineEditor(ABC):
 class Inpaint(PipelineEditor):
     """Paints the target prompt where the prior is above one half.
 
-    A UNet of 9 channels sees the mask and the picture around it (Rombach et al., arXiv 2112.10752). With one of 4 the
-    rest is put back at every step, as in Blended Latent Diffusion (Avrahami et al., arXiv 2206.02779).
+    A UNet of 9 channels, in general of 2 C + 1, sees the mask and the picture around it (Rombach et al., arXiv
+    2112.10752). With one of 4, or C, the rest is put back at every step, as in Blended Latent Diffusion (Avrahami et
+    al., arXiv 2206.02779).
     """
 
-    pipeline, channels = "StableDiffusionInpaintPipeline", (4, 9)
+    pipeline, channels = "StableDiffusionInpaintPipeline", ((1, 0), (2, 1))
+
+    def __init__(self, settings: EditorSettings, backbone: Backbone, on_pass: Callable[[], None] = nothing):
+        super().__init__(settings, backbone, on_pass)
+        unet = copy(self.unet)  # with the same networks; the pipeline tells the two kinds apart by the numbers 4 and 9
+        unet.register_to_config(in_channels=4 if unet.config.in_channels == self.pipe.vae.config.latent_channels else 9)
+        self.pipe.unet = unet
 
     def _edit(self, image: Tensor, source: str, target: str, prior: Tensor | None) -> Tensor:
         if prior is None:
@@ -231,7 +246,7 @@ class Inpaint(PipelineEditor):
 class InstructPix2Pix(PipelineEditor):
     """Follows an instruction, written from the two prompts (Brooks et al., arXiv 2211.09800)."""
 
-    pipeline, channels = "StableDiffusionInstructPix2PixPipeline", (8,)
+    pipeline, channels = "StableDiffusionInstructPix2PixPipeline", ((2, 0),)
 
     def _edit(self, image: Tensor, source: str, target: str, prior: Tensor | None) -> Tensor:
         order = instruction(source, target)
@@ -269,8 +284,8 @@ class LeditsPP(PipelineEditor):
     pipeline, calls = "LEditsPPPipelineStableDiffusion", ("invert", "__call__")
     multiple = 32
 
-    def __init__(self, settings: EditorSettings, backbone: Backbone):
-        super().__init__(settings, backbone)
+    def __init__(self, settings: EditorSettings, backbone: Backbone, on_pass: Callable[[], None] = nothing):
+        super().__init__(settings, backbone, on_pass)
         encode = self.pipe.encode_prompt
 
         def encode_prompt(*args: Any, editing_prompt: Sequence[str], **kwargs: Any) -> tuple[Any, ...]:
@@ -306,8 +321,8 @@ EDITORS: dict[str, type[PipelineEditor]] = {
 class PromptToPrompt:
     """Our own inversion and edit as an :class:`Editor`.
 
-    The prior becomes that of the source prompt's nouns that the target prompt changes, and where ``blend="prior"``
-    lets the picture change; without it no noun has one.
+    The prior becomes that of the source prompt's nouns that the target prompt changes, and where the picture may
+    change; without it no noun has one.
 
     Args:
         backbone: what inverts and edits.
@@ -396,6 +411,16 @@ def _described(prompt: str, spans: Sequence[Span]) -> str:
 def _refuse_same(source: str, target: str) -> None:
     if edit_kind(source, target) == "same":
         raise InputError(f"prompt {target!r}: is the source prompt; change a word of it")
+
+
+@contextmanager
+def _before_passes(net: torch.nn.Module, call: Callable[[], None]) -> Iterator[None]:
+    """A block in which ``call`` comes before every pass of a network."""
+    handle = net.register_forward_pre_hook(lambda module, args: call())
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager

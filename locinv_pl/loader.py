@@ -36,6 +36,11 @@ class Timestep:
         self.is_used = True
         return self._open()
 
+    @property
+    def skips(self) -> bool:
+        """Whether what can't be used is left out, rather than stopped at."""
+        return self._report is not None
+
     def leave_out(self, id: str, problem: InputError) -> None:
         """Report a picture that can't go on, or, where nobody is told, stop at it."""
         if self._report is None:

@@ -27,6 +27,7 @@ from locinv_pl.metrics import (
     background_psnr,
     background_ssim,
     check_lpips,
+    fp32,
     lpips,
     psnr,
     ssim,
@@ -34,7 +35,7 @@ from locinv_pl.metrics import (
     with_border,
 )
 from locinv_pl.prompts import tokenize
-from locinv_pl.types import EditSample
+from locinv_pl.types import Edit, EditSample
 
 JUDGE = "judge"
 
@@ -110,7 +111,7 @@ class Measures:
         """
         source, edited = source.to(self.device), edited.to(self.device)
         region = None if region is None else with_border(region.to(self.device))
-        with torch.autocast(self.device.type, enabled=False):
+        with fp32(self.device.type):
             keys, features = self.vit(torch.stack([source, edited]))
             agrees = self.clip.agrees(edited[None], [target_prompt])[0] if isinstance(self.clip, Judge) else None
             return {
@@ -127,7 +128,8 @@ class Measures:
         """PSNR in dB, SSIM, and LPIPS where asked for, of a reconstruction; both (3, H, W) in [0, 1]."""
         measures = {"psnr": psnr, "ssim": ssim, **({"lpips": lpips} if self.settings.lpips else {})}
         pictures = reconstruction.to(self.device), source.to(self.device)
-        return {name: measure(*pictures).item() for name, measure in measures.items()}
+        with fp32(self.device.type):
+            return {name: measure(*pictures).item() for name, measure in measures.items()}
 
     def _background(self, source: Tensor, edited: Tensor, region: Tensor | None) -> dict[str, float | None]:
         measures = {
@@ -230,13 +232,13 @@ class ViT:
         return keys[0], out.pooler_output if self.is_clip else out.last_hidden_state[:, 0]
 
 
-def edit_region(sample: EditSample, tokenizer: Any, prompt: str, by_prior: bool = False) -> Tensor | None:
+def edit_region(sample: EditSample, tokenizer: Any, edit: Edit, by_prior: bool = False) -> Tensor | None:
     """Where an edit changes the picture: what the data says, else the masks of the nouns that the prompt changes.
 
     Args:
         sample: the picture.
         tokenizer: by whose tokens the prompts are compared.
-        prompt: the target prompt.
+        edit: the edit.
         by_prior: take the nouns' priors, which an editor may know, in place of their ground truth.
 
     Returns:
@@ -244,8 +246,9 @@ def edit_region(sample: EditSample, tokenizer: Any, prompt: str, by_prior: bool 
     """
     if sample.region is not None:
         return sample.region
-    source, target = (tokenize(tokenizer, text, sample.id) for text in (sample.prompt, prompt))
+    source, target = (tokenize(tokenizer, text, sample.id) for text in (sample.prompt, edit.prompt))
     places = [source.positions(noun.span) for noun in sample.nouns]
-    changed = changed_nouns(places, source, target, align(source, target))
+    weighted = [span for span, _ in edit.weights]
+    changed = changed_nouns(places, source, target, align(source, target), weighted)
     planes = [sample.nouns[k].prior if by_prior else sample.nouns[k].mask for k in changed]
     return torch.stack(planes).amax(0) if planes else None

@@ -6,6 +6,7 @@ The presets stand in configs/method/*.yaml; :func:`load_method` reads them.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -15,6 +16,7 @@ from locinv_pl.errors import InputError
 from locinv_pl.priors import Rasterize
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+LARGEST = 1000.0  # factor or rate that means anything; beyond it numbers in fp32 overflow sooner or later
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,9 @@ class LossTerm:
     beta: float | None = None
 
     def __post_init__(self) -> None:
-        _require(self.weight >= 0, "weight", self.weight, "0 or more")
-        _require(self.alpha > 0, "alpha", self.alpha, "more than 0")
-        _require(self.beta is None or self.beta >= 0, "beta", self.beta, "0 or more, or null")
+        _require(0 <= self.weight <= LARGEST, "weight", self.weight, f"0 to {LARGEST:g}")
+        _require(0 < self.alpha < inf, "alpha", self.alpha, "more than 0")
+        _require(self.beta is None or 0 <= self.beta < inf, "beta", self.beta, "0 or more, or null")
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ class TokenPolicy:
         _require(self.values in ("prompt", "dynamic"), "values", self.values, "prompt or dynamic")
         _require(self.rasterize in ("area", "any"), "rasterize", self.rasterize, "area or any")
         _require(self.max_steps >= 0, "max_steps", self.max_steps, "0 or more")
-        _require(self.lr > 0, "lr", self.lr, "more than 0")
+        _require(0 < self.lr <= LARGEST, "lr", self.lr, f"more than 0 and at most {LARGEST:g}")
+        _require(0 <= self.weight_decay <= LARGEST, "weight_decay", self.weight_decay, f"0 to {LARGEST:g}")
 
     @property
     def losses(self) -> dict[str, LossTerm]:
@@ -110,7 +113,7 @@ class NullTextPolicy:
         policies = ("none", "optimize", "npi", "direct")
         _require(self.policy in policies, "policy", self.policy, "one of " + ", ".join(policies))
         _require(self.max_steps >= 0, "max_steps", self.max_steps, "0 or more")
-        _require(self.lr > 0, "lr", self.lr, "more than 0")
+        _require(0 < self.lr <= LARGEST, "lr", self.lr, f"more than 0 and at most {LARGEST:g}")
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,10 @@ class Method:
     tokens: TokenPolicy = field(default_factory=TokenPolicy)
     null_text: NullTextPolicy = field(default_factory=NullTextPolicy)
     parallel: ParallelPolicy = field(default_factory=ParallelPolicy)
+
+    def __post_init__(self) -> None:
+        scale = self.guidance_scale
+        _require(abs(scale) <= LARGEST, "guidance_scale", scale, f"between -{LARGEST:g} and {LARGEST:g}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in the YAML files."""

@@ -6,6 +6,8 @@ Inversion, arXiv 2310.01506): pictures in [0, 1] with the edited region set to b
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 import torch
@@ -21,6 +23,22 @@ from torchmetrics.functional.image import (
 from locinv_pl.errors import InputError
 
 MOST_DECIBELS = 100.0  # of a background: a mean square difference of 1e-10
+
+
+@contextmanager
+def fp32(device: str = "cpu") -> Iterator[None]:
+    """A block in full precision, whatever the Trainer's: its autocast and its default type end here.
+
+    Args:
+        device: the type of the tensors' device.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.autocast(device, enabled=False):
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def attention_iou(maps: Tensor, masks: Tensor, threshold: float = 0.3) -> Tensor:

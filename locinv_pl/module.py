@@ -10,22 +10,33 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
 
-import locinv_pl.strategy  # noqa: F401 (registers image_parallel)
 from locinv_pl.backbone import Backbone, load_backbone
 from locinv_pl.batch import Engine, Outcome, Part, advance, begin, make_engine
-from locinv_pl.editing import EditSettings, edit, reconstruct
+from locinv_pl.editing import EditSettings, check_edit, edit, reconstruct
 from locinv_pl.editors import Editor, EditorSettings, make_editor
-from locinv_pl.errors import InputError
+from locinv_pl.errors import InputError, tell
 from locinv_pl.loader import Timestep, TimestepLoader
 from locinv_pl.measures import Measures, MeasureSettings, edit_region
 from locinv_pl.methods import Method
-from locinv_pl.results import EditResult, save_edits, score, score_edits, score_reconstruction
+from locinv_pl.metrics import fp32
+from locinv_pl.results import (
+    EditResult,
+    edit_row,
+    note_refused,
+    save_edits,
+    score,
+    score_edits,
+    score_reconstruction,
+)
 from locinv_pl.store import RunFolder, Scores, settings_digest
+from locinv_pl.strategy import ImageParallelStrategy
 from locinv_pl.summary import edits_table, summarize, summarize_edits, table
 from locinv_pl.task import settings_of
 from locinv_pl.tuning import Tuning
-from locinv_pl.types import EditSample, MadeOf
+from locinv_pl.types import Edit, EditSample, Inversion, MadeOf
 
 
 class LocInvModule(LightningModule):
@@ -67,7 +78,8 @@ class LocInvModule(LightningModule):
     @cached_property
     def backbone(self) -> Backbone:
         """The frozen networks, loaded at first use; not a submodule, so nothing trains or saves them."""
-        return load_backbone(self.backbone_name, self.dtype_name, tuning=self.tuning)
+        for_editors = self.editor is not None and not self._inverts
+        return load_backbone(self.backbone_name, self.dtype_name, tuning=self.tuning, for_editors=for_editors)
 
     @cached_property
     def _engine(self) -> Engine:
@@ -79,6 +91,11 @@ class LocInvModule(LightningModule):
     def _measures(self) -> Measures:
         """The networks behind the measures, on this process's device."""
         return Measures(self.measures, self.trainer.strategy.root_device)
+
+    @property
+    def _inverts(self) -> bool:
+        """Whether this process is here to invert pictures, or to reconstruct them."""
+        return self._trainer is None or self._trainer.state.fn in ("fit", "validate")
 
     @property
     def run(self) -> RunFolder:
@@ -121,8 +138,11 @@ class LocInvModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Move the networks to this process's device and claim the run's folder."""
-        self.backbone.schedule(self.num_steps)  # refuses a wrong T before the folder is touched
+        if self.editor is None or self._inverts:
+            self.backbone.schedule(self.num_steps)  # refuses a wrong T before the folder is touched
         self.backbone.to(self.trainer.strategy.root_device)
+        if self.editor is not None and stage == "predict":
+            self._editor  # noqa: B018 (a model that isn't one for it is refused before the folder is touched)
         self.run.claim(self.settings, but_for="" if stage == "fit" else "rounding")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -163,34 +183,69 @@ class LocInvModule(LightningModule):
         """Reconstruct from the files alone, and score."""
         began = time.perf_counter()
         inversions = [self.run.inversion(s.id, s.fingerprint) for s in batch.samples]
-        pictures = reconstruct(self.backbone, inversions)
+        pictures = reconstruct(self.backbone, inversions, self._stop_if_told)
         seconds = (time.perf_counter() - began) / len(inversions)
         for result in score(self.backbone, batch.samples, inversions, pictures, seconds):
             self.run.save_scores("validation", result.sample.id, result.scores)
 
     def predict_step(self, batch: Timestep, batch_idx: int) -> list[EditResult]:
         """Edit every picture of the batch by the edits that its data names; from the files alone."""
-        return [self._edit(sample) for sample in batch.samples]
+        return [self._edit(sample, batch.skips) for sample in batch.samples]
 
-    def _edit(self, sample: EditSample) -> EditResult:
-        prompts, inversion = [listed.prompt for listed in sample.edits], None
+    def _edit(self, sample: EditSample, skip: bool) -> EditResult:
+        """Make a picture's edits; with ``skip`` those that can't be made are noted and left out."""
+        values, inversion, refused = self._edit_values, None, []
         if self.editor is None:
             inversion = self.run.inversion(sample.id, sample.fingerprint)
-            pictures = edit(self.backbone, inversion, prompts, self.edit, sample.region, with_source=True)
+        edits, made = [], []
+        for listed in sample.edits:
+            try:
+                made += self._made_alone(sample, inversion, listed)
+                edits.append(listed)
+            except InputError as problem:
+                if not skip:
+                    raise
+                tell(f"skipped edit {listed.prompt!r} of {sample.id}: {problem}")
+                refused.append({**edit_row(listed, values, self._region(sample)), "problem": str(problem)})
+        note_refused(self.run, sample.id, refused)
+        if inversion is not None:
+            region = self._region(sample)
+            pictures = edit(self.backbone, inversion, edits, self.edit, region, True, self._stop_if_told)
         else:
-            pictures = self.backbone.decode(self.backbone.encode(sample.image[None])).cpu()
-            regions = [edit_region(sample, self.backbone.tokenizer, prompt, by_prior=True) for prompt in prompts]
-            made = [self._editor(sample.image, sample.prompt, *asked) for asked in zip(prompts, regions, strict=True)]
-            pictures = torch.cat([pictures, *(picture[None] for picture in made)])
-        values, back, edited = self._edit_values, pictures[0], pictures[1:]
-        about = (sample.id, sample.prompt, sample.fingerprint)
-        save_edits(self.run, *about, values, sample.image, back, sample.edits, edited)
-        return EditResult(sample, inversion, values, back, sample.edits, edited)
+            back = self.backbone.decode(self.backbone.encode(sample.image[None])).cpu()
+            pictures = torch.cat([back, *(picture[None] for picture in made)])
+        back, edited = pictures[0], pictures[1:]
+        about = (sample.id, sample.prompt, sample.fingerprint, values)
+        save_edits(self.run, *about, sample.image, back, edits, edited, self._region(sample))
+        return EditResult(sample, inversion, values, back, edits, edited)
+
+    def _made_alone(self, sample: EditSample, inversion: Inversion | None, listed: Edit) -> list[Tensor]:
+        """What another editor makes, (3, H, W); ours makes all edits of a picture together, and is only asked here."""
+        if inversion is not None:
+            check_edit(self.backbone, inversion, listed, self.edit, self._region(sample))
+            return []
+        if listed.weights:
+            raise InputError(
+                f"prompt {listed.prompt!r}: weights in brackets are for our own edits; leave them out, or editor="
+            )
+        region = edit_region(sample, self.backbone.tokenizer, listed, by_prior=True)
+        return [self._editor(sample.image, sample.prompt, listed.prompt, region)]
+
+    def _region(self, sample: EditSample) -> Tensor | None:
+        """Where the data says that our own edits may change the picture, if they are to keep to that."""
+        return sample.region if self.editor is None and self.edit.blend == "prior" else None
+
+    def _stop_if_told(self) -> None:
+        """Answer SIGTERM in the middle of a picture that is made again from its beginning."""
+        if isinstance(self.trainer.strategy, ImageParallelStrategy):
+            self.trainer.strategy.stop_if_told()
+        elif self.trainer.received_sigterm:
+            raise SIGTERMException
 
     @cached_property
     def _editor(self) -> Editor:
         assert self.editor is not None
-        return make_editor(self.editor, self.backbone)
+        return make_editor(self.editor, self.backbone, self._stop_if_told)
 
     @property
     def _edit_values(self) -> dict[str, Any]:
@@ -200,10 +255,16 @@ class LocInvModule(LightningModule):
     def test_step(self, batch: Timestep, batch_idx: int) -> None:
         """Score the edits that ``predict`` made of every picture of the batch; from the files alone."""
         for sample in batch.samples:
-            edits = score_edits(self.run, sample, self.backbone.tokenizer, self._edit_values, self._measures)
-            back = score_reconstruction(self.run, sample, self._measures)
-            about = {"id": sample.id, "prompt": sample.prompt, "reconstruction": back}
-            self.run.save_scores("test", sample.id, {**about, "edits": edits, **self._tested})
+            self._stop_if_told()
+            with fp32(self.trainer.strategy.root_device.type):
+                self._score_edits(sample, batch.skips)
+
+    def _score_edits(self, sample: EditSample, skip: bool) -> None:
+        tokenizer, by_region = self.backbone.tokenizer, self._region(sample) is not None
+        edits = score_edits(self.run, sample, tokenizer, self._edit_values, self._measures, by_region, skip)
+        back = score_reconstruction(self.run, sample, self._measures)
+        about = {"id": sample.id, "prompt": sample.prompt, "reconstruction": back}
+        self.run.save_scores("test", sample.id, {**about, "edits": edits, **self._tested})
 
     def teardown(self, stage: str) -> None:
         """Once every process has ended, the first one sums up: summary.json, validation.json or test.json."""

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, cast
 
@@ -23,7 +24,7 @@ from locinv_pl.drawing import to_array, to_png
 from locinv_pl.errors import DamagedError, InputError, all_of, tell
 from locinv_pl.files import check, read_image, read_json, to_json, write_atomically, write_json
 from locinv_pl.measures import Measures, edit_region
-from locinv_pl.metrics import attention_iou, attention_iou_curve, psnr, ssim
+from locinv_pl.metrics import attention_iou, attention_iou_curve, fp32, psnr, ssim
 from locinv_pl.store import OPEN, RunFolder, file_name, id_of
 from locinv_pl.types import Edit, EditSample, Inversion
 
@@ -69,10 +70,11 @@ def score(
     """Score a batch's reconstructions (B, 3, H, W); ``seconds`` is the time that each picture took."""
     pictures = torch.stack([s.image for s in samples])
     vae = backbone.decode(backbone.encode(pictures)).cpu()
-    return [
-        Result(sample, inversion, back, ceiling, {**_scores(sample, inversion, back, ceiling), "seconds": seconds})
-        for sample, inversion, back, ceiling in zip(samples, inversions, reconstructions, vae, strict=True)
-    ]
+    with fp32():
+        return [
+            Result(sample, inversion, back, ceiling, {**_scores(sample, inversion, back, ceiling), "seconds": seconds})
+            for sample, inversion, back, ceiling in zip(samples, inversions, reconstructions, vae, strict=True)
+        ]
 
 
 def _scores(sample: EditSample, inversion: Inversion, back: Tensor, vae: Tensor) -> dict[str, Any]:
@@ -117,6 +119,13 @@ class EditedImage(TypedDict):
     fingerprint: NotRequired[str]
 
 
+class _Refused(TypedDict):
+    """The content of ``edits/<id>/refused.json``."""
+
+    id: str
+    edits: list[dict[str, Any]]
+
+
 def save_edits(
     run: RunFolder,
     id: str,
@@ -127,13 +136,15 @@ def save_edits(
     reconstruction: Tensor,
     edits: Sequence[Edit],
     pictures: Tensor,
+    region: Tensor | None = None,
 ) -> list[Path]:
     """Write ``edits/<id>/``: source.png, reconstruction.png, a numbered PNG for each edit, and edits.json.
 
     ``prompt`` is the source prompt, ``fingerprint`` that of the picture with its prompt and priors, ``settings`` are
-    those of the edits, as plain values. An edit that is there already, with this prompt and these settings, is written
-    again under its own number; others are kept, those of another fingerprint only as files. Without a ``source`` that
-    picture is left as it is. Every PNG holds prompt and settings in its metadata; edits.json is written last.
+    those of the edits, as plain values, and ``region`` is the one that they keep to. An edit that is there already,
+    with this prompt, these settings and this region, is written again under its own number; others are kept, those of
+    another fingerprint only as files. Without a ``source`` that picture is left as it is. Every PNG holds prompt and
+    settings in its metadata; edits.json is written last.
 
     Returns:
         the edits' files.
@@ -147,12 +158,12 @@ def save_edits(
     numbers = [
         int(name.partition("-")[0]) for name in [*_edit_files(run, id), *(row["file"] for row in before["edits"])]
     ]
-    about = {"source_prompt": prompt, "settings": to_json(settings)}
 
     def write(name: str, picture: Tensor, text: str, row: Mapping[str, Any] | None = None) -> Path:
-        path = run.edits_path(id, name)
+        path, own = run.edits_path(id, name), settings if row is None else row["settings"]
+        about = {"prompt": text, "source_prompt": prompt, "settings": to_json(own)}
         told = {} if row is None else {"edit": to_json(dict(row) | {"fingerprint": fingerprint})}
-        write_atomically(path, to_png(Image.fromarray(to_array(picture)), {"prompt": text, **about, **told}))
+        write_atomically(path, to_png(Image.fromarray(to_array(picture)), about | told))
         return path
 
     if source is not None:
@@ -160,7 +171,7 @@ def save_edits(
     write("reconstruction.png", reconstruction, prompt)
     paths = []
     for edit, picture in zip(edits, pictures, strict=True):
-        row = {"kind": edit.kind, "prompt": edit.prompt, "settings": settings}
+        row = edit_row(edit, settings, region)
         same = [there for there in rows if row.items() <= there.items()]
         if not same:
             numbers.append(max(numbers, default=0) + 1)
@@ -247,12 +258,43 @@ def damaged_edits(run: RunFolder) -> list[str]:
     return problems
 
 
+def edit_row(edit: Edit, settings: Mapping[str, Any], region: Tensor | None = None) -> dict[str, Any]:
+    """What makes an edit the one it is: its kind, its prompt, and its settings with what it has of its own.
+
+    Args:
+        edit: the edit.
+        settings: those of all edits, as plain values.
+        region: (H, W), where it may change the picture.
+    """
+    own: dict[str, Any] = {}
+    if edit.weights:
+        own["weights"] = [[edit.prompt[slice(*span)], *span, factor] for span, factor in edit.weights]
+    if edit.blend is not None:
+        own["blended_words"] = list(edit.blend)
+    if region is not None:
+        plane = region.float().contiguous()
+        content = repr(tuple(plane.shape)).encode() + plane.numpy().tobytes()
+        own["region"] = sha256(content).hexdigest()[:16]
+    return {"kind": edit.kind, "prompt": edit.prompt, "settings": {**settings, **own}}
+
+
+def note_refused(run: RunFolder, id: str, refused: Sequence[Mapping[str, Any]]) -> None:
+    """Write ``edits/<id>/refused.json``: the edits that can't be made, and why; gone where there is none."""
+    path = run.edits_path(id, "refused.json")
+    if refused:
+        write_json(path, {"id": id, "edits": list(refused)}, sealed=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def score_edits(
     run: RunFolder,
     sample: EditSample,
     tokenizer: Any,
     settings: Mapping[str, Any],
     measures: Measures,
+    by_region: bool = False,
+    skip: bool = False,
 ) -> list[dict[str, Any]]:
     """Measure every edit that a sample names, on its file in ``edits/<id>/``, against the sample's picture.
 
@@ -262,6 +304,8 @@ def score_edits(
         tokenizer: of the model that edited it.
         settings: the edits that were made with these.
         measures: what measures them.
+        by_region: whether the edits keep to the sample's region.
+        skip: leave out edits that :func:`note_refused` has noted.
 
     Returns:
         for each edit, in the sample's order, its kind, prompt, file and measures.
@@ -275,18 +319,21 @@ def score_edits(
             f"image {sample.id!r}: its prompt, nouns, priors or pixels aren't those that were edited in {run.root}; "
             f"run predict again"
         )
+    noted = run.edits_path(sample.id, "refused.json")
+    refused = read_json(noted, _Refused)["edits"] if skip and noted.exists() else []
     for edit in sample.edits:
         row = {"kind": edit.kind, "prompt": edit.prompt}
-        made = next(
-            (there for there in listed["edits"] if {**row, "settings": settings}.items() <= there.items()), None
-        )
+        identity = edit_row(edit, settings, sample.region if by_region else None)
+        made = next((there for there in listed["edits"] if identity.items() <= there.items()), None)
+        if made is None and any(identity.items() <= there.items() for there in refused):
+            continue
         if made is None:
             raise InputError(
                 f"image {sample.id!r}: {run.edits_path(sample.id)} has no edit to {edit.prompt!r} with these settings; "
                 f"run predict first, with the same words"
             )
         picture = _read_png(run, made["file"], sample)
-        region = edit_region(sample, tokenizer, edit.prompt)
+        region = edit_region(sample, tokenizer, edit)
         scored.append({**row, "file": made["file"], **measures.score(sample.image, picture, edit.prompt, region)})
     return scored
 

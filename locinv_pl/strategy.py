@@ -96,9 +96,22 @@ class ImageParallelStrategy(DDPStrategy):
 
     def batch_to_device(self, batch: Any, device: Any = None, dataloader_idx: int = 0) -> Any:
         """Before every timestep, end where another process was told to."""
-        if self.store is not None and self.world_size > 1 and _add(self.store, "stopped", 0):
+        if self._others_are_stopped:
             raise SIGTERMException
         return super().batch_to_device(batch, device, dataloader_idx)
+
+    def stop_if_told(self) -> None:
+        """End where this process, or another one, was told to: between the steps of work that is made again.
+
+        Raises:
+            SIGTERMException: it was.
+        """
+        if self._received_sigterm or self._others_are_stopped:
+            raise SIGTERMException
+
+    @property
+    def _others_are_stopped(self) -> bool:
+        return self.store is not None and self.world_size > 1 and _add(self.store, "stopped", 0) > 0
 
     def on_exception(self, exception: BaseException) -> None:
         """Let the others know that this process failed, or was told to stop."""

@@ -22,6 +22,7 @@ from typing_extensions import TypedDict
 from locinv_pl.errors import InputError
 from locinv_pl.files import AGAIN, check, digest, read_tensors, write_tensors
 from locinv_pl.frames import Frame
+from locinv_pl.weights import Weights, read_weights, refuse_weights
 
 Span = tuple[int, int]
 
@@ -60,21 +61,32 @@ class Adjective:
 
 @dataclass(frozen=True)
 class Edit:
-    """An edit that the data names.
+    """An edit that the data or the user names.
 
     Args:
-        prompt: the target prompt P*.
+        prompt: the target prompt P*. Weights in brackets, "a (red:1.5) house", move from here to ``weights``.
         kind: what kind of change it is.
-        blend: the words, of the source and of the target prompt, whose maps say where the picture may change,
-            where the data names them.
+        blend: the words, of the source and of the target prompt, that say where the picture may change, where the
+            data names them.
+        weights: stretches of characters of the prompt, each with the factor on the attention to its words.
+
+    Raises:
+        InputError: the prompt has no word, or weights that can't be read.
     """
 
     prompt: str
     kind: str
     blend: tuple[str, str] | None = None
+    weights: Weights = ()
 
     def __post_init__(self) -> None:
         _require_text(self.prompt, "edit: its prompt")
+        prompt, weights = read_weights(self.prompt)
+        if not any(map(str.isalnum, prompt)):
+            raise InputError(f"prompt {self.prompt!r}: has no word; say what the image is to become")
+        if weights:
+            object.__setattr__(self, "prompt", prompt)
+            object.__setattr__(self, "weights", weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +102,9 @@ class EditSample:
         edits: edits to make of the inversion.
         region: where the data says that edits change the picture, shape (H, W), bool.
         frame: which part of its file the picture shows; all of it by default.
+
+    Raises:
+        InputError: the source prompt has weights in brackets.
     """
 
     id: str
@@ -126,6 +141,7 @@ class EditSample:
     def __post_init__(self) -> None:
         for what, text in (("id", self.id), ("prompt", self.prompt)):
             _require_text(text, f"image {self.id!r}: its {what}")
+        refuse_weights(self.prompt, self.id)
         size = tuple(self.image.shape[-2:])
         for noun in self.nouns:
             what = f"image {self.id!r}, noun {noun.word!r}"

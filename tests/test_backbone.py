@@ -166,7 +166,7 @@ class TestRefusals:
 
     def test_weights_of_another_model(self, own_folder):
         config = json.loads((own_folder / "unet/config.json").read_text())
-        (own_folder / "unet/config.json").write_text(json.dumps({**config, "cross_attention_dim": 64}))
+        (own_folder / "unet/config.json").write_text(json.dumps({**config, "layers_per_block": 2}))
         assert "can't be loaded" in self.message(str(own_folder))
 
     def test_no_vocabulary(self, own_folder):
@@ -174,7 +174,7 @@ class TestRefusals:
         assert "tokenizer/ has no vocabulary" in self.message(str(own_folder))
 
     def test_a_file(self, own_folder):
-        assert "no such folder" in self.message(str(own_folder / "unet/config.json"))
+        assert "is a file, not a model's folder" in self.message(str(own_folder / "unet/config.json"))
 
     def test_unknown_hub_name_without_network(self, monkeypatch):
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)

@@ -318,6 +318,18 @@ class TestRefusals:
             ("trainer.strategy=foo", "strategy='foo'"),
             ("trainer.limit_train_batches=0.5", "limit_train_batches"),
             ("seed_everything=abc", "seed_everything"),
+            ("trainer.strategy=ddp", "DDPStrategy shares out the training of weights.*leave it out"),
+            ("trainer.strategy=ddp_spawn", "DDPStrategy shares out the training of weights"),
+            ("--ckpt_path=nothing.ckpt", "ckpt_path=nothing.ckpt: a run has no checkpoints"),
+            (
+                "--trainer.callbacks+={class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {monitor: x}}",
+                "EarlyStopping: monitors 'x'",
+            ),
+            ("method.tokens.lr=1e38", r"lr=1e\+38 must be more than 0 and at most 1000"),
+            ("method.null_text.lr=1e38", r"lr=1e\+38 must be more than 0 and at most 1000"),
+            ("method.tokens.weight_decay=1e38", "weight_decay"),
+            ("method.tokens.similarity.weight=1e38", "weight"),
+            ("method.guidance_scale=1e38", "guidance_scale"),
         ],
     )
     def test_one_line(self, roomy_folder, refused, word, says):
@@ -469,3 +481,41 @@ class TestProcesses:
         assert "coco/images/p1.png: the file is empty" in printed
         assert "Traceback" not in printed
         assert list(inversions(Path("run"))) == [f"p{n}.safetensors" for n in (0, 2, 3, 4)]
+
+
+@pytest.mark.parametrize(
+    "word", ["--config={}", "--config {}", "trainer.callbacks={}", "data={}", "edit={}", "--data {}"]
+)
+def test_a_file_that_is_no_configuration_is_named_and_not_quoted(refused, word):
+    Path("secrets").write_text("root:x:0:0:root:/root:/bin/bash\nhidden:y:1:1\n")
+    message = refused(word.format("secrets").split(" "))
+    assert "secrets" in message and "root" not in message and "hidden" not in message
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda name: None])
+def test_a_configuration_is_a_regular_file(refused, make):
+    make("odd")
+    assert "odd: holds no configuration" in refused(["--config=odd"])
+
+
+def test_a_valid_configuration_s_values_are_named(refused):
+    Path("mine.yaml").write_text("model: {num_steps: many}")
+    assert re.search("num_steps.*many", refused(["--config=mine.yaml"]))
+
+
+def test_without_a_progress_bar_and_with_a_logger(tiny_folder, capsys):
+    """The bar's callback is taken out; config.yaml lies in the run's folder, wherever the logger writes."""
+    write_coco(Path("coco"), 1)
+    logger = "{class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: logs}}"
+    more = ("trainer.enable_progress_bar=false", f"--trainer.logger={logger}")
+    main(
+        [w for w in words(tiny_folder, "data=coco_edit", "data.root=coco", steps=1) if w != "callbacks=plain"] + [*more]
+    )
+    assert "Inverting" not in capsys.readouterr().err
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["trainer"]["default_root_dir"] == "run"
+    assert not list(Path("logs").rglob("config.yaml"))
+
+
+@pytest.mark.parametrize("word", ["num_prompts=0", "num_scenes=0", "num_prompts=-1", "device=foo"])
+def test_evaluating_nothing_is_refused(refused, word):
+    assert word in refused(["evaluate-backbone", "embedded", word])

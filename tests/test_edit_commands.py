@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import write_pictures
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from locinv_pl import module
 from locinv_pl.backbone import load_backbone
 from locinv_pl.cli import main
 from locinv_pl.editors import EditorSettings, make_editor
@@ -115,6 +119,33 @@ def test_several_prompts_and_a_region(run: Path) -> None:
     assert {"a red cat", "a red cat and a dog on grass"} <= set(listed(run, "p0"))
 
 
+def test_edits_in_two_regions_are_two_edits(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With and without edit.blend=prior, which a region implies."""
+    paths = []
+    for name, corner, more in (("a", 8, ()), ("b", 16, ()), ("a", 8, ("edit.blend=prior",))):
+        region = np.zeros((32, 32), dtype=np.uint8)
+        region[:corner, :corner] = 255
+        Image.fromarray(region).save(f"{name}.png")
+        assert edit("run", "image=p1", "prompt=a red owl and a dog", f"region={name}.png", *more) == 0
+        paths.append(Path(capsys.readouterr().out.strip()))
+    assert paths[0] == paths[2] != paths[1]
+    assert not np.array_equal(pixels(paths[0]), pixels(paths[1]))
+    rows = json.loads((run / "edits/p1/edits.json").read_text())["edits"]
+    regions = {row["file"]: row["settings"]["region"] for row in rows if "region" in row["settings"]}
+    assert set(regions) == {path.name for path in paths[:2]} and len(set(regions.values())) == 2
+    with Image.open(paths[1]) as picture:
+        assert json.loads(picture.info["settings"])["region"] == regions[paths[1].name]
+
+
+def test_weights_in_brackets_are_read_and_make_an_edit_of_the_source_prompt(run: Path) -> None:
+    assert edit("run", "image=p1", "prompt=a (red:2) cat and a dog") == 0
+    assert edit("run", "image=p1", "prompt=a red cat and a dog", "edit.reweight={red: 2}") == 0
+    rows = json.loads((run / "edits/p1/edits.json").read_text())["edits"]
+    one, other = (row for row in rows if row["prompt"] == "a red cat and a dog")
+    assert one["settings"]["weights"] == [["red", 2, 5, 2.0]] and other["settings"]["reweight"] == {"red": 2}
+    assert np.array_equal(pixels(run / "edits/p1" / one["file"]), pixels(run / "edits/p1" / other["file"]))
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -128,6 +159,10 @@ def test_several_prompts_and_a_region(run: Path) -> None:
         (("run", "image=p0", "prompt=a cat", "edit.foo=2"), "foo"),
         (("run", "image=p0", "prompt=a cat", "region=gone.png"), "gone.png"),
         (("run", "image=p0"), "prompt"),
+        (("run", "image=p0", "prompt=   "), "has no word"),
+        (("run", "image=p0", 'prompt=["a cat", " "]'), "has no word"),
+        (("run", "image=p0", "prompt=a ((red)) dog and a dog"), "as in (red:1.5)"),
+        (("run", "image=p0", "prompt=a red cat, a bird and a dog", "edit.blend=prior"), "'bird' has no prior"),
     ],
 )
 def test_refusals(words: tuple[str, ...], says: str) -> None:
@@ -320,3 +355,63 @@ class TestOtherEditors:
         with pytest.raises(SystemExit) as caught:
             main(["predict", *words(tiny_folder, "editor=instruct_pix2pix", "editor.model=null", "output=other")])
         assert "takes 4 channels, this editor needs one that takes 8" in str(caught.value.code)
+
+
+class TestStops:
+    """``predict`` and ``test`` where an edit can't be made, and where the run is told to stop."""
+
+    @pytest.fixture
+    def own(self, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """The run and its pictures; p0 has an edit that is too long, p1 nothing but such edits."""
+        for name in ("mine", "run"):
+            shutil.copytree(run.parent / name, tmp_path / name)
+        rows = yaml.safe_load((tmp_path / "mine/samples.yaml").read_text())
+        long = "a red " + "very " * 20 + "cat and a dog"
+        rows[0]["edits"] = ["a red owl and a dog", long, "a red dog and a dog"]
+        rows[1]["edits"] = [long]
+        (tmp_path / "mine/samples.yaml").write_text(yaml.safe_dump(rows))
+        shutil.rmtree(tmp_path / "run/edits")
+        monkeypatch.chdir(tmp_path)
+        return tmp_path / "run"
+
+    def test_on_error_raise_stops_at_an_edit_that_is_too_long(self, own: Path, tiny_folder: Path) -> None:
+        with pytest.raises(SystemExit, match="the text encoder takes 20"):
+            main(["predict", *words(tiny_folder)])
+
+    @pytest.mark.parametrize("editor", [(), ("editor=inpaint", "editor.num_steps=2", "output=painted")])
+    def test_on_error_skip_leaves_it_out(
+        self, own: Path, tiny_folder: Path, editor: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        own, skip = own.parent / (editor[-1][7:] if editor else "run"), words(tiny_folder, "data.on_error=skip")
+        main(["predict", *skip, *editor])
+        err = capsys.readouterr().err
+        assert err.count("skipped edit 'a red very") == 2 and "of p0" in err and "of p1" in err
+        assert list(listed(own, "p0")) == ["a red owl and a dog", "a red dog and a dog"]
+        assert not listed(own, "p1") and not (own / "skipped").exists()
+        main(["test", *skip, *editor])
+        assert json.loads((own / "test.json").read_text())["mean"]["num_edits"] == 2
+        with pytest.raises(SystemExit, match="has no edit to 'a red very"):
+            main(["test", *words(tiny_folder), *editor])
+
+    @pytest.mark.parametrize("editor", [(), ("editor=inpaint", "editor.num_steps=9", "output=painted")])
+    def test_sigterm_is_answered_between_timesteps(
+        self, own: Path, tiny_folder: Path, editor: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """After the first picture's edits: its files are kept, the second's are never begun."""
+        saved = module.save_edits
+
+        def save_and_stop(*args: Any) -> list[Path]:
+            paths = saved(*args)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return paths
+
+        own = own.parent / (editor[-1][7:] if editor else "run")
+        monkeypatch.setattr(module, "save_edits", save_and_stop)
+        rows = yaml.safe_load(Path("mine/samples.yaml").read_text())
+        for row in rows:
+            row["edits"] = ["a red owl and a dog"]
+        Path("mine/samples.yaml").write_text(yaml.safe_dump(rows))
+        with pytest.raises(SystemExit) as end:
+            main(["predict", *words(tiny_folder), *editor])
+        assert not end.value.code and list(listed(own, "p0")) == ["a red owl and a dog"]
+        assert not (own / "edits/p1").exists()

@@ -58,7 +58,7 @@ def folders(tiny_folder, tmp_path_factory) -> dict[int, Path]:
 
 @pytest.fixture(scope="module")
 def backbones(folders) -> dict[int, Backbone]:
-    return {channels: load_backbone(str(folder)) for channels, folder in folders.items()}
+    return {channels: load_backbone(str(folder), for_editors=True) for channels, folder in folders.items()}
 
 
 def make_prior() -> torch.Tensor:
@@ -366,7 +366,7 @@ class TestPresets:
 
     def test_by_name(self, tiny, backbones, monkeypatch):
         loaded = []
-        monkeypatch.setattr(editors, "load_backbone", lambda *names: loaded.append(names) or backbones[8])
+        monkeypatch.setattr(editors, "load_backbone", lambda *names, for_editors: loaded.append(names) or backbones[8])
         names = {path.stem for path in (CONFIGS / "editor").glob("*.yaml")}
         assert names == set(EDITORS)
         for name in names:

@@ -27,7 +27,7 @@ from locinv_pl.errors import InputError
 from locinv_pl.judge import Judge, load_judge
 from locinv_pl.measures import Measures, MeasureSettings, edit_region
 from locinv_pl.metrics import background_mse, background_psnr, background_ssim, with_border
-from locinv_pl.types import EditSample
+from locinv_pl.types import Edit, EditSample
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
 NAMES = [
@@ -246,7 +246,7 @@ class TestRegion:
     def test_the_data_says_it(self, sample, tiny):
         region = torch.rand(32, 32) > 0.5
         given = EditSample("two", sample.image, sample.prompt, sample.nouns, region=region)
-        assert torch.equal(edit_region(given, tiny.tokenizer, "a red dog and a dog"), region)
+        assert torch.equal(edit_region(given, tiny.tokenizer, Edit("a red dog and a dog", "edit")), region)
 
     @pytest.mark.parametrize(
         "prompt, changed",
@@ -261,7 +261,7 @@ class TestRegion:
     )
     def test_the_nouns_that_change(self, sample, tiny, prompt, changed):
         masks = [noun.mask for noun in sample.nouns if noun.word in changed]
-        found = edit_region(sample, tiny.tokenizer, prompt)
+        found = edit_region(sample, tiny.tokenizer, Edit(prompt, "edit"))
         assert (found is None) == (not masks)
         assert found is None or torch.equal(found, torch.stack(masks).any(0))
 

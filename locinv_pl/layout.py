@@ -1,0 +1,270 @@
+"""What a model's folder holds, told from its small files, before anything of it is loaded.
+
+Configurations are foreign files: they are read with a schema, and no larger than they can be.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from safetensors import SafetensorError, safe_open
+
+from locinv_pl.errors import InputError, one_line
+
+LARGEST = 1 << 20  # bytes of a configuration
+AGAIN = "download the model again, whole, in diffusers' layout"
+TAKEN = "give a folder of Stable Diffusion 1.x or 2.x"
+WITH_THEIR_OWN = {"inpaint": ("an inpainting model", 2, 1), "instruct_pix2pix": ("an instruction model", 2, 0)}
+"""Editors with UNets of their own: what such a model is, and (a, b) where it takes a C + b channels, C a latent's."""
+WEIGHTS = re.compile(
+    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:-\d+-of-\d+)?(?:\.(?P<variant>\w+))?(?:-\d+-of-\d+)?"
+    r"\.(?:safetensors|bin)"
+)
+FAMILIES = {
+    "StableDiffusionXL": "Stable Diffusion XL",
+    "StableDiffusion3": "Stable Diffusion 3",
+    "Flux": "FLUX",
+    "PixArt": "PixArt",
+    "Kandinsky": "Kandinsky",
+}
+
+
+Size = Annotated[int, Field(gt=0, le=1 << 16)]
+Words = Annotated[int, Field(gt=0, le=1 << 22)]
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class _UNet(_Config):
+    kind: str = Field("UNet2DConditionModel", alias="_class_name")
+    sample_size: Size
+    in_channels: Size = 4
+    out_channels: Size = 4
+    cross_attention_dim: Size | list[Size] = 1280
+    block_out_channels: list[Size] = Field([1], min_length=1)
+    down_block_types: list[str] = Field([""], min_length=1)
+    addition_embed_type: str | None = None
+    class_embed_type: str | None = None
+    num_class_embeds: int | None = None
+    encoder_hid_dim_type: str | None = None
+    time_cond_proj_dim: int | None = None
+
+
+class _VAE(_Config):
+    kind: str = Field("AutoencoderKL", alias="_class_name")
+    latent_channels: Size = 4
+    scaling_factor: PositiveFloat = 0.18215
+    shift_factor: float | None = None
+    block_out_channels: list[Size] = Field([1], min_length=1)
+
+
+class _TextEncoder(_Config):
+    model_type: str = "clip_text_model"
+    hidden_size: Size = 512
+    max_position_embeddings: Size = 77
+    vocab_size: Words = 49408
+
+
+class _Scheduler(_Config):
+    kind: str = Field("DDIMScheduler", alias="_class_name")
+    num_train_timesteps: int = Field(1000, ge=1, le=100_000)
+    beta_start: float = Field(0.0001, ge=0, lt=1)
+    beta_end: float = Field(0.02, ge=0, lt=1)
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
+
+
+class _Tokenizer(_Config):
+    model_max_length: PositiveInt | PositiveFloat = 77
+
+
+PARTS: dict[str, tuple[str, type[_Config]]] = {
+    "vae": ("config.json", _VAE),
+    "text_encoder": ("config.json", _TextEncoder),
+    "unet": ("config.json", _UNet),
+    "tokenizer": ("tokenizer_config.json", _Tokenizer),
+    "scheduler": ("scheduler_config.json", _Scheduler),
+}
+
+
+def check_folder(folder: Path, key: str, for_editors: bool = False) -> None:
+    """A folder must hold every component of a model that can be inverted, with its configuration and weights.
+
+    Args:
+        folder: the model's.
+        key: names it in errors, as in "backbone=NAME".
+        for_editors: whether its UNet may take the channels of an editor's, besides its latents'.
+
+    Raises:
+        InputError: it is another model, a part of one, a LoRA or one file, or something is missing or damaged.
+    """
+    _refuse_others(folder, key)
+    configs = {}
+    for part, (file, _) in PARTS.items():
+        try:
+            configs[part] = _read(folder / part / file)
+        except (OSError, ValidationError):
+            raise InputError(f"{key}: {part}/{file} is missing or damaged; {AGAIN}") from None
+    check_configs(configs, key, for_editors)
+    for part in ("vae", "text_encoder", "unet"):
+        if not any(map(_is_weights, (folder / part).iterdir())):
+            raise InputError(f"{key}: {part}/ has no weights; download the model again, whole")
+    vocabulary = [folder / "tokenizer" / file for file in ("tokenizer.json", "vocab.json")]
+    if not any(path.is_file() for path in vocabulary):  # transformers would make one up
+        raise InputError(f"{key}: tokenizer/ has no vocabulary; download the model again, whole")
+
+
+def check_configs(configs: Mapping[str, Mapping[str, Any]], key: str, for_editors: bool = False) -> None:
+    """The components' configurations must be those of one Stable Diffusion 1.x or 2.x.
+
+    Args:
+        configs: by component; those of "unet", "vae", "text_encoder" and "scheduler".
+        key, for_editors: as in :func:`check_folder`.
+
+    Raises:
+        InputError: a value has another type, or the components are of another model or don't fit each other.
+    """
+    found: dict[str, Any] = {}
+    for part, values in configs.items():
+        try:
+            plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+            found[part] = PARTS[part][1].model_validate(plain)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(step) for step in first["loc"])
+            raise InputError(f"{key}: {part}/{PARTS[part][0]}: {where}: {one_line(first['msg'])}; {AGAIN}") from None
+    unet, vae, text, scheduler = (found[part] for part in ("unet", "vae", "text_encoder", "scheduler"))
+    for part, kind, known in (("unet", unet.kind, "UNet2DConditionModel"), ("vae", vae.kind, "AutoencoderKL")):
+        if kind != known:
+            raise InputError(f"{key}: its {part} is a {kind}, not a {known}; {TAKEN}")
+    if text.model_type not in ("clip_text_model", "clip"):
+        raise InputError(f"{key}: its text encoder is a {text.model_type}, not CLIP's; {TAKEN}")
+    if unet.addition_embed_type is not None:
+        raise InputError(f"{key}: its UNet is Stable Diffusion XL's, which no editor takes; {TAKEN}")
+    for name in ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "time_cond_proj_dim"):
+        if getattr(unet, name) is not None:
+            raise InputError(f"{key}: its UNet takes more than an image and a prompt ({name}); {TAKEN}")
+    if vae.shift_factor:
+        raise InputError(f"{key}: its VAE shifts latents (shift_factor), as Stable Diffusion 3's does; {TAKEN}")
+    if "FlowMatch" in scheduler.kind:
+        raise InputError(f"{key}: is a flow model ({scheduler.kind}), which DDIM can't invert; {TAKEN}")
+    widths = unet.cross_attention_dim if isinstance(unet.cross_attention_dim, list) else [unet.cross_attention_dim]
+    if set(widths) != {text.hidden_size}:
+        raise InputError(
+            f"{key}: its UNet takes text of width {widths[0]}, its text encoder gives {text.hidden_size}: the two are "
+            f"of different models; {TAKEN}"
+        )
+    _check_channels(unet, vae, key, for_editors)
+
+
+def _check_channels(unet: _UNet, vae: _VAE, key: str, for_editors: bool) -> None:
+    if unet.out_channels != vae.latent_channels:
+        raise InputError(
+            f"{key}: its UNet gives {unet.out_channels} channels, its VAE's latents have {vae.latent_channels}; {TAKEN}"
+        )
+    edited_by = {a * vae.latent_channels + b: (what, editor) for editor, (what, a, b) in WITH_THEIR_OWN.items()}
+    if unet.in_channels == vae.latent_channels or for_editors and unet.in_channels in edited_by:
+        return
+    takes = f"{key}: its UNet takes {unet.in_channels} channels, latents have {vae.latent_channels}"
+    if unet.in_channels in edited_by:
+        what, editor = edited_by[unet.in_channels]
+        name = key.partition("=")[2]
+        raise InputError(f"{takes}: it is {what}; edit by it with editor={editor} editor.model={name}, or {TAKEN}")
+    raise InputError(f"{takes}; {TAKEN}")
+
+
+def variant_of(part: Path, wanted: str | None = None) -> str | None:
+    """Which variant of a component's weights to load: the one asked for, else the plain files, else what there is."""
+    if wanted is not None or not part.is_dir():
+        return wanted
+    names = [match["variant"] for path in part.iterdir() if (match := WEIGHTS.fullmatch(path.name))]
+    if not names or None in names:
+        return None
+    return "fp16" if "fp16" in names else min(names)
+
+
+def refuse_file(path: Path, key: str) -> NoReturn:
+    """Say what a model in one file is, and how it becomes a folder; only a safetensors file's header is read.
+
+    Raises:
+        InputError: always.
+    """
+    keys: list[str] = []
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt") as file:
+                keys = list(file.keys())
+        except (SafetensorError, OSError):
+            raise InputError(f"{key}: is no safetensors file, or a damaged one; download it again") from None
+    elif path.suffix not in (".ckpt", ".pt", ".pth", ".bin"):
+        raise InputError(f"{key}: is a file, not a model's folder; {TAKEN}")
+    if any("lora" in name.lower() for name in keys):
+        _refuse_lora(path, key)
+    is_xl = any(name.startswith("conditioner.") for name in keys)
+    if is_xl or keys and not any(name.startswith(("model.diffusion_model.", "first_stage_model.")) for name in keys):
+        what = "a checkpoint of Stable Diffusion XL" if is_xl else "no checkpoint of Stable Diffusion"
+        raise InputError(f"{key}: is {what}; {TAKEN}")
+    folder = path.with_suffix("")
+    raise InputError(
+        f'{key}: is a checkpoint in one file; convert it by python -c "from diffusers import StableDiffusionPipeline '
+        f'as P; P.from_single_file({str(path)!r}).save_pretrained({str(folder)!r})", and give backbone={folder}'
+    )
+
+
+def _refuse_lora(path: Path, key: str) -> NoReturn:
+    raise InputError(
+        f'{key}: is a LoRA, a change to a model and none itself; fuse it by python -c "from diffusers import '
+        f"StableDiffusionPipeline as P; p = P.from_pretrained('MODEL'); p.load_lora_weights({str(path)!r}); "
+        f"p.fuse_lora(); p.save_pretrained('FUSED')\", and give backbone=FUSED"
+    )
+
+
+def _refuse_others(folder: Path, key: str) -> None:
+    """Name what isn't Stable Diffusion by the files that tell it."""
+    family = ""
+    with suppress(OSError, ValidationError):
+        family = str(_read(folder / "model_index.json").get("_class_name", ""))
+    for prefix, name in FAMILIES.items():
+        if family.startswith(prefix):
+            raise InputError(f"{key}: is {name} ({family}), which no editor takes; {TAKEN}")
+    if (folder / "transformer").is_dir() and not (folder / "unet").is_dir():
+        raise InputError(f"{key}: is a diffusion transformer ({family or 'transformer/'}), not a UNet; {TAKEN}")
+    if any((folder / part).is_dir() for part in PARTS):
+        return
+    if (folder / "adapter_config.json").is_file() or any(folder.glob("*lora*.safetensors")):
+        _refuse_lora(folder, key)
+    if (folder / "config.json").is_file():
+        config: dict[str, Any] = {}
+        with suppress(OSError, ValidationError):
+            config = _read(folder / "config.json")
+        kind = config.get("_class_name") or config.get("model_type") or "component"
+        raise InputError(f"{key}: is a single {kind}, one part of a model; give the folder that holds it")
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".ckpt"))
+    if files:
+        refuse_file(files[0], f"{key}: {files[0].name}")
+
+
+class _Json(_Config):
+    model_config = ConfigDict(extra="allow")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object from a regular file.
+
+    Raises:
+        OSError: there is no such file, or it is no regular one, or larger than a configuration.
+        ValidationError: it holds no JSON object.
+    """
+    if not path.is_file() or path.stat().st_size > LARGEST:
+        raise OSError(path)
+    return dict(_Json.model_validate_json(path.read_bytes()).model_extra or {})
+
+
+def _is_weights(path: Path) -> bool:
+    return path.suffix in (".safetensors", ".bin") and path.is_file()

@@ -1,0 +1,50 @@
+"""Weights in brackets, as other tools write them: "a (red:1.5) house"."""
+
+from __future__ import annotations
+
+import re
+
+from locinv_pl.errors import InputError
+
+# Where a digit stands before the colon it is a time, "a clock (at 4:20)".
+WEIGHT = re.compile(r"\(\s*([^():]*[^():\d\s])\s*:\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*\)")
+EMPHASIS = re.compile(r"\(\(|\)\)")
+MOST = 100.0
+
+Weights = tuple[tuple[tuple[int, int], float], ...]
+"""Stretches of characters of a prompt, each with the factor on the attention to its words."""
+
+
+def read_weights(prompt: str) -> tuple[str, Weights]:
+    """A target prompt without its brackets, and the words that they weight.
+
+    Raises:
+        InputError: weights within weights, double brackets without a number, or a factor beyond ±100.
+    """
+    plain, weights, at = "", [], 0
+    for match in WEIGHT.finditer(prompt):
+        plain += prompt[at : match.start()]
+        at, factor = match.end(), float(match[2])
+        if abs(factor) > MOST:
+            raise InputError(f"prompt {prompt!r}: weight {match[2]} is beyond {MOST:g}; write a factor such as 1.5")
+        weights.append(((len(plain), len(plain) + len(match[1])), factor))
+        plain += match[1]
+    plain += prompt[at:]
+    if EMPHASIS.search(plain) or WEIGHT.search(plain):
+        raise InputError(
+            f"prompt {prompt!r}: double brackets aren't read; write one factor, as in (red:1.5), or edit.reweight="
+        )
+    return plain, tuple(weights)
+
+
+def refuse_weights(prompt: str, name: str) -> None:
+    """Refuse a source prompt with weights: it describes the image, and nothing weights its words.
+
+    Raises:
+        InputError: it has some.
+    """
+    if found := WEIGHT.search(prompt):
+        raise InputError(
+            f"image {name!r}: its prompt has a weight, {found[0]}; write {found[1]!r} alone, "
+            f"and weights in target prompts or in edit.reweight="
+        )
