@@ -286,6 +286,11 @@ class LeditsPP(PipelineEditor):
 
     def __init__(self, settings: EditorSettings, backbone: Backbone, on_pass: Callable[[], None] = nothing):
         super().__init__(settings, backbone, on_pass)
+        if (latent := self.pipe.vae.config.latent_channels) != 4:
+            raise InputError(
+                f"{self._name}: diffusers' pipeline knows latents of 4 channels alone, those of this model have "
+                f"{latent}; give another in editor.model="
+            )
         encode = self.pipe.encode_prompt
 
         def encode_prompt(*args: Any, editing_prompt: Sequence[str], **kwargs: Any) -> tuple[Any, ...]:

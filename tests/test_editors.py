@@ -480,7 +480,13 @@ class TestRefusals:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["inpaint", "diffedit", "ledits_pp"])
+def test_ledits_needs_latents_of_four_channels(embedded):
+    with pytest.raises(InputError, match="^editor=ledits_pp: .* latents of 4 channels alone, .* have 8; give another"):
+        make_editor(embedded, editor="ledits_pp")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["inpaint", "diffedit"])
 def test_the_embedded_model(embedded, name):
     image, prior = make_picture(128), torch.zeros(128, 128)
     prior[40:90, 40:90] = 1

@@ -104,7 +104,6 @@ class TestUndisturbed:
                 "id",
                 "prompt",
                 "nouns",
-                "frame",
                 "iou_initial",
                 "iou",
                 "iou_curve",
