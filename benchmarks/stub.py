@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from datamodules.frames import Frame
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from lightning.pytorch.accelerators import CPUAccelerator
 
 from datamodules.base import batches_of
+from locinv_pl.frames import Frame
 from locinv_pl.loader import TimestepLoader
 from locinv_pl.methods import LOSSES
 from locinv_pl.store import RunFolder

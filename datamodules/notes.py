@@ -15,7 +15,7 @@ from locinv_pl.images import Size, mask_file
 from locinv_pl.priors import BOX_TOLERANCE, Box, box_mask, corners_fit
 from locinv_pl.types import EditSample
 
-WEIGHT = re.compile(r"\(([^()]+):\s*([0-9.]+)\s*\)|\(\([^()]+\)\)|\[[^\]]+\]")  # as other tools write them
+BRACKETS = re.compile(r"\[[^\]]+\]")  # by which other tools weaken words
 FULL, BORDER, BETWEEN = 0.98, 0.9, 0.1  # shares: of the picture, of its border, of pixels that are neither in nor out
 FEW = 2  # boxes: fewer say nothing about all
 
@@ -27,9 +27,12 @@ def notes_of(entry: Entry, sample: EditSample) -> Iterator[str]:
         entry: what its data say.
         sample: what became of it.
     """
+    for edit in sample.edits:
+        for (start, stop), factor in edit.weights:
+            yield f"{edit.prompt!r} has a weight in brackets: attention to {edit.prompt[start:stop]!r} times {factor:g}"
     for prompt in (sample.prompt, *(edit.prompt for edit in sample.edits)):
-        if found := WEIGHT.search(prompt):
-            yield f"{prompt!r} has weights in brackets, {found[0]!r}; is edit.reweight={{word: factor}} meant?"
+        if found := BRACKETS.search(prompt):
+            yield f"{prompt!r} has brackets, {found[0]!r}, which count as words; is a weight meant, as in (red:0.5)?"
     shapes = {mention.word: mention.shapes for mention in entry.mentions}
     if entry.region is not None:
         shapes["region"] = (entry.region,)

@@ -115,10 +115,13 @@ def test_check_notes_what_is_probably_meant_otherwise(
 
 
 def test_check_notes_weights_in_brackets(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [{"image": "good.png", "prompt": "a cat", "priors": {}, "edits": ["a (red:1.5) cat"]}]
+    edits = ["a (red:1.5) cat", "a [red] cat"]
+    rows = [{"image": "good.png", "prompt": "a cat", "priors": {}, "edits": edits}]
     (pictures / "samples.yaml").write_text(yaml.safe_dump(rows))
     assert run("check", "data=folder", f"data.root={pictures}") == 0
-    assert "has weights in brackets, '(red:1.5)'" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "'a red cat' has a weight in brackets: attention to 'red' times 1.5" in told
+    assert "'a [red] cat' has brackets, '[red]', which count as words" in told
 
 
 @pytest.mark.parametrize(("fit", "size"), [("crop", (128, 128)), ("pad", (128, 128)), ("native", (192, 128))])

@@ -59,7 +59,6 @@ def test_prompts_that_are_too_long_leave_the_rest_alone(
 
 
 def test_edits_that_are_too_long_leave_the_rest_alone(here: Path, tiny_folder: Path) -> None:
-    pytest.importorskip("locinv_pl.weights")  # with it comes what skips an edit
     edits = ["a red dog on grass", LONG]
     write(here, {"id": "edited", "edits": edits}, {"id": "plain", "edits": edits[:1]})
     main(["fit", *words(tiny_folder)])

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from datamodules.frames import Frame
 from lightning.pytorch import Trainer
 from PIL import Image
 
@@ -18,6 +17,7 @@ from datamodules.base import batches_of
 from datamodules.folder import FolderDataModule
 from locinv_pl.editing import reconstruct
 from locinv_pl.errors import InputError
+from locinv_pl.frames import Frame
 from locinv_pl.methods import Method, NullTextPolicy, TokenPolicy
 from locinv_pl.module import LocInvModule
 from locinv_pl.store import RunFolder, read_json
