@@ -25,6 +25,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from test_types import SETTINGS, make_inversion, make_scores
 
 from datamodules.coco_edit import CocoEditDataModule
 from datamodules.entries import Problems
@@ -35,6 +36,10 @@ from locinv_pl.cli import main
 from locinv_pl.errors import InputError
 from locinv_pl.frames import Frame, frame_mask
 from locinv_pl.images import as_image, as_mask, open_image, open_mask
+from locinv_pl.results import edited_images, save_edits
+from locinv_pl.status import Status, status
+from locinv_pl.store import RunFolder
+from locinv_pl.types import Edit
 
 SIZE = WIDTH, HEIGHT = 64, 48
 SECONDS = 5
@@ -526,6 +531,62 @@ def make_words(rng: random.Random, root: Path) -> Input:
     return Input(" ".join(words), lambda: main(words))
 
 
+def make_run(rng: random.Random, root: Path) -> Input:
+    """A run's folder of which one file holds what this package wouldn't have written."""
+    run = RunFolder(root / f"run{rng.getrandbits(40)}")
+    run.claim(SETTINGS)
+    run.announce(1)
+    make_inversion("a").save(run.inversion_path("a"))
+    run.save_scores("inversions", "a", make_scores("a"))
+    image, edit = torch.rand(3, 8, 8), Edit("a dog", "word_swap")
+    save_edits(run, "a", "a cat", "f" * 16, {"steps": 1}, image, image, [edit], image[None])
+    readers: dict[str, Callable[[], Any]] = {
+        "settings.json": lambda: status(run.root),
+        "pictures.json": lambda: status(run.root),
+        "summary.json": lambda: main(["table", str(run.root)]),
+        "inversions/a.json": lambda: run.scores("inversions"),
+        "inversions/a.safetensors": lambda: run.inversion("a", make_inversion("a").fingerprint),
+        "edits/a/edits.json": lambda: edited_images(run),
+    }
+    name = rng.choice([*readers])
+    path = run.root / name
+    whole = path.read_bytes() if path.exists() else b"{}"
+    kind = rng.choice(["type", "cut", "zeroed", "bit", "pipe", "link", "key"])
+    if kind == "cut":
+        path.write_bytes(whole[: rng.randrange(max(len(whole) - 2, 1))])
+    elif kind == "zeroed":
+        path.write_bytes(bytes(len(whole)))
+    elif kind == "bit" and len(whole) > 9:
+        at = rng.randrange(9, len(whole))
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << rng.randrange(8)]) + whole[at + 1 :])
+    elif kind in ("pipe", "link"):
+        path.unlink(missing_ok=True)
+        os.mkfifo(path) if kind == "pipe" else path.symlink_to("/etc/hostname")
+    elif kind == "key" and name.endswith("json") and len(whole) > 2:
+        content = json.loads(whole)
+        content.pop("sha256", None)
+        content[rng.choice([*content])] = rng.choice([*NO_TEXT[:3], {"a": [1]}, "../../x", 10**400])
+        path.write_text(json.dumps(content))
+    else:
+        path.write_text(json.dumps(rng.choice([[], 3, "a", None, {}, [[]] * 3, {"id": "../.."}, {"edits": 10**400}])))
+    rebuilt = name.startswith("edits/") and kind in ("cut", "zeroed", "bit")  # from what the images say of themselves
+    same = kind == "key" or kind == "bit"  # of the right kind after all, or where nothing reads
+    return Input(
+        f"{name}, {kind}",
+        readers[name],
+        lambda result: (rebuilt and result[0]["edits"][0]["prompt"] == "a dog") or (same and _is_plausible(result)),
+    )
+
+
+def _is_plausible(result: Any) -> bool:
+    """What was read is what the schemas allow."""
+    if isinstance(result, Status):
+        return isinstance(result.num_steps, int) and (result.total is None or result.total >= 0)
+    if isinstance(result, list):
+        return all(isinstance(row["id"], str) and isinstance(row["prompt"], str) for row in result)
+    return False
+
+
 GENERATORS: dict[str, tuple[int, Make]] = {
     "data=folder": (120, make_list),
     "COCO": (80, make_coco),
@@ -536,6 +597,7 @@ GENERATORS: dict[str, tuple[int, Make]] = {
     "notebook": (60, make_notebook),
     "region": (30, make_region),
     "command": (20, make_words),
+    "run folder": (90, make_run),
 }
 """Entry points: how many inputs, and what makes one. A new entry point is a row."""
 
