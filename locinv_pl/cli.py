@@ -177,7 +177,7 @@ class LocInvCLI(LightningCLI):
                 f"trainer.strategy: {type(strategy).__name__} shares out the training of weights, and no "
                 f"weight is trained here; leave it out, image_parallel is the default"
             )
-        for callback in self.trainer.callbacks:
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(monitored := getattr(callback, "monitor", None), str):
                 raise InputError(
                     f"callback {type(callback).__name__}: monitors {monitored!r}, and a run logs no such figure; "

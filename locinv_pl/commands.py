@@ -73,9 +73,9 @@ def evaluate_backbone(
     from locinv_pl.evaluation import evaluate_backbone as evaluate
     from locinv_pl.judge import load_judge
 
-    for key, value in (("num_prompts", num_prompts), ("num_scenes", num_scenes)):
-        if value < 1:
-            raise InputError(f"{key}={value}: must be 1 or more")
+    for key, number in (("num_prompts", num_prompts), ("num_scenes", num_scenes)):
+        if number < 1:
+            raise InputError(f"{key}={number}: must be 1 or more")
     model = load_backbone(backbone, device=device)
     scores, generated = evaluate(model, load_judge(judge, device), num_prompts, num_scenes, seed)
     for key, value in scores.to_dict().items():
