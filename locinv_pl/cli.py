@@ -40,6 +40,7 @@ from locinv_pl.errors import InputError, one_line
 from locinv_pl.files import write_atomically
 from locinv_pl.methods import CONFIGS
 from locinv_pl.module import LocInvModule
+from locinv_pl.reading import yaml_of
 from locinv_pl.strategy import ImageParallelStrategy
 
 SUBCOMMANDS = ("fit", "validate", "predict", "test")
@@ -224,7 +225,7 @@ def _check_config(path: Path) -> None:
     """A configuration's file must be a regular one of a sensible size, and hold a mapping, or a list of them.
 
     Raises:
-        InputError: it is something else; its content isn't quoted.
+        InputError: it is something else, and then its content isn't quoted; or one of its keys stands there twice.
     """
     try:
         if not path.is_file() or path.stat().st_size > LARGEST_CONFIG:
@@ -234,6 +235,10 @@ def _check_config(path: Path) -> None:
         content = None
     if not isinstance(content, (dict, list)):
         raise InputError(f"{path}: holds no configuration; give a YAML file of keys and values")
+    try:
+        yaml_of(path.read_text())
+    except (ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: {one_line(str(error))}; mend it") from None
 
 
 def _without_contents(message: str, words: Sequence[str]) -> str:

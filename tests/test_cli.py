@@ -498,6 +498,11 @@ def test_a_configuration_is_a_regular_file(refused, make):
     assert "odd: holds no configuration" in refused(["--config=odd"])
 
 
+def test_a_key_that_a_configuration_has_twice(refused):
+    Path("twice.yaml").write_text("model:\n  num_steps: 3\n  num_steps: 4\n")
+    assert "twice.yaml: line 2: key 'num_steps' stands there twice; mend it" in refused(["--config=twice.yaml"])
+
+
 def test_a_valid_configuration_s_values_are_named(refused):
     Path("mine.yaml").write_text("model: {num_steps: many}")
     assert re.search("num_steps.*many", refused(["--config=mine.yaml"]))
