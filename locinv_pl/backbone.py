@@ -332,7 +332,8 @@ def load_backbone(
         raise InputError(
             f"device={device}: can't be used ({reason(error)}); use cpu, or cuda where there is one"
         ) from None
-    where = str(EMBEDDED) if name_or_path == "embedded" else str(Path(name_or_path).expanduser())
+    inside = name_or_path in ("embedded", "embedded_sd3")  # the latter is refused as any of its layout
+    where = str(EMBEDDED.with_name(name_or_path)) if inside else str(Path(name_or_path).expanduser())
     is_folder, key = Path(where).is_dir(), f"backbone={name_or_path}"
     if is_folder:
         check_folder(Path(where), key, for_editors)
