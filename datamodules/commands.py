@@ -15,9 +15,8 @@ from datamodules.preview import write_preview
 from locinv_pl.backbone import Backbone, load_backbone
 from locinv_pl.drawing import stack_strips, to_png
 from locinv_pl.errors import InputError, one_line
-from locinv_pl.files import write_atomically
+from locinv_pl.files import write_atomically, write_json
 from locinv_pl.prompts import check_prompt, tokenize
-from locinv_pl.store import write_json
 
 
 def check(data: EditDataModule, json: Path | None = None, backbone: str | None = None) -> None:

@@ -13,9 +13,9 @@ from typing_extensions import TypedDict
 from datamodules.annotations import WIDEST, compress, require_own, rows
 from datamodules.entries import Entry, Mention, Problems, Shape, check_id
 from locinv_pl.errors import InputError
+from locinv_pl.files import write_json
 from locinv_pl.priors import check_box
 from locinv_pl.reading import read_json, validated
-from locinv_pl.store import write_json
 from locinv_pl.types import Edit
 
 FORMAT = 1

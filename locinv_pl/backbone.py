@@ -298,6 +298,11 @@ def _input_embeddings(text_encoder: Any, embeddings: Tensor | None) -> Iterator[
         handle.remove()
 
 
+def model_folder(name: str) -> Path:
+    """The folder of "embedded" or "embedded_sd3" in this package; of any other name the path that it is."""
+    return EMBEDDED.with_name(name) if name in ("embedded", "embedded_sd3") else Path(name).expanduser()
+
+
 def load_backbone(
     name_or_path: str = "embedded",
     dtype: torch.dtype | str = torch.float32,
@@ -332,8 +337,7 @@ def load_backbone(
         raise InputError(
             f"device={device}: can't be used ({reason(error)}); use cpu, or cuda where there is one"
         ) from None
-    inside = name_or_path in ("embedded", "embedded_sd3")  # the latter is refused as any of its layout
-    where = str(EMBEDDED.with_name(name_or_path)) if inside else str(Path(name_or_path).expanduser())
+    where = str(model_folder(name_or_path))
     is_folder, key = Path(where).is_dir(), f"backbone={name_or_path}"
     if is_folder:
         check_folder(Path(where), key, for_editors)

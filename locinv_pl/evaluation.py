@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from locinv_pl.backbone import EMBEDDED, Backbone, load_backbone
+from locinv_pl.backbone import Backbone, load_backbone, model_folder
 from locinv_pl.generation import generate
 from locinv_pl.judge import Judge, Sighting
 from locinv_pl.methods import load_method
@@ -151,7 +151,7 @@ def load_model(name: str, device: torch.device | str = "cpu") -> Backbone | Flow
     Raises:
         InputError: there is none.
     """
-    index = _folder(name) / "model_index.json"
+    index = model_folder(name) / "model_index.json"
     if index.is_file() and json.loads(index.read_text()).get("_class_name") == "StableDiffusion3Pipeline":
         return load_flow_model(index.parent, device)
     return load_backbone(name, device=device)
@@ -159,12 +159,8 @@ def load_model(name: str, device: torch.device | str = "cpu") -> Backbone | Flow
 
 def samples_seen(name: str) -> int | None:
     """How many samples a model's training has shown it, where the model says so."""
-    card = _folder(name) / "training.json"
+    card = model_folder(name) / "training.json"
     return json.loads(card.read_text())["samples_seen"] if card.is_file() else None
-
-
-def _folder(name: str) -> Path:
-    return EMBEDDED.with_name(name) if name in ("embedded", "embedded_sd3") else Path(name)
 
 
 def edit_targets(seed: int, count: int, size: int, world_name: str = "core") -> list[str]:

@@ -23,8 +23,8 @@ from pycocotools import mask as mask_utils
 from torch import Tensor
 
 from locinv_pl.errors import InputError
+from locinv_pl.files import write_json
 from locinv_pl.hub import Loaded, load_pretrained, reason
-from locinv_pl.store import write_json
 
 FORMAT = 1  # of the cache's files; a new one when their content or its making changes
 BOXES_AT_ONCE = 16  # that SAM sees; bounds the memory for masks at its full resolution

@@ -57,10 +57,8 @@ def _denoise(backbone: Backbone, prompts: Sequence[str], z: Tensor, guidance_sca
     """The DDIM step, from noise (B, C, h, w) to images (B, 3, H, W)."""
     schedule, null = backbone.schedule(num_steps), backbone.encode_null()
     ids = torch.stack([tokenize(backbone.tokenizer, prompt, f"prompt {prompt!r}").ids for prompt in prompts])
-    context, z = (
-        Context.of(torch.cat([backbone.encode_text(ids), null.expand(len(ids), -1, -1)])),
-        z.to(backbone.device),
-    )
+    context = Context.of(torch.cat([backbone.encode_text(ids), null.expand(len(ids), -1, -1)]))
+    z = z.to(backbone.device)
     for i, t in enumerate(schedule.timesteps):
         abar_t, abar_s = schedule.alphas[i : i + 2]
         eps_cond, eps_null = backbone.predict_noise(torch.cat([z, z]), t, abar_t, context).chunk(2)

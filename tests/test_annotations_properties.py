@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
+from refusals import refused
 
 from datamodules.annotations import compress, run_lengths
 from datamodules.entries import Rle, decode
@@ -62,15 +62,6 @@ def pixels(rle: Rle, width: int, height: int) -> np.ndarray:
     found = np.asarray(decode(rle, width, height))
     assert found.shape == (height, width)
     return found
-
-
-def refused(read: Callable[[], object], *parts: str) -> None:
-    with pytest.raises(InputError) as caught:
-        read()
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in parts:
-        assert part in message, message
 
 
 # --- masks ---

@@ -15,9 +15,10 @@ from locinv_pl import batch
 from locinv_pl.backbone import Backbone, load_backbone
 from locinv_pl.batch import Engine, Part, advance, begin, make_engine
 from locinv_pl.errors import InputError
+from locinv_pl.files import read_json
 from locinv_pl.inversion import invert_step
 from locinv_pl.memory import halving
-from locinv_pl.store import RunFolder, read_json
+from locinv_pl.store import RunFolder
 from locinv_pl.task import Task, prepare
 from locinv_pl.tuning import Tuning
 from locinv_pl.types import EditSample, Inversion, StepRecord

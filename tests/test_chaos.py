@@ -20,7 +20,8 @@ from conftest import write_pictures
 from processes import Run
 from runs import inversions
 
-from locinv_pl.store import RunFolder, read_json
+from locinv_pl.files import read_json
+from locinv_pl.store import RunFolder
 
 COUNT, RUNS = 12, int(os.environ.get("CHAOS_RUNS", "3"))
 WORDS = """

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
+from refusals import refused
 
 from datamodules.annotations import run_lengths
 from datamodules.coco_edit import CocoEditDataModule
@@ -402,15 +403,6 @@ def test_a_box_may_stick_out_by_a_pixel(box: list[float], folder: Folder) -> Non
 
 
 # --- what bad input says: one line, the file, the problem, the mend ---
-
-
-def refused(read: Callable[[], object], *parts: str) -> None:
-    with pytest.raises(InputError) as caught:
-        read()
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in parts:
-        assert part in message, message
 
 
 def test_missing_folders(tmp_path: Path, folder: Folder) -> None:

@@ -18,9 +18,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from callbacks.edits import EditSheets
 from callbacks.report import MAPS
 from locinv_pl.editing import EditSettings
+from locinv_pl.files import read_json
 from locinv_pl.metrics import attention_iou
 from locinv_pl.module import LocInvModule
-from locinv_pl.store import RunFolder, read_json
+from locinv_pl.store import RunFolder
 from locinv_pl.types import Edit, EditSample, Inversion
 
 EDITS = (Edit("a red dog and a dog", "word_swap"), Edit("a cat and a dog on $5 or $6 grass", "add"))

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as mask_utils
+from refusals import refused
 
 from datamodules.entries import EntrySamples, Problems
 from datamodules.folder import FolderDataModule
@@ -98,15 +99,6 @@ class Mine:
 @pytest.fixture
 def mine(tmp_path: Path) -> Mine:
     return Mine(tmp_path / "mine")
-
-
-def refused(read: Callable[[], object], *parts: str) -> None:
-    with pytest.raises(InputError) as caught:
-        read()
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in parts:
-        assert part in message, message
 
 
 # --- a whole sample ---

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
+from refusals import refused
 
 from locinv_pl.errors import InputError
 from locinv_pl.images import image_size, open_image, to_rgb
@@ -67,15 +68,6 @@ def pixels(path: Path, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
     picture = open_image(path, (width, height))
     assert picture.mode == "RGB" and picture.size == (width, height)
     return np.asarray(picture)
-
-
-def refused(read: Callable[[], object], *parts: str) -> None:
-    with pytest.raises(InputError) as caught:
-        read()
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in parts:
-        assert part in message, message
 
 
 # --- orientation ---

@@ -15,7 +15,7 @@ from lightning.fabric.plugins.environments.lightning import find_free_network_po
 from processes import MARKS, Run
 
 from locinv_pl.cli import main
-from locinv_pl.store import read_json
+from locinv_pl.files import read_json
 
 ROOT = Path(__file__).parent.parent
 COUNT, T = 4, 5

@@ -14,9 +14,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from refusals import refused
 
 from locinv_pl.api import make_sample
-from locinv_pl.errors import InputError
 from locinv_pl.frames import Frame, frame_mask
 from locinv_pl.images import as_image, as_mask, open_image, open_mask
 
@@ -25,15 +25,6 @@ TRUTH = np.zeros((HEIGHT, WIDTH), dtype=bool)
 TRUTH[32:64, 40:100] = True
 BYTE = TRUTH * np.uint8(255)
 NOISE = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-
-
-def refused(read: Callable[[], object], *parts: str) -> None:
-    with pytest.raises(InputError) as caught:
-        read()
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in parts:
-        assert part in message, message
 
 
 def iou(mask: Any, truth: np.ndarray = TRUTH) -> float:

@@ -20,9 +20,10 @@ from callbacks.attention_iou import AttentionIoUCurves
 from callbacks.attention_maps import AttentionMapSheets
 from callbacks.progress import InversionProgress
 from locinv_pl.errors import InputError
+from locinv_pl.files import read_json
 from locinv_pl.methods import Method
 from locinv_pl.module import LocInvModule
-from locinv_pl.store import RunFolder, read_json
+from locinv_pl.store import RunFolder
 from locinv_pl.types import EditSample, Inversion
 
 IDS = ["p0", "p1", "p2"]

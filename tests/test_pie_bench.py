@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from refusals import refused
 
 from datamodules.entries import EntrySamples, Problems, decode
 from datamodules.pie_bench import KINDS, PieBenchDataModule, plain_prompt, region_mask
@@ -87,15 +87,6 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path / "PIE")
-
-
-def refused(read: Callable[[], object], *parts: str) -> None:
-    with pytest.raises(InputError) as caught:
-        read()
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in parts:
-        assert part in message, message
 
 
 # --- a whole picture ---

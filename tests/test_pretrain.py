@@ -305,9 +305,7 @@ def test_flow_model_is_diffusers_own_pipeline(pretrained):
     assert torch.equal(context, own[0]) and torch.equal(pooled, own[2])
     images = generate(model, prompts, num_steps=2)
     assert images.shape == (2, 3, 32, 32) and images.isfinite().all()
-    assert torch.equal(images, generate(model, prompts, num_steps=2, batch_size=1)) or torch.allclose(
-        images, generate(model, prompts, num_steps=2, batch_size=1), atol=1e-4
-    )
+    assert torch.allclose(images, generate(model, prompts, num_steps=2, batch_size=1), atol=1e-4)
     scenes = torch.rand(2, 3, 32, 32)
     z = model.encode(scenes)
     mean = pipeline.vae.encode(scenes * 2 - 1).latent_dist.mean

@@ -6,7 +6,6 @@ import json
 import os
 import time
 import unicodedata
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from refusals import refused
 
 from datamodules.coco_edit import CocoEditDataModule
 from datamodules.entries import Problems, check_id, name_of
@@ -32,15 +32,6 @@ from locinv_pl.words import find_word
 SIZE = 128
 BOX = [10, 10, 50, 50]
 POLYGON = [10.0, 10.0, 60.0, 10.0, 60.0, 60.0, 10.0, 60.0]
-
-
-def refused(read: Callable[[], object], *parts: str) -> None:
-    with pytest.raises(InputError) as caught:
-        read()
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in parts:
-        assert part in message, message
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ from test_types import SETTINGS, make_scores
 from callbacks.report import MAPS, marked, write_report
 from locinv_pl.drawing import heat_strip, to_array, to_jpeg, to_png
 from locinv_pl.errors import InputError
-from locinv_pl.files import write_atomically
-from locinv_pl.store import RunFolder, read_json, write_json
+from locinv_pl.files import read_json, write_atomically, write_json
+from locinv_pl.store import RunFolder
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 EVIL = '<script>document.title="evil"</script>"\'&amp; <img src=x onerror="document.title=\'evil\'">'

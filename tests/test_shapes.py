@@ -17,10 +17,11 @@ from datamodules.base import batches_of
 from datamodules.folder import FolderDataModule
 from locinv_pl.editing import reconstruct
 from locinv_pl.errors import InputError
+from locinv_pl.files import read_json
 from locinv_pl.frames import Frame
 from locinv_pl.methods import Method, NullTextPolicy, TokenPolicy
 from locinv_pl.module import LocInvModule
-from locinv_pl.store import RunFolder, read_json
+from locinv_pl.store import RunFolder
 from locinv_pl.types import Inversion
 
 METHOD = Method(tokens=TokenPolicy(max_steps=1), null_text=NullTextPolicy(max_steps=1))

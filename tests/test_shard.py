@@ -7,7 +7,8 @@ import pytest
 from runs import Toy, inversions, make_samples, run_stage
 
 from locinv_pl.errors import InputError
-from locinv_pl.store import RunFolder, read_json
+from locinv_pl.files import read_json
+from locinv_pl.store import RunFolder
 
 
 def test_the_parts_make_the_whole_run(tiny_folder: Path, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from locinv_pl.backbone import EMBEDDED
 from locinv_pl.errors import InputError
+from locinv_pl.files import write_json
 from locinv_pl.pretrain.batches import Batches, Column, pictures, rows
 from locinv_pl.pretrain.clip import ClipModule, build_clip, text_config
 from locinv_pl.pretrain.corpus import Corpus, draw_corpus
@@ -40,7 +41,6 @@ from locinv_pl.pretrain.tokenizer import train_tokenizer
 from locinv_pl.pretrain.vae import VaeModule, build_vae
 from locinv_pl.scenes.drawing import world
 from locinv_pl.scenes.words import all_words
-from locinv_pl.store import write_json
 
 STAGES = ("vae", "clip", "recognizer", "diffusion", "flow_vae", "flow")
 
