@@ -18,15 +18,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusion3Pipeline, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from locinv_pl.backbone import EMBEDDED
+from locinv_pl.backbone import model_folder
 from locinv_pl.errors import InputError
 from locinv_pl.files import write_json
 from locinv_pl.pretrain.batches import Batches, Column, pictures, rows
@@ -106,8 +112,7 @@ class Pretraining:
             faulty = self.faulty_corpus
             labels = (rows(array, self.device) for array in (faulty.nouns, faulty.colors))
             return len(faulty.captions), (pictures(faulty.pictures, self.device), *labels)
-        tokenizer = self.prompt_tokenizer if stage == "diffusion" else self.tokenizer
-        latents, ids = self.latents(stage), self._encode(tokenizer, self.corpus.captions)
+        latents, ids = self.latents(stage), self._encode(self._prompt_tokenizer(stage), self.corpus.captions)
         halves, both = rows(latents, self.device), torch.cat([ids, ids])
         return len(latents), (lambda numbers: halves(numbers).float(), rows(both, self.device))
 
@@ -137,15 +142,15 @@ class Pretraining:
         """Trained on the words of all worlds, so that models of each can read the others' prompts."""
         return train_tokenizer(all_words(), self.recipe.max_length)
 
-    @cached_property
-    def prompt_tokenizer(self) -> CLIPTokenizer:
-        """The text-to-image model's: the same, unless that goes on from an earlier one."""
-        return self.tokenizer if self._start is None else CLIPTokenizer.from_pretrained(self._start / "tokenizer")
+    def _prompt_tokenizer(self, stage: str) -> CLIPTokenizer:
+        """A text-to-image model's: the same, unless that goes on from an earlier one."""
+        start = self._start(stage)
+        return self.tokenizer if start is None else CLIPTokenizer.from_pretrained(start / "tokenizer")
 
-    @property
-    def _start(self) -> Path | None:
-        start = self.recipe.diffusion.start
-        return EMBEDDED if start == "embedded" else None if start is None else Path(start)
+    def _start(self, stage: str) -> Path | None:
+        """The folder of the model that a text-to-image model's training goes on from."""
+        start = getattr(getattr(self.recipe, stage), "start", None)
+        return None if start is None else model_folder(start)
 
     def latents(self, stage: str) -> Tensor:
         """The means of the posteriors of a stage's VAE, of zero mean and unit variance, for every scene and its mirror
@@ -205,13 +210,13 @@ class Pretraining:
         config, text_encoder = self.recipe.diffusion, self._text_encoder()
         channels, side = self._latent_shape(self.model)
         unet = build_unet(config.channels, side, text_encoder.config.hidden_size, config.heads, channels)
-        if self._start is not None:
-            unet = UNet2DConditionModel.from_pretrained(self._start / "unet", torch_dtype=torch.float32).train()
+        if (start := self._start("diffusion")) is not None:
+            unet = UNet2DConditionModel.from_pretrained(start / "unet", torch_dtype=torch.float32).train()
             unet.to(memory_format=torch.channels_last)
         return DiffusionModule(
             unet,
             text_encoder,
-            self._encode(self.prompt_tokenizer, [""])[0],
+            self._encode(self._prompt_tokenizer("diffusion"), [""])[0],
             config.optimization,
             train_text_encoder=config.text_encoder == "joint",
             null_probability=config.null_probability,
@@ -221,8 +226,8 @@ class Pretraining:
 
     def _text_encoder(self) -> CLIPTextModel:
         config, clip = self.recipe.diffusion, self.recipe.clip
-        if self._start is not None:
-            return CLIPTextModel.from_pretrained(self._start / "text_encoder", dtype=torch.float32).train()
+        if (start := self._start("diffusion")) is not None:
+            return CLIPTextModel.from_pretrained(start / "text_encoder", dtype=torch.float32).train()
         if config.text_encoder == "joint":
             return CLIPTextModel(text_config(self.tokenizer, clip.hidden, config.text_layers))
         if config.text_encoder != "clip":
@@ -237,7 +242,15 @@ class Pretraining:
         channels, side = self._latent_shape(self.flow_model)
         transformer = build_transformer(channels, side, 2 * hidden, config.width, config.layers, config.heads)
         towers = build_towers(text_config(self.tokenizer, hidden, config.text_layers))
-        null_ids = self._encode(self.tokenizer, [""])[0]
+        if (start := self._start("flow")) is not None:
+            transformer = SD3Transformer2DModel.from_pretrained(
+                start / "transformer", torch_dtype=torch.float32
+            ).train()
+            towers = tuple(
+                CLIPTextModelWithProjection.from_pretrained(start / part, dtype=torch.float32).train()
+                for part in ("text_encoder", "text_encoder_2")
+            )
+        null_ids = self._encode(self._prompt_tokenizer("flow"), [""])[0]
         return FlowModule(transformer, towers, null_ids, config.optimization, config.null_probability)
 
     def _latent_shape(self, model: Path) -> tuple[int, int]:
@@ -303,7 +316,8 @@ class Pretraining:
 
     def _seen_before(self, stage: str) -> int:
         """Samples that the model which the training started from had seen."""
-        card = self._start / "training.json" if stage == "diffusion" and self._start is not None else None
+        start = self._start(stage)
+        card = None if start is None else start / "training.json"
         return json.loads(card.read_text())["samples_seen"] if card is not None and card.is_file() else 0
 
     def _once(self, work: Callable[[], Any]) -> None:
@@ -346,7 +360,7 @@ class Pretraining:
         pipeline: Any = StableDiffusionPipeline(
             vae=AutoencoderKL.from_pretrained(self.model / "vae", torch_dtype=torch.float16),
             text_encoder=module.text_encoder.half(),
-            tokenizer=self.prompt_tokenizer,
+            tokenizer=self._prompt_tokenizer("diffusion"),
             unet=module.unet.half(),
             scheduler=noise_scheduler(),
             safety_checker=None,
@@ -363,9 +377,9 @@ class Pretraining:
             scheduler=flow_scheduler(),
             vae=AutoencoderKL.from_pretrained(self.flow_model / "vae", torch_dtype=torch.float16),
             text_encoder=module.text_encoder.half(),
-            tokenizer=self.tokenizer,
+            tokenizer=self._prompt_tokenizer("flow"),
             text_encoder_2=module.text_encoder_2.half(),
-            tokenizer_2=self.tokenizer,
+            tokenizer_2=self._prompt_tokenizer("flow"),
             text_encoder_3=None,
             tokenizer_3=None,
         )

@@ -66,7 +66,10 @@ class DiffusionStage:
 
 @dataclass(frozen=True)
 class FlowStage:
-    """The flow transformer's training, with its two text towers; ``vae`` is that of its own VAE."""
+    """The flow transformer's training, with its two text towers; ``vae`` is that of its own VAE.
+
+    ``start``: "embedded_sd3" or the folder of an earlier model whose transformer, towers and tokenizer to go on from.
+    """
 
     optimization: Optimization
     vae: VaeStage
@@ -75,6 +78,7 @@ class FlowStage:
     heads: int = 6
     text_layers: int = 3
     null_probability: float = 0.1
+    start: str | None = None
 
 
 @dataclass(frozen=True)
