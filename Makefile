@@ -25,7 +25,9 @@ test: $(VENV)/installed
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	rm -rf build/tree && mkdir -p build/tree/locinv_pl
+	ln -s $(CURDIR)/locinv_pl/* $(CURDIR)/datamodules $(CURDIR)/callbacks $(CURDIR)/configs build/tree/locinv_pl
+	cd build/tree && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p locinv_pl
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -1,6 +1,6 @@
 """Invert pictures: ``python train.py data=scenes``; see README.md, or ``python train.py --help``."""
 
-from locinv_pl.cli import main
+from locinv_pl.cli.main import main
 
 if __name__ == "__main__":
     main()

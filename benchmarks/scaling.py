@@ -20,9 +20,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from stub import SETTINGS, Job, Mark, count, in_processes, invert_all
 
-from locinv_pl.status import status
-from locinv_pl.store import RunFolder
-from locinv_pl.summary import summarize
+from locinv_pl.run.status import status
+from locinv_pl.run.store import RunFolder
+from locinv_pl.run.summary import summarize
 
 LONG = 50  # timesteps of a real run
 BINS = 40  # of the plot

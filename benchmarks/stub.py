@@ -19,13 +19,13 @@ import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from lightning.pytorch.accelerators import CPUAccelerator
+from locinv_pl.datamodules.base import batches_of
 
-from datamodules.base import batches_of
-from locinv_pl.frames import Frame
-from locinv_pl.loader import TimestepLoader
-from locinv_pl.methods import LOSSES
-from locinv_pl.store import RunFolder
-from locinv_pl.strategy import ImageParallelStrategy
+from locinv_pl.io.frames import Frame
+from locinv_pl.method.policies import LOSSES
+from locinv_pl.run.loader import TimestepLoader
+from locinv_pl.run.store import RunFolder
+from locinv_pl.run.strategy import ImageParallelStrategy
 from locinv_pl.types import EditSample, Inversion, StepRecord
 
 PROMPT, NOUNS = "a red cat and a dog", ("cat", "dog")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from locinv_pl.callbacks.tensorboard import image_writer, noun_tag
 from torch.utils.tensorboard import SummaryWriter
 
-from callbacks.tensorboard import image_writer, noun_tag
-from locinv_pl.files import writing
-from locinv_pl.methods import LOSSES
-from locinv_pl.metrics import attention_iou
-from locinv_pl.module import LocInvModule
-from locinv_pl.task import Task
+from locinv_pl.io.files import writing
+from locinv_pl.measures.metrics import attention_iou
+from locinv_pl.method.policies import LOSSES
+from locinv_pl.method.task import Task
+from locinv_pl.run.module import LocInvModule
 from locinv_pl.types import StepRecord
 
 

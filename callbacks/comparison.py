@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from locinv_pl.callbacks.pictures import tile_row
+from locinv_pl.callbacks.report import open_picture
 from matplotlib.figure import Figure
 from PIL import Image
 
-from callbacks.pictures import tile_row
-from callbacks.report import open_picture
-from locinv_pl.comparison import Comparison, Entry
+from locinv_pl.comparison.runs import Comparison, Entry
 from locinv_pl.drawing import COLORS, stack_strips, to_png
-from locinv_pl.files import write_atomically
+from locinv_pl.io.files import write_atomically
 
 
 def draw(comparison: Comparison, content: dict[str, Any], pictures: int = 6) -> list[Path]:

@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
+from locinv_pl.callbacks.pictures import edit_sheet, iou_curves, mean_ious, shown_steps, tile_row
+from locinv_pl.callbacks.report import MAPS, open_picture, write_report
+from locinv_pl.callbacks.tensorboard import image_writer
 from PIL import Image
 
-from callbacks.pictures import edit_sheet, iou_curves, mean_ious, shown_steps, tile_row
-from callbacks.report import MAPS, open_picture, write_report
-from callbacks.tensorboard import image_writer
 from locinv_pl.drawing import difference, heat_strip, stack_strips, to_array, to_jpeg, to_png
-from locinv_pl.files import write_atomically, write_json, writing
-from locinv_pl.module import LocInvModule
-from locinv_pl.results import EditedImage, EditResult, edited_images
-from locinv_pl.store import RunFolder
+from locinv_pl.io.files import write_atomically, write_json, writing
+from locinv_pl.run.module import LocInvModule
+from locinv_pl.run.results import EditedImage, EditResult, edited_images
+from locinv_pl.run.store import RunFolder
 
 
 class EditSheets(Callback):

@@ -11,11 +11,11 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 from locinv_pl.errors import printable
-from locinv_pl.methods import LOSSES
-from locinv_pl.metrics import attention_iou
-from locinv_pl.module import LocInvModule
-from locinv_pl.status import duration
-from locinv_pl.store import RunFolder
+from locinv_pl.measures.metrics import attention_iou
+from locinv_pl.method.policies import LOSSES
+from locinv_pl.run.module import LocInvModule
+from locinv_pl.run.status import duration
+from locinv_pl.run.store import RunFolder
 
 LOOK = 5.0  # seconds from one look at the run's folder to the next, at least
 

@@ -18,14 +18,14 @@ from PIL import Image
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from locinv_pl.alignment import common_words
 from locinv_pl.drawing import COLORS, difference, to_jpeg, to_png
 from locinv_pl.errors import InputError, all_of
-from locinv_pl.files import read_image, read_json, write_atomically
-from locinv_pl.results import EditedImage, EditRow, edited_images
-from locinv_pl.store import RunFolder
+from locinv_pl.io.files import read_image, read_json, write_atomically
+from locinv_pl.run.results import EditedImage, EditRow, edited_images
+from locinv_pl.run.store import RunFolder
+from locinv_pl.words.alignment import common_words
 
-MAPS = "maps"  # folder of a picture's edits, see callbacks.edits.save_maps
+MAPS = "maps"  # folder of a picture's edits, see locinv_pl.callbacks.edits.save_maps
 LARGE = 48_000  # bytes; larger pictures go into the report as JPEG
 SIDES = ((100, 512), (400, 384))  # up to so many pictures, they have so many pixels at most
 SMALLEST = 256  # where there are more

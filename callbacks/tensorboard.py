@@ -7,7 +7,7 @@ import threading
 from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 from torch.utils.tensorboard import SummaryWriter
 
-from locinv_pl.store import RunFolder
+from locinv_pl.run.store import RunFolder
 from locinv_pl.types import Noun
 
 

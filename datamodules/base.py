@@ -9,15 +9,15 @@ from dataclasses import asdict
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
+from locinv_pl.datamodules.completion import CAPTIONS, Captions, Completion
+from locinv_pl.datamodules.entries import PRIORS, Entry, EntrySamples, OnError, PriorKind, Problems
+from locinv_pl.datamodules.foundation import FoundationModels
 
-from datamodules.completion import CAPTIONS, Captions, Completion
-from datamodules.entries import PRIORS, Entry, EntrySamples, OnError, PriorKind, Problems
 from locinv_pl.errors import InputError, tell
-from locinv_pl.foundation import FoundationModels
-from locinv_pl.frames import Fit, Frame, check_fit
-from locinv_pl.loader import TimestepLoader, local_queue
-from locinv_pl.prompts import check_prompt
+from locinv_pl.io.frames import Fit, Frame, check_fit
+from locinv_pl.run.loader import TimestepLoader, local_queue
 from locinv_pl.types import EditSample
+from locinv_pl.words.tokens import check_prompt
 
 
 class EditDataModule(LightningDataModule, ABC):

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from locinv_pl.datamodules.annotations import WIDEST, AnnotationReader, Instance, Row
+from locinv_pl.datamodules.entries import Entry, Mention, PriorKind, Rle, adjectives_of
 from pycocotools import mask as mask_utils
 
-from datamodules.annotations import WIDEST, AnnotationReader, Instance, Row
-from datamodules.entries import Entry, Mention, PriorKind, Rle, adjectives_of
 from locinv_pl.errors import InputError
-from locinv_pl.frames import Fit, Frame
+from locinv_pl.io.frames import Fit, Frame
 from locinv_pl.priors import Box
 from locinv_pl.types import Edit
 from locinv_pl.words import Named, Vocabulary, WordFinder

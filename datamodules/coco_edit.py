@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from datamodules.annotations import AnnotationReader, CocoFiles, ImageId, Row
-from datamodules.base import EditDataModule
-from datamodules.coco import CocoReader, Reading
-from datamodules.entries import Entry, Problems, check_id, name_of
-from datamodules.manifest import read_manifest, write_manifest
-from datamodules.selection import EditTable, Limits, RoundRobin, Searches, richest
+from locinv_pl.datamodules.annotations import AnnotationReader, CocoFiles, ImageId, Row
+from locinv_pl.datamodules.base import EditDataModule
+from locinv_pl.datamodules.coco import CocoReader, Reading
+from locinv_pl.datamodules.entries import Entry, Problems, check_id, name_of
+from locinv_pl.datamodules.manifest import read_manifest, write_manifest
+from locinv_pl.datamodules.selection import EditTable, Limits, RoundRobin, Searches, richest
+
 from locinv_pl.errors import InputError
-from locinv_pl.reading import expanded
+from locinv_pl.io.reading import expanded
 from locinv_pl.types import Edit
 from locinv_pl.words import Vocabulary, load_synonyms, load_words
 
@@ -32,7 +33,7 @@ class CocoEditDataModule(EditDataModule):
         num_images: at most so many; null for all.
         limits: what an object of a search has to be like.
         swaps, attributes: target nouns and adjectives by category, for the edits of pictures that the data has
-            none for; see :class:`datamodules.selection.EditTable`.
+            none for; see :class:`locinv_pl.datamodules.selection.EditTable`.
         manifest: a file that ``locinv data build-coco-edit`` wrote; then nothing is searched.
         synonyms: a YAML file of words that mean a category; COCO's by default.
         instances, captions, edits: annotation files, relative to ``root``; found by COCO's own names where none is

@@ -5,18 +5,18 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from locinv_pl.datamodules.base import EditDataModule
+from locinv_pl.datamodules.coco_edit import CocoEditDataModule
+from locinv_pl.datamodules.entries import EntrySamples, Problems
+from locinv_pl.datamodules.notes import notes_of, notes_of_all
+from locinv_pl.datamodules.preview import write_preview
 from PIL import Image
 
-from datamodules.base import EditDataModule
-from datamodules.coco_edit import CocoEditDataModule
-from datamodules.entries import EntrySamples, Problems
-from datamodules.notes import notes_of, notes_of_all
-from datamodules.preview import write_preview
-from locinv_pl.backbone import Backbone, load_backbone
 from locinv_pl.drawing import stack_strips, to_png
 from locinv_pl.errors import InputError, one_line
-from locinv_pl.files import write_atomically, write_json
-from locinv_pl.prompts import check_prompt, tokenize
+from locinv_pl.io.files import write_atomically, write_json
+from locinv_pl.networks.backbone import Backbone, load_backbone
+from locinv_pl.words.tokens import check_prompt, tokenize
 
 
 def check(data: EditDataModule, json: Path | None = None, backbone: str | None = None) -> None:

@@ -20,8 +20,8 @@ from pycocotools import mask as mask_utils
 from torch import Tensor
 
 from locinv_pl.errors import InputError
-from locinv_pl.frames import Fit, Frame, inside
-from locinv_pl.images import open_image, open_mask
+from locinv_pl.io.frames import Fit, Frame, inside
+from locinv_pl.io.images import open_image, open_mask
 from locinv_pl.priors import Box
 from locinv_pl.types import Adjective, Edit, EditSample, Noun, Span, overlap
 
@@ -34,7 +34,7 @@ BIDI = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # turn the dire
 
 @dataclass(frozen=True)
 class MaskFile:
-    """A mask in an image's file: the pixels of one value, or what :func:`locinv_pl.images.cut` takes."""
+    """A mask in an image's file: the pixels of one value, or what :func:`locinv_pl.io.images.cut` takes."""
 
     path: Path
     value: int | None = None
@@ -172,7 +172,7 @@ class EntrySamples(Sequence[EditSample]):
         entries: what is known of them.
         prior: "segment" for masks (boxes where there is no mask), "box" for filled boxes; a mention's own prior
             comes before both.
-        side, fit: how pictures are framed, see :meth:`locinv_pl.frames.Frame.fitting`.
+        side, fit: how pictures are framed, see :meth:`locinv_pl.io.frames.Frame.fitting`.
         complete: adds to an entry what is found on its open picture.
 
     Raises:

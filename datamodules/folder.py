@@ -28,15 +28,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from locinv_pl.datamodules.annotations import compress
+from locinv_pl.datamodules.base import EditDataModule
+from locinv_pl.datamodules.entries import Entry, MaskFile, Mention, Problems, Shape, adjectives_of, check_id, name_of
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from datamodules.annotations import compress
-from datamodules.base import EditDataModule
-from datamodules.entries import Entry, MaskFile, Mention, Problems, Shape, adjectives_of, check_id, name_of
 from locinv_pl.errors import InputError
-from locinv_pl.images import image_size
+from locinv_pl.io.images import image_size
+from locinv_pl.io.reading import expanded, read_list, regular_file, validated
 from locinv_pl.priors import check_box
-from locinv_pl.reading import expanded, read_list, regular_file, validated
 from locinv_pl.types import Edit, Span, overlap
 from locinv_pl.words import WordFinder, find_word, load_words, tidy
 

@@ -7,15 +7,15 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, cast
 
+from locinv_pl.datamodules.annotations import WIDEST, compress, require_own, rows
+from locinv_pl.datamodules.entries import Entry, Mention, Problems, Shape, check_id
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
-from datamodules.annotations import WIDEST, compress, require_own, rows
-from datamodules.entries import Entry, Mention, Problems, Shape, check_id
 from locinv_pl.errors import InputError
-from locinv_pl.files import write_json
+from locinv_pl.io.files import write_json
+from locinv_pl.io.reading import read_json, validated
 from locinv_pl.priors import check_box
-from locinv_pl.reading import read_json, validated
 from locinv_pl.types import Edit
 
 FORMAT = 1

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from locinv_pl.drawing import COLORS, outline, overlay, to_array, to_png
-from locinv_pl.files import write_atomically
+from locinv_pl.io.files import write_atomically
 from locinv_pl.types import EditSample
 
 TILE = 256  # pixels, height of the drawn pictures

@@ -1,5 +1,5 @@
 """``python -m locinv_pl``: the command line."""
 
-from locinv_pl.cli import main
+from locinv_pl.cli.main import main
 
 main()

@@ -11,20 +11,20 @@ from typing import cast
 import numpy as np
 from torch import Tensor
 
-from locinv_pl.backbone import Backbone, load_backbone
-from locinv_pl.editing import EditSettings, as_edit
-from locinv_pl.editing import edit as edit_inversion
+from locinv_pl.editing.prompt_to_prompt import EditSettings, as_edit
+from locinv_pl.editing.prompt_to_prompt import edit as edit_inversion
 from locinv_pl.errors import InputError
-from locinv_pl.files import read_json
-from locinv_pl.frames import Frame, frame_mask, to_frame
-from locinv_pl.images import AnyImage, as_image, as_mask
-from locinv_pl.inversion import collect, invert_step
-from locinv_pl.methods import Method, load_method
+from locinv_pl.io.files import read_json
+from locinv_pl.io.frames import Frame, frame_mask, to_frame
+from locinv_pl.io.images import AnyImage, as_image, as_mask
+from locinv_pl.io.reading import expanded
+from locinv_pl.method.policies import Method, load_method
+from locinv_pl.method.task import prepare
+from locinv_pl.method.timestep import collect, invert_step
+from locinv_pl.networks.backbone import Backbone, load_backbone
 from locinv_pl.priors import box_mask, check_box
-from locinv_pl.reading import expanded
-from locinv_pl.results import list_edits, save_edits
-from locinv_pl.store import InversionScores, RunFolder
-from locinv_pl.task import prepare
+from locinv_pl.run.results import list_edits, save_edits
+from locinv_pl.run.store import InversionScores, RunFolder
 from locinv_pl.types import Adjective, EditSample, Inversion, Noun, StepRecord
 from locinv_pl.words import find_word, tidy
 
@@ -47,7 +47,7 @@ def invert(
     """Invert one picture.
 
     Args:
-        backbone: from :func:`~locinv_pl.backbone.load_backbone`.
+        backbone: from :func:`~locinv_pl.networks.backbone.load_backbone`.
         image: a file, a PIL image, a (3, H, W) tensor or an (H, W, 3) array; floats are in [0, 1], integers are
             scaled by their type. Its sides must be multiples of the backbone's latent grid.
         prompt: the source prompt P.
@@ -55,7 +55,7 @@ def invert(
             (x, y, w, h) in pixels. A list of n priors where the noun stands n times in the prompt.
         nouns: the nouns to localize; the keys of ``priors`` by default.
         adjectives: pairs (adjective, noun) to bind.
-        method: a preset's name, a method's YAML file, or a :class:`~locinv_pl.methods.Method`.
+        method: a preset's name, a method's YAML file, or a :class:`~locinv_pl.method.policies.Method`.
         num_steps: T.
         resolution: R, side of the attention grid.
         on_step: called with (i, record) after every timestep.
@@ -89,7 +89,7 @@ def edit_run(
         run: the run's folder.
         image: the picture's id.
         prompts: target prompts, edited as one batch.
-        settings: how; those of an :class:`~locinv_pl.editing.EditSettings` by default.
+        settings: how; those of an :class:`~locinv_pl.editing.prompt_to_prompt.EditSettings` by default.
         region: a mask of the size of the picture's file, where edits may change it, framed as the picture was: as
             ``blend="prior"``, with the region in place of the priors.
         device: where to compute.

@@ -20,9 +20,9 @@ from torch.nn.functional import pad
 from typing_extensions import TypedDict
 
 from locinv_pl.errors import InputError
-from locinv_pl.files import AGAIN, check, digest, read_tensors, write_tensors
-from locinv_pl.frames import Frame
-from locinv_pl.weights import Weights, read_weights, refuse_weights
+from locinv_pl.io.files import AGAIN, check, digest, read_tensors, write_tensors
+from locinv_pl.io.frames import Frame
+from locinv_pl.prompt_weights import Weights, read_weights, refuse_weights
 
 Span = tuple[int, int]
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import CLIPTokenizer
 
-    from locinv_pl.backbone import Backbone
+    from locinv_pl.networks.backbone import Backbone
     from locinv_pl.types import EditSample
 
 # Words of the vocabulary are one token; any other word splits into letters.
@@ -36,7 +36,7 @@ OLD_GARBAGE = ExitStack()
 
 def pytest_collection_finish() -> None:
     """Searches for garbage leave alone what the libraries have made: each would take a second."""
-    from locinv_pl.memory import young_garbage_only
+    from locinv_pl.networks.memory import young_garbage_only
 
     gc.collect()
     OLD_GARBAGE.enter_context(young_garbage_only())
@@ -142,7 +142,7 @@ def own_folder(tiny_folder: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def tiny(tiny_folder: Path) -> Backbone:
     """The tiny model."""
-    from locinv_pl.backbone import load_backbone
+    from locinv_pl.networks.backbone import load_backbone
 
     return load_backbone(str(tiny_folder))
 
@@ -150,7 +150,7 @@ def tiny(tiny_folder: Path) -> Backbone:
 @pytest.fixture(scope="session")
 def embedded() -> Backbone:
     """The model inside the package."""
-    from locinv_pl.backbone import load_backbone
+    from locinv_pl.networks.backbone import load_backbone
 
     return load_backbone("embedded")
 

@@ -21,14 +21,14 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import diffusers
+import locinv_pl.datamodules.coco_edit
+import locinv_pl.datamodules.folder
+import locinv_pl.datamodules.scenes  # noqa: F401
 import pytest
 import transformers
 from lightning.pytorch.strategies.launchers import subprocess_script
 
-import datamodules.coco_edit
-import datamodules.folder
-import datamodules.scenes  # noqa: F401
-from locinv_pl.cli import main
+from locinv_pl.cli.main import main
 from locinv_pl.words import load_words
 
 # Lightning leaves these in the environment of a process that has run a Trainer.

@@ -7,12 +7,12 @@ from typing import Any
 
 from conftest import make_two_objects
 from lightning.pytorch import Trainer
+from locinv_pl.datamodules.base import EditDataModule
+from locinv_pl.datamodules.entries import Entry, Problems
 
-from datamodules.base import EditDataModule
-from datamodules.entries import Entry, Problems
-from locinv_pl.frames import Frame
-from locinv_pl.methods import Method, NullTextPolicy, TokenPolicy
-from locinv_pl.module import LocInvModule
+from locinv_pl.io.frames import Frame
+from locinv_pl.method.policies import Method, NullTextPolicy, TokenPolicy
+from locinv_pl.run.module import LocInvModule
 from locinv_pl.types import EditSample
 
 T = 3

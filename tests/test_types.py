@@ -10,7 +10,7 @@ from conftest import make_picture
 from safetensors.torch import save_file
 
 from locinv_pl.errors import InputError
-from locinv_pl.files import write_atomically
+from locinv_pl.io.files import write_atomically
 from locinv_pl.types import EditSample, Inversion, Noun, StepRecord
 
 T, B, K, N, L, D = 3, 2, 2, 1, 20, 8

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from locinv_pl.backbone import Backbone, load_backbone
 from locinv_pl.benchmark.counting import GIB, Cost, matmul_rate
 from locinv_pl.benchmark.growth import SWEEPS, measure_growth
 from locinv_pl.benchmark.modes import Mode, Timing, time_modes, weight_bytes, with_steps
@@ -18,8 +17,9 @@ from locinv_pl.benchmark.phases import drawn_samples
 from locinv_pl.benchmark.reference import NONE, Savings, ladder, without
 from locinv_pl.benchmark.sd15 import NAME, random_sd15
 from locinv_pl.errors import InputError
-from locinv_pl.methods import load_method
-from locinv_pl.tuning import Tuning
+from locinv_pl.method.policies import load_method
+from locinv_pl.networks.backbone import Backbone, load_backbone
+from locinv_pl.networks.tuning import Tuning
 from locinv_pl.types import EditSample
 
 REFERENCE, REFERENCE_PRESET = "reference", "reference, the preset's steps"

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from locinv_pl.backbone import Backbone
 from locinv_pl.benchmark.counting import GIB, count, seconds_of
 from locinv_pl.benchmark.modes import weight_bytes, with_steps
-from locinv_pl.inversion import collect, invert_step
-from locinv_pl.methods import Method
-from locinv_pl.task import prepare
+from locinv_pl.method.policies import Method
+from locinv_pl.method.task import prepare
+from locinv_pl.method.timestep import collect, invert_step
+from locinv_pl.networks.backbone import Backbone
 from locinv_pl.types import EditSample
 
 BASE = {"pictures": 1, "timesteps": 2, "gradient steps": 2}

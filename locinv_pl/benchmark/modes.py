@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from locinv_pl.attention import Context
-from locinv_pl.backbone import Backbone
 from locinv_pl.benchmark.counting import Cost, count, seconds_of
 from locinv_pl.benchmark.phases import phases_of
 from locinv_pl.benchmark.reference import Savings, with_savings
-from locinv_pl.inversion import invert_step
-from locinv_pl.memory import young_garbage_only
-from locinv_pl.methods import Method, ParallelPolicy
-from locinv_pl.task import Task, prepare
+from locinv_pl.method.policies import Method, ParallelPolicy
+from locinv_pl.method.task import Task, prepare
+from locinv_pl.method.timestep import invert_step
+from locinv_pl.networks.attention import Context
+from locinv_pl.networks.backbone import Backbone
+from locinv_pl.networks.memory import young_garbage_only
 from locinv_pl.types import EditSample, StepRecord
 
 
@@ -29,7 +29,7 @@ class Mode:
         backbone: with all savings.
         savings: those that this mode makes.
         task: the batch and its method.
-        seconds: of :func:`~locinv_pl.task.prepare`, the DDIM inversion.
+        seconds: of :func:`~locinv_pl.method.task.prepare`, the DDIM inversion.
     """
 
     backbone: Backbone

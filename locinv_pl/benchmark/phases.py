@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from locinv_pl.attention import Context, CrossAttentionMaps
-from locinv_pl.backbone import Backbone
-from locinv_pl.dynamic_tokens import token_context, token_losses
-from locinv_pl.evaluation import to_sample
+from locinv_pl.measures.backbones import to_sample
+from locinv_pl.method.dynamic_tokens import token_context, token_losses
+from locinv_pl.method.task import Task
+from locinv_pl.networks.attention import Context, CrossAttentionMaps
+from locinv_pl.networks.backbone import Backbone
+from locinv_pl.networks.schedule import ddim_step, guided_noise
 from locinv_pl.scenes.drawing import draw_scene
-from locinv_pl.schedule import ddim_step, guided_noise
-from locinv_pl.task import Task
 from locinv_pl.types import Adjective, EditSample
 
 Work = Callable[[], Any]

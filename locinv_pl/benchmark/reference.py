@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from locinv_pl.attention import AttentionHook, AttentionHooks, Context, CrossAttentionMaps, Grid, Layer
-from locinv_pl.backbone import Backbone
-from locinv_pl.prefix import Prefix
+from locinv_pl.networks.attention import AttentionHook, AttentionHooks, Context, CrossAttentionMaps, Grid, Layer
+from locinv_pl.networks.backbone import Backbone
+from locinv_pl.networks.prefix import Prefix
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out")
 

@@ -8,7 +8,7 @@ from typing import Any
 from locinv_pl.benchmark.bench import OURS, OURS_PRESET, REFERENCE, REFERENCE_PRESET, SHIPPED
 from locinv_pl.benchmark.phases import PHASES
 from locinv_pl.benchmark.reference import ladder, without
-from locinv_pl.summary import markdown
+from locinv_pl.run.summary import markdown
 
 
 def to_markdown(result: Mapping[str, Any]) -> str:

@@ -9,8 +9,9 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from locinv_pl.backbone import EMBEDDED, Backbone
-from locinv_pl.tuning import Tuning
+from locinv_pl.assets import EMBEDDED
+from locinv_pl.networks.backbone import Backbone
+from locinv_pl.networks.tuning import Tuning
 
 NAME = "sd15-random"
 

@@ -32,9 +32,9 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from locinv_pl.backbone import model_folder
 from locinv_pl.errors import InputError
-from locinv_pl.files import write_json
+from locinv_pl.io.files import write_json
+from locinv_pl.networks.backbone import model_folder
 from locinv_pl.pretrain.batches import Batches, Column, pictures, rows
 from locinv_pl.pretrain.clip import ClipModule, build_clip, text_config
 from locinv_pl.pretrain.corpus import Corpus, draw_corpus

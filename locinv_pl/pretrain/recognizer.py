@@ -9,7 +9,7 @@ from diffusers import UNet2DModel
 from torch import Tensor
 from torch.nn import functional as F
 
-from locinv_pl.judge import CELL, Recognizer
+from locinv_pl.measures.judge import CELL, Recognizer
 from locinv_pl.pretrain.optimization import Optimization, PretrainModule
 
 

@@ -7,15 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from locinv_pl.configs import CONFIGS
 from locinv_pl.errors import InputError
-from locinv_pl.reading import read_yaml
+from locinv_pl.io.reading import read_yaml
 from locinv_pl.types import Span
 from locinv_pl.words.dictionary import Can, can_be, inflect, is_invariant, is_plural, lemmas, singulars
 from locinv_pl.words.grammar import DictionaryWords
 from locinv_pl.words.lexicon import DETERMINERS, FILLERS, PLURAL
 from locinv_pl.words.text import LETTER, Word
 
-SYNONYMS = Path(__file__).resolve().parents[2] / "configs" / "words" / "coco.yaml"
+SYNONYMS = CONFIGS / "words" / "coco.yaml"
 
 Phrase = tuple[str, ...]  # lower-case words
 

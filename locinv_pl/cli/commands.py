@@ -1,0 +1,219 @@
+"""The commands beside fit and validate: functions whose arguments are the command line's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from locinv_pl.editing.prompt_to_prompt import EditSettings
+from locinv_pl.errors import InputError
+from locinv_pl.io.files import read_json, write_json
+from locinv_pl.networks.tuning import Tuning, use_one_thread
+from locinv_pl.run.store import RunFolder
+
+if TYPE_CHECKING:
+    from locinv_pl.pretrain.settings import Recipe
+
+
+def table(runs: Sequence[str]) -> None:
+    """Print finished runs as a Markdown table, a row for each.
+
+    Args:
+        runs: their folders.
+    """
+    from locinv_pl.run.summary import Summary
+    from locinv_pl.run.summary import table as markdown
+
+    if not runs:
+        raise InputError("table: name the folders of one run or more")
+    print(markdown([read_json(Path(run) / "summary.json", Summary) for run in runs]))
+
+
+def compare(words: Sequence[str]) -> None:
+    """Run several methods over the same pictures, and write a table and figures.
+
+    Args:
+        words: methods=NAME[:PRIOR][+EDIT],…, experiment=, output=, edits=, vary=, reference=, resamples=; all
+            others go to the runs, as data= and trainer.devices= do.
+    """
+    from locinv_pl.comparison.runs import Comparison, to_markdown
+
+    comparison = Comparison.parse(words)
+    content = comparison.run()
+    print(f"\n{to_markdown(content)}\n")
+    for path in import_module("locinv_pl.callbacks.comparison").draw(comparison, content):
+        print(path)
+    print(f"Results: {comparison.output}")
+
+
+def evaluate_backbone(
+    backbone: str,
+    json: Path | None = None,
+    sheet: Path | None = None,
+    judge: Path | None = None,
+    num_prompts: int = 200,
+    num_scenes: int = 500,
+    seed: int = 0,
+    device: str = "cpu",
+) -> None:
+    """Measure a text-to-image model of the drawn world: its VAE, its pictures as the judge sees them, its maps.
+
+    Args:
+        backbone: "embedded", "embedded_sd3", or the folder of a model in Stable Diffusion's or SD3's layout.
+        json: where to write the scores.
+        sheet: where to draw the first pictures with what the judge saw, a PNG.
+        judge: the folder of another judge than the package's.
+        num_prompts: prompts with one object, and as many with two, with three and of edits.
+        num_scenes: unseen scenes for the judge.
+        seed: of scenes, prompts and noise.
+        device: where to compute.
+    """
+    from locinv_pl.measures.backbones import draw_sheet, load_model, samples_seen
+    from locinv_pl.measures.backbones import evaluate_backbone as evaluate
+    from locinv_pl.measures.judge import load_judge
+
+    for key, number in (("num_prompts", num_prompts), ("num_scenes", num_scenes)):
+        if number < 1:
+            raise InputError(f"{key}={number}: must be 1 or more")
+    model, seen = load_model(backbone, device), samples_seen(backbone)
+    scores, generated = evaluate(model, load_judge(judge, device), num_prompts, num_scenes, seed, seen)
+    for key, value in scores.to_dict().items():
+        print(f"{key:20} {'-' if value is None else f'{value:.3f}'}")
+    if json is not None:
+        write_json(json, scores.to_dict())
+    if sheet is not None:
+        sheet.parent.mkdir(parents=True, exist_ok=True)
+        draw_sheet(generated).save(sheet)
+
+
+def pretrain(recipe: Recipe, output: Path = Path("outputs/pretrain"), stages: list[str] | None = None) -> None:
+    """Make the embedded model and its judge from drawn scenes; run again to go on where it stopped.
+
+    Args:
+        recipe: recipe=NAME takes configs/recipe/NAME.yaml.
+        output: the run's folder; embedded/, embedded_sd3/, judge/ and curves.png appear in it.
+        stages: some of vae, clip, recognizer, diffusion, flow_vae, flow; all that the recipe has by default.
+    """
+    from locinv_pl.pretrain.curves import draw_curves
+    from locinv_pl.pretrain.pretraining import STAGES, Pretraining
+
+    Pretraining(recipe, output).run(stages or ())
+    draw_curves(output, STAGES).savefig(output / "curves.png", dpi=120)
+
+
+def edit(
+    run: Path,
+    image: str = "",
+    prompt: str | list[str] = "",
+    edit: EditSettings = EditSettings(),  # noqa: B008 (frozen)
+    region: Path | None = None,
+    device: str = "cpu",
+) -> None:
+    """Edit a picture that a run has inverted; the results lie in the run's folder, under edits/.
+
+    Args:
+        run: the run's folder.
+        image: the picture's id, as its files in inversions/ are named.
+        prompt: the target prompt, or several in one batch: prompt='["a blue car", "a red bus"]'.
+        edit: how; edit.KEY=VALUE for any key of EditSettings.
+        region: a mask of the picture's size, white where edits may change it; it takes the place of edit.blend.
+        device: where to compute.
+
+    Raises:
+        InputError: no such run or inversion, or a prompt that is the source's own or doesn't fit.
+    """
+    from locinv_pl.api import edit_run
+
+    for key, value in (("image", image), ("prompt", prompt)):
+        if not value:
+            raise InputError(f"edit: has no {key}; name it in {key}=")
+    for path in edit_run(run, image, prompt, edit, region, device):
+        print(path)
+    import_module("locinv_pl.callbacks.edits").sum_up(RunFolder(run))  # known by name alone, as in the configs
+
+
+def benchmark(
+    backbone: str = "embedded",
+    method: str = "locinv",
+    size: int | None = None,
+    resolution: int = 16,
+    batch_size: int = 4,
+    device: str = "cpu",
+    dtype: str = "float32",
+    tuning: Tuning = Tuning(),  # noqa: B008 (frozen)
+    num_steps: int = 50,
+    timesteps: int = 5,
+    token_steps: int = 31,
+    null_steps: int = 31,
+    repeats: int = 1,
+    ablation: bool = False,
+    json: Path | None = None,
+    plot: Path | None = None,
+) -> None:
+    """Time and count an inversion against the authors' way; print tables. A CPU computes with one thread, as in runs.
+
+    Args:
+        backbone: "embedded", "sd15-random" (Stable Diffusion 1.5's architecture with random weights), a folder
+            or a hub id.
+        method: a preset's name or a method's YAML file.
+        size: side of the pictures in pixels; the backbone's own by default.
+        resolution: side of the attention maps.
+        batch_size: pictures that are inverted together, as many as in runs; the reference inverts one at a time.
+        device: where; on "meta" nothing is timed, and everything counted.
+        dtype: of our weights; the reference has float32.
+        tuning: how our networks are run; tuning.KEY=VALUE for any key of Tuning.
+        num_steps: timesteps of an inversion.
+        timesteps: how many of them are timed where all cost the same.
+        token_steps: the authors' gradient steps on tokens at a timestep.
+        null_steps: likewise on the null text.
+        repeats: of every timing; the median counts.
+        ablation: measure every saving by itself, too.
+        json: where to write all figures.
+        plot: where to draw how time and memory grow with pictures and steps, a PNG; measured only if asked for.
+    """
+    from locinv_pl.benchmark.bench import Benchmark
+    from locinv_pl.benchmark.growth import draw_growth
+    from locinv_pl.benchmark.report import to_markdown
+
+    if device == "cpu":
+        use_one_thread()
+    settings = Benchmark(
+        *(backbone, method, size, resolution, batch_size, device, dtype, tuning),
+        *(num_steps, timesteps, token_steps, null_steps, repeats, ablation),
+    )
+    result = settings.run() | ({"growth": settings.growth()} if plot is not None else {})
+    print(to_markdown(result))
+    if plot is not None:
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        draw_growth(result["growth"]).savefig(plot, dpi=120)
+    if json is not None:
+        write_json(json, result)
+
+
+def status(run: Path) -> None:
+    """Say how a run stands: pictures done, running and failed, its speed, and whether it lives.
+
+    Args:
+        run: the run's folder.
+    """
+    from locinv_pl.run.status import status, to_text
+
+    print(to_text(run, status(run)))
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "benchmark": benchmark,
+    "edit": edit,
+    "evaluate-backbone": evaluate_backbone,
+    "pretrain": pretrain,
+    "status": status,
+}
+
+DATA_COMMANDS = {
+    "check": ("check", "data=scenes"),
+    "preview": ("preview", "data=scenes"),
+    "build-coco-edit": ("build_coco_edit", "data=coco_edit"),
+}
+"""The commands about data: a function of locinv_pl.datamodules.commands, and the data where none is named."""

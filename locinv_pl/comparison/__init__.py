@@ -1,0 +1,1 @@
+"""Comparisons: methods by settings, run, measured against each other and tabled."""

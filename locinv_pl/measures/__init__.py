@@ -1,0 +1,1 @@
+"""Measures: of maps, of edits, of models."""

@@ -1,0 +1,184 @@
+"""An independent judge of pictures from the drawn world: what is on them, in which colour, and how they fit a text.
+
+Both networks learned from drawn pictures only, never from generated ones, and share nothing with the
+text-to-image model but the tokenizer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from locinv_pl.assets import JUDGE
+from locinv_pl.errors import InputError
+from locinv_pl.words import inflect
+
+CELL = 4  # picture pixels to a side of the recogniser's cells
+
+
+class Recognizer(nn.Module):
+    """A small U-Net that names the noun and the colour of every cell of 4x4 pixels.
+
+    Args:
+        unet: diffusers' UNet2DModel; takes (B, 48, h, w), gives (B, 1 + num_nouns + num_colors, h, w).
+        num_nouns: how many nouns it tells apart; the logits of "none of them" come first.
+    """
+
+    def __init__(self, unet: Any, num_nouns: int):
+        super().__init__()
+        self.unet, self.num_nouns = unet, num_nouns
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of nouns (B, 1 + nouns, h, w) and colours (B, colours, h, w) for pictures (B, 3, 4h, 4w) in [0, 1]."""
+        cells = F.pixel_unshuffle(images * 2 - 1, CELL)
+        logits = self.unet(cells, 0).sample
+        return logits[:, : 1 + self.num_nouns], logits[:, 1 + self.num_nouns :]
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """A noun on a picture: its colour, and the share of the picture that it covers."""
+
+    noun: str
+    color: str
+    area: float
+
+
+class Judge:
+    """Says what is on a picture.
+
+    Args:
+        recognizer: the network for nouns and colours.
+        clip: transformers' CLIPModel.
+        tokenizer: of ``clip``.
+        nouns, colors: the words for the recogniser's classes.
+        world: the name of the drawn world that it knows.
+        min_area: the smallest share of a picture that counts as an object.
+    """
+
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        clip: Any,
+        tokenizer: Any,
+        nouns: Sequence[str],
+        colors: Sequence[str],
+        world: str = "core",
+        min_area: float = 0.012,
+    ):
+        self.recognizer, self.clip, self.tokenizer = recognizer, clip, tokenizer
+        self.nouns, self.colors, self.world, self.min_area = tuple(nouns), tuple(colors), world, min_area
+        for net in (recognizer, clip):
+            net.requires_grad_(False).eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.clip.device
+
+    @torch.no_grad()
+    def see(self, images: Tensor) -> list[tuple[Sighting, ...]]:
+        """The nouns on each of the pictures (B, 3, H, W) in [0, 1], the largest first; each noun once.
+
+        A noun is there where it is the likeliest in at least ``min_area`` of the picture; its colour is
+        the likeliest over those cells.
+        """
+        nouns, colors = self.recognizer(self._resized(images.to(self.device)))
+        winner, color_scores = nouns.argmax(1), colors.float().log_softmax(1)
+        seen = []
+        for cells, scores in zip(winner, color_scores, strict=True):
+            sightings = []
+            for index, noun in enumerate(self.nouns, start=1):
+                region = cells == index
+                area = region.float().mean().item()
+                if area >= self.min_area:
+                    color = self.colors[int(scores[:, region].sum(1).argmax())]
+                    sightings.append(Sighting(noun, color, area))
+            seen.append(tuple(sorted(sightings, key=lambda s: -s.area)))
+        return seen
+
+    @torch.no_grad()
+    def clip_score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """100 max(0, cos(image, text)) of each picture with its prompt: (B,), on the CPU (CLIPScore, arXiv 2104.08718).
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+            prompts: B of them.
+        """
+        images = images.to(self.device)
+        vision = self.clip.config.vision_config.image_size
+        pixels = F.interpolate(images, size=(vision, vision), mode="bilinear", antialias=True) * 2 - 1
+        tokens = self.tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt")
+        out = self.clip(input_ids=tokens.input_ids.to(images.device), pixel_values=pixels)
+        cosine = (out.image_embeds * out.text_embeds).sum(-1)
+        return 100 * cosine.clamp(min=0).cpu()
+
+    def agrees(self, images: Tensor, prompts: Sequence[str]) -> list[bool | None]:
+        """Whether each picture shows what its prompt names, every noun in its colour where the prompt says one.
+
+        A noun that the prompt doesn't name must not be there: an old object beside a new one is no swap.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+            prompts: B of them.
+
+        Returns:
+            None for a prompt that names none of the judge's nouns, or one noun in two colours: :meth:`see` sees
+            each noun once.
+        """
+        return [self._agrees(prompt, seen) for prompt, seen in zip(prompts, self.see(images), strict=True)]
+
+    def _agrees(self, prompt: str, seen: Sequence[Sighting]) -> bool | None:
+        wanted: dict[str, set[str]] = {}
+        words = re.findall(r"\w+", prompt.lower())
+        for before, word in zip(["", *words], words, strict=False):
+            if word in self._forms:
+                wanted.setdefault(self._forms[word], set()).update({before} & {*self.colors})
+        if not wanted or any(len(colors) > 1 for colors in wanted.values()):
+            return None
+        there = {sighting.noun: sighting.color for sighting in seen}
+        return there.keys() == wanted.keys() and all(colors <= {there[noun]} for noun, colors in wanted.items())
+
+    @cached_property
+    def _forms(self) -> Mapping[str, str]:
+        """Every noun by its singular and its plural."""
+        return {form: noun for noun in self.nouns for form in (noun, inflect(noun, plural=True))}
+
+    def _resized(self, images: Tensor) -> Tensor:
+        side = self.recognizer.unet.config.sample_size * CELL
+        if images.shape[-2:] == (side, side):
+            return images
+        return F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
+
+
+def load_judge(folder: Path | str | None = None, device: torch.device | str = "cpu") -> Judge:
+    """The judge of the embedded model's world, or one from another folder.
+
+    Args:
+        folder: as pretraining writes it.
+        device: where to put it.
+
+    Raises:
+        InputError: the folder holds no judge.
+    """
+    from diffusers import UNet2DModel
+    from transformers import CLIPModel, CLIPTokenizer
+
+    where = Path(folder or JUDGE)
+    try:
+        words = json.loads((where / "judge.json").read_text(encoding="utf-8"))
+        unet = UNet2DModel.from_pretrained(where / "recognizer", torch_dtype=torch.float32)
+        clip: Any = CLIPModel.from_pretrained(where / "clip", dtype=torch.float32)
+        tokenizer = CLIPTokenizer.from_pretrained(where / "tokenizer")
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"judge={where}: holds no judge ({error}); give a folder that pretraining wrote") from None
+    return Judge(Recognizer(unet, len(words["nouns"])).to(device), clip.to(device), tokenizer, **words)

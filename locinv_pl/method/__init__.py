@@ -1,0 +1,1 @@
+"""The method: what LocInv and its relatives do at a timestep, formula by formula."""

@@ -1,0 +1,211 @@
+"""A method is two policies of one engine: what the tokens do, and what the null text does.
+
+The presets stand in configs/method/*.yaml; :func:`load_method` reads them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from math import inf
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import yaml
+
+from locinv_pl.configs import CONFIGS
+from locinv_pl.errors import InputError
+from locinv_pl.priors import Rasterize
+
+LARGEST = 1000.0  # factor or rate that means anything; beyond it numbers in fp32 overflow sooner or later
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """One loss: its weight λ (0 turns it off) and its threshold TH_i = β exp(-i / α); none without β."""
+
+    weight: float
+    alpha: float = 50.0
+    beta: float | None = None
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.weight <= LARGEST, "weight", self.weight, f"0 to {LARGEST:g}")
+        _require(0 < self.alpha < inf, "alpha", self.alpha, "more than 0")
+        _require(self.beta is None or 0 <= self.beta < inf, "beta", self.beta, "0 or more, or null")
+
+
+@dataclass(frozen=True)
+class TokenPolicy:
+    """What happens to the nouns' embeddings V_t at every timestep.
+
+    Args:
+        policy: ``fixed`` keeps the words' own embeddings; ``optimize`` moves them by the losses.
+        values: what cross-attention's values are made of. ``dynamic``: the context with V_t, as in
+            the paper; ``prompt``: the plain prompt, so that V_t moves the keys, and with them the
+            maps, and nothing else.
+        rasterize: how priors come onto the attention grid. ``area``: the share of each cell that is covered;
+            ``any``: 1 wherever any of the cell is, as in the authors' code.
+        max_steps: K1, gradient steps a timestep at most.
+        lr, weight_decay: of AdamW.
+        similarity, overlap, adjective: LocInv's three losses; adjectives count where the data names them.
+        leakage, marginals: two further losses of LocInv's code.
+        balance, disjoint, background: DPL's three losses, which need no prior.
+    """
+
+    policy: Literal["fixed", "optimize"] = "optimize"
+    values: Literal["prompt", "dynamic"] = "prompt"
+    rasterize: Rasterize = "area"
+    max_steps: int = 5
+    lr: float = 1e-2
+    weight_decay: float = 1e-2
+    similarity: LossTerm = field(default_factory=lambda: LossTerm(1.0, 50.0, 0.7))
+    overlap: LossTerm = field(default_factory=lambda: LossTerm(1.0, 25.0, 0.7))
+    adjective: LossTerm = field(default_factory=lambda: LossTerm(2.0, 50.0, 0.1))
+    leakage: LossTerm = field(default_factory=lambda: LossTerm(0.0, 50.0, 0.7))
+    marginals: LossTerm = field(default_factory=lambda: LossTerm(0.0))
+    balance: LossTerm = field(default_factory=lambda: LossTerm(0.0, 25.0, 0.3))
+    disjoint: LossTerm = field(default_factory=lambda: LossTerm(0.0, 25.0, 0.9))
+    background: LossTerm = field(default_factory=lambda: LossTerm(0.0, 50.0, 0.7))
+
+    def __post_init__(self) -> None:
+        _require(self.policy in ("fixed", "optimize"), "policy", self.policy, "fixed or optimize")
+        _require(self.values in ("prompt", "dynamic"), "values", self.values, "prompt or dynamic")
+        _require(self.rasterize in ("area", "any"), "rasterize", self.rasterize, "area or any")
+        _require(self.max_steps >= 0, "max_steps", self.max_steps, "0 or more")
+        _require(0 < self.lr <= LARGEST, "lr", self.lr, f"more than 0 and at most {LARGEST:g}")
+        _require(0 <= self.weight_decay <= LARGEST, "weight_decay", self.weight_decay, f"0 to {LARGEST:g}")
+
+    @property
+    def losses(self) -> dict[str, LossTerm]:
+        """All by name, in the order of ``LOSSES``."""
+        return {name: getattr(self, name) for name in LOSSES}
+
+    @property
+    def active(self) -> list[str]:
+        """The names of those that count."""
+        return [name for name, term in self.losses.items() if term.weight > 0]
+
+
+LOSSES = tuple(f.name for f in fields(TokenPolicy) if f.type == "LossTerm")
+
+
+@dataclass(frozen=True)
+class NullTextPolicy:
+    """What happens to the null-text embedding ∅_t at every timestep.
+
+    Args:
+        policy: ``none`` keeps the embedding of ""; ``optimize`` fits it so that the guided step
+            lands on the DDIM trajectory (null-text inversion); ``npi`` takes the source prompt's embedding in its
+            place (negative-prompt inversion); ``direct`` keeps that of "" and puts the source back on the DDIM
+            trajectory at every step (direct inversion).
+        max_steps: J, gradient steps a timestep at most.
+        lr: of Adam at the first step; it falls as lr (1 - i/100).
+        carry_over: start from ∅ of the timestep before; otherwise from the embedding of "".
+        early_stop: stop once the loss is below 1e-5 + i · 2e-5.
+    """
+
+    policy: Literal["none", "optimize", "npi", "direct"] = "optimize"
+    max_steps: int = 10
+    lr: float = 2e-2
+    carry_over: bool = True
+    early_stop: bool = True
+
+    def __post_init__(self) -> None:
+        policies = ("none", "optimize", "npi", "direct")
+        _require(self.policy in policies, "policy", self.policy, "one of " + ", ".join(policies))
+        _require(self.max_steps >= 0, "max_steps", self.max_steps, "0 or more")
+        _require(0 < self.lr <= LARGEST, "lr", self.lr, f"more than 0 and at most {LARGEST:g}")
+
+
+@dataclass(frozen=True)
+class ParallelPolicy:
+    """Whether tokens are fitted at several timesteps at once, before they are corrected one timestep after the other.
+
+    Args:
+        timesteps: of one picture fitted at once, on the DDIM trajectory's own latents; 0 fits them one after the other.
+        correction_steps: gradient steps a timestep at most, from what was fitted so, on the reconstruction's latent.
+    """
+
+    timesteps: int = 0
+    correction_steps: int = 4
+
+    def __post_init__(self) -> None:
+        _require(self.timesteps >= 0, "timesteps", self.timesteps, "0 or more")
+        _require(self.correction_steps >= 0, "correction_steps", self.correction_steps, "0 or more")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A named pair of policies, the guidance scale w of the reconstruction, and the order of the timesteps."""
+
+    name: str = "locinv"
+    guidance_scale: float = 7.5
+    tokens: TokenPolicy = field(default_factory=TokenPolicy)
+    null_text: NullTextPolicy = field(default_factory=NullTextPolicy)
+    parallel: ParallelPolicy = field(default_factory=ParallelPolicy)
+
+    def __post_init__(self) -> None:
+        scale = self.guidance_scale
+        _require(abs(scale) <= LARGEST, "guidance_scale", scale, f"between -{LARGEST:g} and {LARGEST:g}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as in the YAML files."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], where: str = "method") -> Method:
+        """The inverse of :meth:`to_dict`; ``where`` names the source in errors.
+
+        Raises:
+            InputError: a key that a method hasn't, or a value out of range.
+        """
+        try:
+            return _build(cls, values, where)
+        except TypeError:
+            raise InputError(f"{where}: a value has another type than a method's; compare configs/method") from None
+
+
+def load_method(name_or_path: str | Path) -> Method:
+    """A preset by name ("locinv", "nti", "dpl", …) or a method's YAML file.
+
+    Raises:
+        InputError: there is no such preset or file, or it has a key or value that a method hasn't.
+    """
+    path = preset_file("method", name_or_path)
+    return Method.from_dict(yaml.safe_load(path.read_text()) or {}, str(path))
+
+
+def presets(group: str) -> list[str]:
+    """The names of the files in configs/<group>/."""
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+def preset_file(group: str, name_or_path: str | Path) -> Path:
+    """configs/<group>/<name>.yaml, or a file elsewhere.
+
+    Raises:
+        InputError: there is neither.
+    """
+    for path in (CONFIGS / group / f"{name_or_path}.yaml", Path(name_or_path)):
+        if path.is_file():
+            return path
+    names = ", ".join(presets(group))
+    raise InputError(f"{group}={name_or_path}: no such preset; use one of {names}, or a YAML file")
+
+
+def _build(kind: type, values: dict[str, Any], where: str) -> Any:
+    types = get_type_hints(kind)
+    if not isinstance(values, dict):
+        raise TypeError
+    unknown = set(values) - {f.name for f in fields(kind)}
+    if unknown:
+        raise InputError(f"{where}: unknown key {sorted(unknown)[0]!r}; {kind.__name__} has {', '.join(types)}")
+    nested = {
+        k: _build(types[k], v, where) if is_dataclass(types[k]) and isinstance(v, dict) else v
+        for k, v in values.items()
+    }
+    return kind(**nested)
+
+
+def _require(holds: bool, key: str, value: Any, wanted: str) -> None:
+    if not holds:
+        raise InputError(f"method: {key}={value} must be {wanted}")

@@ -1,0 +1,98 @@
+"""LocInv's algorithm, one timestep after the other.
+
+Every function takes its state and gives it back. A :class:`~locinv_pl.method.task.Task` is what stays the same for a
+batch of pictures; a :class:`~locinv_pl.types.StepRecord` is what a timestep adds, and the last one
+is all that the next timestep needs. Symbols, here and in ``task.py``, ``dynamic_tokens.py`` and ``null_text.py``:
+z_t latent, V_t dynamic tokens, ∅_t null text, A_t attention maps, S priors, w guidance scale; step i = 0 is the
+noisiest.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from locinv_pl.method.dynamic_tokens import (
+    correct_tokens,
+    optimize_tokens,
+    step_thresholds,
+    token_context,
+    token_losses,
+)
+from locinv_pl.method.null_text import null_text_step
+from locinv_pl.method.task import Task
+from locinv_pl.networks.attention import CrossAttentionMaps, maps_of
+from locinv_pl.networks.backbone import Backbone
+from locinv_pl.networks.memory import young_garbage_only
+from locinv_pl.types import Inversion, StepRecord, stack
+
+
+@young_garbage_only()
+def invert_step(backbone: Backbone, task: Task, i: int, before: StepRecord) -> StepRecord:
+    """One timestep: tokens, then null text, then the guided DDIM step.
+
+    Args:
+        task: the batch.
+        i: step, 0 the noisiest.
+        before: the record of step i-1, or ``task.start()``.
+    """
+    began = time.perf_counter()
+    method, z_t = task.method, before.latent.to(backbone.device)
+    t, abar_t = task.schedule.timesteps[i], task.schedule.alphas[i]
+    V, token_steps = before.tokens.to(backbone.device), torch.zeros(len(z_t), dtype=torch.int32)
+    prefix = backbone.prefix(z_t, t)
+    if method.tokens.policy == "optimize":
+        move = correct_tokens if method.parallel.timesteps else optimize_tokens
+        V, token_steps = move(backbone, task, z_t, i, V, prefix)
+    with torch.no_grad():
+        maps = CrossAttentionMaps(task.grid)
+        eps_cond = backbone.predict_noise(z_t, t, abar_t, token_context(backbone, task, V), maps, prefix)
+        losses = token_losses(maps.A, task)
+    null, z_s, null_loss, null_steps = null_text_step(backbone, task, z_t, i, eps_cond, before.null, prefix)
+    return StepRecord(
+        latent=z_s,
+        tokens=V,
+        null=null,
+        maps=maps_of(maps.A, task.prompts.nouns),
+        losses=losses,
+        thresholds=step_thresholds(method.tokens, i),
+        null_loss=null_loss,
+        token_steps=token_steps,
+        null_steps=null_steps,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def collect(task: Task, records: Sequence[StepRecord]) -> list[Inversion]:
+    """The finished inversions of a batch, one for each picture, from its T records."""
+    inversions = []
+    for b, sample in enumerate(task.samples):
+        K = len(sample.nouns)
+        nouns = task.prompts.nouns[b, :K]
+        dynamic = torch.nonzero(task.prompts.dynamic[b]).flatten().tolist()
+        inversions.append(
+            Inversion(
+                id=sample.id,
+                prompt=sample.prompt,
+                nouns=tuple(n.word for n in sample.nouns),
+                noun_positions=tuple(tuple(torch.nonzero(row).flatten().tolist()) for row in nouns),
+                dynamic=tuple(dynamic),
+                settings=task.settings,
+                trajectory=task.trajectory[:, b].cpu(),
+                tokens=stack([r.tokens[b, dynamic] for r in records]),
+                null=stack([r.null[b] for r in records]),
+                maps=stack([r.maps[b, :K] for r in records]),
+                initial_maps=task.initial_maps[:, b, :K].cpu(),
+                priors=task.priors[b, :K].cpu(),
+                latent=records[-1].latent[b].cpu(),
+                losses=stack([r.losses[b] for r in records]),
+                thresholds=stack([r.thresholds for r in records]),
+                null_loss=stack([r.null_loss[b] for r in records]),
+                token_steps=stack([r.token_steps[b] for r in records]),
+                null_steps=stack([r.null_steps[b] for r in records]),
+                fingerprint=sample.fingerprint,
+            )
+        )
+    return inversions

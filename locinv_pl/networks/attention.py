@@ -1,0 +1,270 @@
+"""Reading and changing a UNet's attention, and leaving it as it was.
+
+One mechanism: :func:`control_attention` gives every attention layer another forward pass for the length of
+a ``with`` block. A hook sees the probabilities of the layers that it asks for and may replace them;
+:class:`CrossAttentionMaps` is the hook that reads A_t. All other layers run fused attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+
+from locinv_pl.networks.forwards import use_forwards
+
+Grid = tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What cross-attention looks at: ``keys`` and ``values``, each (B, L, D).
+
+    They are one tensor in Stable Diffusion; LocInv may let dynamic tokens move the keys alone.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+    @classmethod
+    def of(cls, states: Tensor) -> Context:
+        """The same states for keys and values."""
+        return cls(states, states)
+
+    def pick(self, images: Any) -> Context:
+        """The context of some images of the batch."""
+        return Context(self.keys[images], self.values[images])
+
+    def to(self, dtype: torch.dtype) -> Context:
+        """In another type."""
+        keys = self.keys.to(dtype)
+        return Context(keys, keys if self.values is self.keys else self.values.to(dtype))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One call of an attention layer: its name in the UNet, its kind, its numbers of queries and keys."""
+
+    name: str
+    is_cross: bool
+    queries: int
+    keys: int
+
+
+class AttentionHook(Protocol):
+    """Sees and may change attention probabilities."""
+
+    def wants(self, layer: Layer) -> bool:
+        """Whether to compute this layer's probabilities explicitly."""
+
+    def __call__(self, probs: Tensor, layer: Layer) -> Tensor:
+        """Take probabilities (B, heads, queries, keys), give those to use."""
+
+
+class MapsComplete(Exception):
+    """Leaves a UNet's forward pass: every map that was asked for is there."""
+
+
+class CrossAttentionMaps:
+    """A_t: cross-attention at one resolution, averaged over heads and layers.
+
+    Args:
+        grid: (r, c), the query grid of the layers to read.
+        stop_after: leave the forward pass (:class:`MapsComplete`) once this many layers were read;
+            never by default. Nothing after the last r x c layer can change A_t.
+    """
+
+    def __init__(self, grid: Grid, stop_after: int | None = None):
+        self.grid = grid
+        self.stop_after = stop_after
+        self.layers = 0
+        self._sum: Tensor | None = None
+
+    def wants(self, layer: Layer) -> bool:
+        return layer.is_cross and layer.queries == self.grid[0] * self.grid[1]
+
+    def __call__(self, probs: Tensor, layer: Layer) -> Tensor:
+        mean = probs.float().mean(1)
+        self._sum = mean if self._sum is None else self._sum + mean
+        self.layers += 1
+        if self.layers == self.stop_after:
+            raise MapsComplete
+        return probs
+
+    @property
+    def A(self) -> Tensor:
+        """The maps, shape (B, r, c, L), fp32; over L they sum to 1."""
+        if self._sum is None:
+            raise RuntimeError(f"no cross-attention layer with a {self.grid[0]}x{self.grid[1]} grid has run")
+        return (self._sum / self.layers).unflatten(1, self.grid)
+
+    @A.setter
+    def A(self, maps: Tensor) -> None:
+        self._sum, self.layers = maps.flatten(1, 2), 1
+
+
+class SelfAttentionMaps:
+    """Self-attention at one resolution, averaged over heads, layers and all passes.
+
+    Args:
+        grid: of the layers to read.
+    """
+
+    def __init__(self, grid: Grid):
+        self.grid, self._calls = grid, 0
+        self._sum: Tensor | None = None
+
+    def wants(self, layer: Layer) -> bool:
+        return not layer.is_cross and layer.queries == self.grid[0] * self.grid[1]
+
+    def __call__(self, probs: Tensor, layer: Layer) -> Tensor:
+        mean = probs.float().mean(1)
+        self._sum = mean if self._sum is None else self._sum + mean
+        self._calls += 1
+        return probs
+
+    @property
+    def mean(self) -> Tensor:
+        """(B, n, n) for n cells."""
+        if self._sum is None:
+            raise RuntimeError(f"no self-attention layer with a {self.grid[0]}x{self.grid[1]} grid has run")
+        return self._sum / self._calls
+
+
+class AttentionHooks:
+    """Several hooks, one after the other."""
+
+    def __init__(self, *hooks: AttentionHook):
+        self.hooks = hooks
+
+    def wants(self, layer: Layer) -> bool:
+        return any(hook.wants(layer) for hook in self.hooks)
+
+    def __call__(self, probs: Tensor, layer: Layer) -> Tensor:
+        for hook in self.hooks:
+            if hook.wants(layer):
+                probs = hook(probs, layer)
+        return probs
+
+
+@contextmanager
+def control_attention(unet: nn.Module, context: Context, hook: AttentionHook | None = None) -> Iterator[None]:
+    """Run ``unet`` with ``hook`` on its attention; restores the forward passes whatever happens.
+
+    Inside, cross-attention looks at ``context``; of ``encoder_hidden_states`` only that they are there matters.
+    """
+    layers = attention_layers(unet)
+    cross = [layer for layer in layers.values() if layer.is_cross_attention]
+    K = _project(unet, "to_keys", [layer.to_k for layer in cross], context.keys)
+    V = _project(unet, "to_values", [layer.to_v for layer in cross], context.values)
+    text = dict(zip(cross, zip(K, V, strict=True), strict=True))
+    with use_forwards({layer: _Attention(name, layer, hook, text.get(layer)) for name, layer in layers.items()}):
+        yield
+
+
+_LAYERS: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
+
+
+def attention_layers(module: nn.Module) -> dict[str, Any]:
+    """The attention layers of a module by name, looked for once."""
+    if module not in _LAYERS:
+        _LAYERS[module] = {name: layer for name, layer in module.named_modules() if isinstance(layer, Attention)}
+    return _LAYERS[module]
+
+
+class _Attention:
+    """softmax(Q Kᵀ / √d) V, with a seam between the softmax and the product; a layer's forward pass.
+
+    Args:
+        name: the layer's.
+        attn: the layer.
+        hook: sees the probabilities that it wants.
+        text: K and V of the text, (B, L, heads * d) each; None where the layer looks at the hidden states themselves.
+    """
+
+    def __init__(self, name: str, attn: Any, hook: AttentionHook | None, text: tuple[Tensor, Tensor] | None):
+        self.name, self.attn, self.hook, self.text = name, attn, hook, text
+
+    def __call__(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        attn, heads = self.attn, (self.attn.heads, -1)
+        if self.text is None:
+            qkv = _project(attn, "to_qkv", [attn.to_q, attn.to_k, attn.to_v], hidden_states)
+        else:
+            qkv = attn.to_q(hidden_states), *self.text
+        q, k, v = (x.unflatten(-1, heads).transpose(1, 2) for x in qkv)
+        layer = Layer(self.name, self.text is not None, q.shape[-2], k.shape[-2])
+        if self.hook is not None and self.hook.wants(layer):
+            scores = q @ k.transpose(-1, -2) * attn.scale
+            if attention_mask is not None:
+                scores = scores + attention_mask
+            probs = self.hook(scores.float().softmax(-1), layer)
+            out = probs.to(v.dtype) @ v
+        else:
+            out = _fused(q, k, v, attention_mask, attn.scale)
+        out = attn.to_out[1](attn.to_out[0](out.transpose(1, 2).flatten(-2)))
+        return out if attn.rescale_output_factor == 1 else out / attn.rescale_output_factor
+
+
+@torch.no_grad()
+def fuse_projections(unet: nn.Module) -> None:
+    """One matrix product where several layers take the same input; they keep their weights, as parts of one.
+
+    These are Q, K and V of every self-attention, K of all cross-attention layers, and V of all of them.
+    """
+    layers = attention_layers(unet).values()
+    cross = [layer for layer in layers if layer.is_cross_attention]
+    for layer in layers:
+        if not layer.is_cross_attention:
+            _stack(layer, "to_qkv", [layer.to_q, layer.to_k, layer.to_v])
+    _stack(unet, "to_keys", [layer.to_k for layer in cross])
+    _stack(unet, "to_values", [layer.to_v for layer in cross])
+
+
+def _stack(module: nn.Module, name: str, layers: Sequence[nn.Linear]) -> None:
+    """Let a module hold the weights of several layers as one matrix; not where they have biases."""
+    if not layers or any(layer.bias is not None for layer in layers):
+        return
+    weight = torch.cat([layer.weight for layer in layers])
+    for layer, part in zip(layers, weight.split([len(layer.weight) for layer in layers]), strict=True):
+        layer.weight = nn.Parameter(part, requires_grad=False)
+    module.register_buffer(name, weight, persistent=False)
+
+
+def _project(module: nn.Module, name: str, layers: Sequence[nn.Linear], states: Tensor) -> Sequence[Tensor]:
+    """What several layers make of the same states, in one product where the module has their weights as one."""
+    weight = module._buffers.get(name)
+    if weight is None:
+        return [layer(states) for layer in layers]
+    return F.linear(states, weight).split([layer.out_features for layer in layers], dim=-1)
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """softmax(Q Kᵀ / √d) V in one; through fp32 where half-precision gradients take several times as long."""
+    if q.is_cpu and q.dtype != torch.float32 and (q.requires_grad or k.requires_grad or v.requires_grad):
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), mask, scale=scale).to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+
+
+def maps_of(A: Tensor, weights: Tensor) -> Tensor:
+    """A^k of given words: the mean over each word's tokens.
+
+    Args:
+        A: shape (B, r, c, L).
+        weights: shape (B, K, L), row k 1/n at the n tokens of word k.
+
+    Returns:
+        shape (B, K, r, c).
+    """
+    return (A[:, None] * weights[:, :, None, None]).sum(-1)  # no matrix product: autocast would round it

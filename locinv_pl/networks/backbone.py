@@ -1,0 +1,424 @@
+"""The frozen networks of a latent text-to-image model; the rest of the package sees no diffusers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from locinv_pl.assets import EMBEDDED
+from locinv_pl.errors import InputError
+from locinv_pl.networks.attention import (
+    AttentionHook,
+    Context,
+    CrossAttentionMaps,
+    Grid,
+    MapsComplete,
+    control_attention,
+)
+from locinv_pl.networks.folder import check_configs, check_folder, refuse_file, variant_of
+from locinv_pl.networks.graphs import LARGEST, Graphs
+from locinv_pl.networks.hub import ask_hub, reason
+from locinv_pl.networks.prefix import Prefix, modules_without_text
+from locinv_pl.networks.schedule import Schedule
+from locinv_pl.networks.tuning import Tuning, lay_out, tune
+
+Pass = Callable[[Tensor, Tensor, Context, Prefix | None], Any]
+LEAST_SIGNAL = 1e-6  # of ᾱ
+
+
+class Backbone:
+    """VAE, text encoder, UNet and noise schedule of Stable Diffusion's layout, weights frozen.
+
+    Args:
+        name: what it was loaded from; goes into result files.
+        vae, text_encoder, tokenizer, unet, scheduler: as diffusers and transformers load them;
+            ``scheduler`` is a DDIMScheduler.
+        tuning: how the networks are run.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        vae: Any,
+        text_encoder: Any,
+        tokenizer: Any,
+        unet: Any,
+        scheduler: Any,
+        tuning: Tuning = Tuning(),  # noqa: B008 (frozen)
+    ):
+        self.name, self.tuning = name, tuning
+        self.vae, self.text_encoder, self.unet = vae, text_encoder, unet
+        self.tokenizer, self.scheduler = tokenizer, scheduler
+        for net in self._networks:
+            net.requires_grad_(False).eval()
+        tune(unet, vae, tuning)
+        self._map_layers: dict[Grid, int] = {}
+        self._without_text: tuple[nn.Module, ...] | None = None
+        self._graphs = (
+            Graphs() if tuning.cuda_graphs and not (tuning.compile or tuning.gradient_checkpointing) else None
+        )
+
+    @property
+    def _networks(self) -> tuple[nn.Module, ...]:
+        return self.vae, self.text_encoder, self.unet
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.unet.conv_in.weight.device  # unet.device looks through all modules, a millisecond each time
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self.unet.conv_in.weight.dtype
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """D of the text, and C, the channels of a latent."""
+        return self.text_encoder.config.hidden_size, self.unet.config.in_channels
+
+    @property
+    def downsampling(self) -> int:
+        """Picture pixels per latent pixel, along one side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square pictures that the model was trained on, in pixels."""
+        return self.unet.config.sample_size * self.downsampling
+
+    def to(self, device: torch.device | str) -> Backbone:
+        """Move the networks; returns self."""
+        if torch.device(device) == self.device:
+            return self
+        for net in self._networks:
+            net.to(device)
+        lay_out(self.unet, self.vae, self.tuning)
+        self._graphs = self._graphs and Graphs()
+        return self
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """z_0 of pictures (B, 3, H, W) in [0, 1]: the mean of the posterior, scaled; (B, C, h, w)."""
+        x = (images * 2 - 1).to(self.device, self.dtype)
+        return (self.vae.encode(x).latent_dist.mean * self.vae.config.scaling_factor).float().contiguous()
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1] of latents (B, C, h, w)."""
+        z = (latents / self.vae.config.scaling_factor).to(self.device, self.dtype)
+        return (self.vae.decode(z).sample.float() / 2 + 0.5).clamp(0, 1)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """The text encoder's input embeddings of token ids (B, L): (B, L, D), fp32."""
+        return self.text_encoder.get_input_embeddings()(ids.to(self.device)).float()
+
+    def encode_text(self, ids: Tensor, embeddings: Tensor | None = None) -> Tensor:
+        """The text encoder's output (B, L, D) for token ids (B, L).
+
+        Args:
+            ids: token ids.
+            embeddings: input embeddings (B, L, D) to use in place of the table's own.
+        """
+
+        def encode(ids: Tensor, embeddings: Tensor | None = None) -> Tensor:
+            with _input_embeddings(self.text_encoder, embeddings):
+                return self.text_encoder(ids).last_hidden_state.float()
+
+        ids = ids.to(self.device)
+        graphs = self._graphs_for(ids)
+        return (
+            encode(ids, embeddings) if graphs is None or embeddings is None else graphs("text", encode, ids, embeddings)
+        )
+
+    def encode_null(self) -> Tensor:
+        """∅, the output for the empty prompt: (1, L, D)."""
+        tokens = self.tokenizer("", padding="max_length", max_length=self.tokenizer.model_max_length)
+        return self.encode_text(torch.tensor([tokens.input_ids]))
+
+    def prefix(self, z: Tensor, t: Tensor) -> Prefix:
+        """To keep what the UNet computes of latents z (B, C, h, w) at t, a scalar or (B,), without the text."""
+        if self._without_text is None:
+            text = torch.zeros(1, 1, self.text_encoder.config.hidden_size, device=z.device, requires_grad=True)
+            one = z[:1], t.flatten()[:1], Context.of(text)
+            self._without_text = modules_without_text(self.unet, lambda: self._run(*one))
+        return Prefix(self._without_text)
+
+    def _run(
+        self, z: Tensor, t: Tensor, context: Context, hook: AttentionHook | None = None, prefix: Prefix | None = None
+    ) -> Tensor:
+        context = context.to(self.dtype)
+        with control_attention(self.unet, context, hook), nullcontext() if prefix is None else prefix.replay():
+            return self.unet(z.to(self.dtype), t, encoder_hidden_states=context.keys, return_dict=False)[0]
+
+    def _graphs_for(self, batch: Tensor) -> Graphs | None:
+        """What replays passes of a batch, where that pays."""
+        small = batch.is_cuda and len(batch) <= LARGEST and not torch.is_autocast_enabled("cuda")
+        return self._graphs if small else None
+
+    def _pass(self, what: Hashable, run: Pass, z: Tensor, t: Tensor, context: Context, prefix: Prefix | None) -> Any:
+        """run(z, t, context, prefix), by a CUDA graph where that pays; ``what`` names it among all passes."""
+        graphs = self._graphs_for(z)
+        if graphs is None:
+            return run(z, t, context, prefix)
+        known = {} if prefix is None else prefix.outputs
+        states = (context.keys,) if context.values is context.keys else (context.keys, context.values)
+        modules, (kept, spec) = tuple(known), tree_flatten(known)
+
+        def of_tensors(z: Tensor, t: Tensor, *rest: Tensor) -> Any:
+            keys, values, outputs = rest[0], rest[len(states) - 1], tree_unflatten(rest[len(states) :], spec)
+            again = None if prefix is None else Prefix(prefix.modules, outputs)
+            answer = run(z, t, Context(keys, values), again)
+            return answer, {module: output for module, output in outputs.items() if module not in modules}
+
+        kind = what, len(states), prefix is None, modules
+        answer, found = graphs(kind, of_tensors, z, t.to(z.device), *states, *kept)
+        known.update(tree_map(Tensor.detach, found))
+        return answer
+
+    def predict_noise(
+        self,
+        z: Tensor,
+        t: Tensor,
+        abar_t: Tensor,
+        context: Context,
+        hook: AttentionHook | None = None,
+        prefix: Prefix | None = None,
+    ) -> Tensor:
+        """ε(z_t, t, context), shape of z, fp32; v- and x_0-prediction are turned into ε.
+
+        Latents are contiguous wherever they come from: convolutions round otherwise in another
+        layout, and a latent read from a file must go on exactly as the one in memory.
+
+        Args:
+            z: latents (B, C, h, w).
+            t: timestep, scalar or (B,).
+            abar_t: ᾱ_t, scalar or (B,).
+            context: keys and values, (B, L, D) each.
+            hook: reads or changes the attention on the way.
+            prefix: of z and t, where it is there; a hook sees the self-attention in it once at most.
+        """
+
+        def run(z: Tensor, t: Tensor, context: Context, prefix: Prefix | None) -> Tensor:
+            return self._run(z, t, context, hook, prefix).float().contiguous()
+
+        def read(z: Tensor, t: Tensor, context: Context, prefix: Prefix | None) -> tuple[Tensor, Tensor]:
+            maps = CrossAttentionMaps(grid)
+            return self._run(z, t, context, maps, prefix).float().contiguous(), maps.A
+
+        if hook is None:
+            out = self._pass("noise", run, z, t, context, prefix)
+        elif type(hook) is CrossAttentionMaps and hook.stop_after is None:
+            grid = hook.grid
+            out, hook.A = self._pass(("noise and maps", grid), read, z, t, context, prefix)
+        else:
+            out = run(z, t, context, prefix)
+        abar_t = abar_t.reshape(-1, 1, 1, 1)
+        kind = self.scheduler.config.prediction_type
+        if kind == "v_prediction":
+            return abar_t.sqrt() * out + (1 - abar_t).sqrt() * z
+        if kind == "sample":
+            return (z - abar_t.sqrt() * out) / (1 - abar_t).sqrt()
+        return out
+
+    def attention_maps(
+        self, z: Tensor, t: Tensor, abar_t: Tensor, context: Context, grid: Grid, prefix: Prefix | None = None
+    ) -> Tensor:
+        """A_t alone, (B, r, c, L): the UNet stops after the last r x c cross-attention."""
+        if grid not in self._map_layers:
+            maps = CrossAttentionMaps(grid)
+            with torch.no_grad():
+                self._run(z[:1], t.flatten()[:1], context.pick(slice(1)), maps)
+            self._map_layers[grid] = maps.layers
+
+        def read(z: Tensor, t: Tensor, context: Context, prefix: Prefix | None) -> Tensor:
+            maps = CrossAttentionMaps(grid, stop_after=self._map_layers[grid])
+            with suppress(MapsComplete):
+                self._run(z, t, context, maps, prefix)
+            return maps.A
+
+        return self._pass(("maps", grid), read, z, t, context, prefix)
+
+    def map_grid(self, latent: Sequence[int], resolution: int) -> Grid:
+        """The (r, c) attention grid of a latent (..., h, w) whose shorter side has ``resolution`` cells.
+
+        Raises:
+            InputError: the UNet has no cross-attention there.
+        """
+        h, w = latent[-2:]
+        factor = min(h, w) // max(resolution, 1)
+        levels = [2**n for n, kind in enumerate(self.unet.config.down_block_types) if "CrossAttn" in kind]
+        if factor not in levels or resolution * factor != min(h, w):
+            sizes = ", ".join(str(min(h, w) // n) for n in levels)
+            raise InputError(
+                f"model.resolution={resolution}: backbone {self.name!r} has no cross-attention of that size "
+                f"for latents of {h}x{w}; use one of {sizes}"
+            )
+        return h // factor, w // factor
+
+    def finest_grid(self, latent: Sequence[int], resolution: int) -> Grid:
+        """The attention grid of ``resolution`` cells along the shorter side, or the finest that the UNet has below."""
+        while True:
+            try:
+                return self.map_grid(latent, resolution)
+            except InputError:
+                if resolution <= 1:
+                    raise
+                resolution //= 2
+
+    def schedule(self, num_steps: int) -> Schedule:
+        """T = ``num_steps`` DDIM timesteps by the model's own spacing and noise levels."""
+        trained = self.scheduler.config.num_train_timesteps
+        if not 1 <= num_steps <= trained:
+            raise InputError(f"model.num_steps={num_steps}: must lie between 1 and {trained}")
+        self.scheduler.set_timesteps(num_steps)
+        timesteps = self.scheduler.timesteps.to(self.device)
+        alphas = self.scheduler.alphas_cumprod[self.scheduler.timesteps.cpu()]
+        if not alphas.min() > LEAST_SIGNAL:
+            raise InputError(
+                f"backbone={self.name}: its noise schedule ends without a signal (rescale_betas_zero_snr), and DDIM "
+                f"inversion divides by it; take a model without zero terminal SNR, or timestep_spacing: leading in "
+                f"its scheduler/scheduler_config.json"
+            )
+        last = torch.as_tensor(self.scheduler.final_alpha_cumprod).reshape(1)
+        return Schedule(timesteps, torch.cat([alphas, last]).float().to(self.device))
+
+
+@contextmanager
+def _input_embeddings(text_encoder: Any, embeddings: Tensor | None) -> Iterator[None]:
+    """Let the encoder's embedding layer answer ``embeddings``; its table is never written to."""
+    if embeddings is None:
+        yield
+        return
+    layer = text_encoder.get_input_embeddings()
+    answer = embeddings.to(layer.weight.dtype)
+    handle = layer.register_forward_hook(lambda module, args, output: answer)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def model_folder(name: str) -> Path:
+    """The folder of "embedded" or "embedded_sd3" in this package; of any other name the path that it is."""
+    return EMBEDDED.with_name(name) if name in ("embedded", "embedded_sd3") else Path(name).expanduser()
+
+
+def load_backbone(
+    name_or_path: str = "embedded",
+    dtype: torch.dtype | str = torch.float32,
+    device: torch.device | str = "cpu",
+    variant: str | None = None,
+    tuning: Tuning = Tuning(),  # noqa: B008 (frozen)
+    for_editors: bool = False,
+) -> Backbone:
+    """Load a Stable Diffusion 1.x/2.x model in diffusers' layout.
+
+    Args:
+        name_or_path: "embedded" (the small model inside this package), a local folder, or a hub id.
+        dtype: of the weights; a torch dtype or its name.
+        device: where to put them.
+        variant: weight variant of the files, such as "fp16"; of a folder that has no others it is taken unasked.
+        tuning: how the networks are run.
+        for_editors: whether the UNet may take the channels of an editor's, besides its latents'.
+
+    Raises:
+        InputError: the folder is missing, incomplete or damaged, holds another kind of model, or the hub has none of
+            that name.
+    """
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not (isinstance(kind, torch.dtype) and kind.is_floating_point):
+        raise InputError(f"model.dtype={dtype}: no such weights; use float32, bfloat16 or float16")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"device={device}: can't be used ({reason(error)}); use cpu, or cuda where there is one"
+        ) from None
+    where = str(model_folder(name_or_path))
+    is_folder, key = Path(where).is_dir(), f"backbone={name_or_path}"
+    if is_folder:
+        check_folder(Path(where), key, for_editors)
+    elif Path(where).is_file():
+        refuse_file(Path(where), key)
+    elif Path(where).exists() or Path(where).is_absolute() or where.startswith(".") or where.count("/") > 1:
+        raise InputError(f"{key}: no such folder; give a diffusers folder or a hub id")
+
+    def load(local_files_only: bool) -> Backbone:
+        def files(part: str) -> dict[str, Any]:
+            found = variant_of(Path(where) / part, variant)
+            return {"subfolder": part, "variant": found, "local_files_only": local_files_only}
+
+        networks: dict[str, Any] = {
+            "vae": AutoencoderKL.from_pretrained(where, torch_dtype=kind, **files("vae")),
+            "text_encoder": CLIPTextModel.from_pretrained(where, dtype=kind, **files("text_encoder")),
+            "tokenizer": CLIPTokenizer.from_pretrained(where, subfolder="tokenizer", local_files_only=local_files_only),
+            "unet": UNet2DConditionModel.from_pretrained(where, torch_dtype=kind, **files("unet")),
+            "scheduler": DDIMScheduler.from_pretrained(
+                where, subfolder="scheduler", local_files_only=local_files_only, clip_sample=False
+            ),
+        }
+        parts = ("unet", "vae", "text_encoder", "scheduler")
+        check_configs({part: _config_of(networks[part]) for part in parts}, key, for_editors)
+        fit_tokenizer(networks["tokenizer"], networks["text_encoder"].config, key)
+        return Backbone(name_or_path, **networks, tuning=tuning).to(device)
+
+    try:
+        if is_folder:
+            return load(local_files_only=True)
+        try:
+            return load(local_files_only=True)  # a model in the hub's cache needs no network
+        except InputError:
+            raise
+        except Exception:  # not in the cache, or not whole
+            ask_hub(key, name_or_path)
+        return load(local_files_only=False)
+    except InputError:
+        raise
+    except Exception as error:  # the libraries raise a dozen kinds for one damaged download
+        raise InputError(
+            f"{key}: can't be loaded ({reason(error)}); download it again, whole, or check the name"
+        ) from error
+
+
+def fit_tokenizer(tokenizer: Any, config: Any, key: str) -> None:
+    """Let a tokenizer's prompts be as long as its text encoder takes; some say no length, or any.
+
+    Args:
+        tokenizer: of transformers; its ``model_max_length`` is set.
+        config: the text encoder's.
+        key: names the model in the error.
+
+    Raises:
+        InputError: it has more words than the text encoder.
+    """
+    if len(tokenizer) > config.vocab_size:
+        raise InputError(
+            f"{key}: its tokenizer has {len(tokenizer)} words, its text encoder {config.vocab_size}: the two are of "
+            f"different models; give one model's folder"
+        )
+    tokenizer.model_max_length = int(min(tokenizer.model_max_length, config.max_position_embeddings))
+
+
+def _config_of(part: Any) -> dict[str, Any]:
+    """A component's configuration as plain values."""
+    return part.config.to_dict() if hasattr(part.config, "to_dict") else dict(part.config)
+
+
+def silence_loading() -> None:
+    """Keep diffusers and transformers from reporting on what they load."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()

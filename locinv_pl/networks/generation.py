@@ -1,0 +1,76 @@
+"""Pictures from text alone, by the same DDIM step that reconstructs and edits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from locinv_pl.networks.attention import Context
+from locinv_pl.networks.backbone import Backbone
+from locinv_pl.networks.schedule import ddim_step, guided_noise
+from locinv_pl.networks.sd3 import FlowModel
+from locinv_pl.words.tokens import tokenize
+
+
+@torch.no_grad()
+def generate(
+    backbone: Backbone | FlowModel,
+    prompts: Sequence[str],
+    guidance_scale: float = 7.5,
+    num_steps: int = 50,
+    seed: int = 0,
+    batch_size: int = 16,
+) -> Tensor:
+    """A picture for every prompt.
+
+    Picture n starts from noise of (seed, n) alone, whatever the batch size.
+
+    Args:
+        backbone: the model.
+        prompts: B of them.
+        guidance_scale: w.
+        num_steps: T.
+        seed: another seed, other pictures.
+        batch_size: pictures that are denoised together.
+
+    Returns:
+        (B, 3, H, W) in [0, 1], on the CPU.
+
+    Raises:
+        InputError: a prompt is too long.
+    """
+    pictures = []
+    for start in range(0, len(prompts), batch_size):
+        some = range(start, min(start + batch_size, len(prompts)))
+        noise = torch.stack([torch.randn(_shape(backbone), generator=_seeded(seed + n)) for n in some])
+        texts = [prompts[n] for n in some]
+        if isinstance(backbone, FlowModel):
+            pictures.append(backbone.generate(texts, noise, guidance_scale, num_steps).cpu())
+        else:
+            pictures.append(_denoise(backbone, texts, noise, guidance_scale, num_steps))
+    return torch.cat(pictures)
+
+
+def _denoise(backbone: Backbone, prompts: Sequence[str], z: Tensor, guidance_scale: float, num_steps: int) -> Tensor:
+    """The DDIM step, from noise (B, C, h, w) to images (B, 3, H, W)."""
+    schedule, null = backbone.schedule(num_steps), backbone.encode_null()
+    ids = torch.stack([tokenize(backbone.tokenizer, prompt, f"prompt {prompt!r}").ids for prompt in prompts])
+    context = Context.of(torch.cat([backbone.encode_text(ids), null.expand(len(ids), -1, -1)]))
+    z = z.to(backbone.device)
+    for i, t in enumerate(schedule.timesteps):
+        abar_t, abar_s = schedule.alphas[i : i + 2]
+        eps_cond, eps_null = backbone.predict_noise(torch.cat([z, z]), t, abar_t, context).chunk(2)
+        z = ddim_step(z, guided_noise(eps_cond, eps_null, guidance_scale), abar_t, abar_s)
+    return backbone.decode(z).cpu()
+
+
+def _shape(backbone: Backbone | FlowModel) -> tuple[int, int, int]:
+    """(C, h, w) of a latent."""
+    net = backbone.pipeline.transformer if isinstance(backbone, FlowModel) else backbone.unet
+    return net.config.in_channels, net.config.sample_size, net.config.sample_size
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)

@@ -1,0 +1,85 @@
+"""What a UNet computes without looking at the text, once for all passes from one latent.
+
+Time embedding and its projections, first convolution, first residual block, first self-attention: all
+of it depends on z_t and t alone. A :class:`Prefix` keeps what these modules answered the first time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from locinv_pl.networks.forwards import Forward, own_forwards, use_forwards
+
+
+class Prefix:
+    """The answers of modules that need no text, for one batch of latents; empty before its first pass.
+
+    Args:
+        modules: as :func:`modules_without_text` finds them.
+        outputs: what some of them have answered.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], outputs: dict[nn.Module, Any] | None = None):
+        self.modules = modules
+        self.outputs = {} if outputs is None else outputs
+
+    def pick(self, images: Any) -> Prefix:
+        """The prefix of some images of the batch."""
+        return Prefix(self.modules, {module: _pick(output, images) for module, output in self.outputs.items()})
+
+    @contextmanager
+    def replay(self) -> Iterator[None]:
+        """Let the modules compute once and answer the same ever after; restores them whatever happens."""
+        with use_forwards({module: self._once(module, module.forward) for module in self.modules}):
+            yield
+
+    def _once(self, module: nn.Module, forward: Forward) -> Forward:
+        def answer(*args: Any, **kwargs: Any) -> Any:
+            if module not in self.outputs:
+                with torch.no_grad():
+                    self.outputs[module] = forward(*args, **kwargs)
+            return self.outputs[module]
+
+        return answer
+
+
+@torch.enable_grad()
+def modules_without_text(unet: nn.Module, run: Callable[[], object]) -> tuple[nn.Module, ...]:
+    """The outermost modules whose output doesn't depend on the text; none from within a compiled block.
+
+    Args:
+        unet: with frozen weights.
+        run: a pass of the whole UNet from a context that requires gradients: whatever depends on the text does, too.
+    """
+    compiled = own_forwards(unet.modules())
+    inside = {child for block in compiled for child in block.modules() if child is not block}
+    calls: dict[nn.Module, int] = {}
+    text: set[nn.Module] = set()
+
+    def hook(module: nn.Module, args: Any, output: Any) -> None:
+        calls[module] = calls.get(module, 0) + 1
+        if _requires_grad(output):
+            text.add(module)
+
+    with ExitStack() as stack:
+        for module in set(unet.modules()) - inside:
+            stack.callback(module.register_forward_hook(hook).remove)
+        run()
+    without = [module for module in calls if module not in text]
+    inner = {child for module in without for child in module.modules() if child is not module}
+    return tuple(module for module in without if module not in inner and calls[module] == 1)
+
+
+def _pick(output: Any, images: Any) -> Any:
+    return output[images] if isinstance(output, Tensor) else tuple(_pick(part, images) for part in output)
+
+
+def _requires_grad(output: Any) -> bool:
+    if isinstance(output, Tensor):
+        return output.requires_grad
+    return any(_requires_grad(part) for part in (output.values() if isinstance(output, dict) else output))

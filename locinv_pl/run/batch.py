@@ -1,0 +1,231 @@
+"""A batch of pictures on its way, and what becomes of it when something goes wrong.
+
+State goes in and comes out: a batch is a tuple of parts, whose pictures take their timesteps together. It begins as
+one part. Where memory runs out a part becomes its halves; a picture whose numbers stop being finite leaves it, to be
+inverted again alone in fp32, or to fail.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, fields, replace
+from functools import cache, partial
+from itertools import takewhile
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from locinv_pl.errors import InputError
+from locinv_pl.measures.metrics import fp32
+from locinv_pl.method.dynamic_tokens import token_losses
+from locinv_pl.method.policies import Method
+from locinv_pl.method.task import Task, prepare
+from locinv_pl.method.timestep import collect, invert_step
+from locinv_pl.networks.backbone import Backbone, load_backbone
+from locinv_pl.networks.memory import halving
+from locinv_pl.networks.tuning import Tuning
+from locinv_pl.run.results import Result, score
+from locinv_pl.types import EditSample, StepRecord
+
+MEND = "data.on_error=skip leaves it out"
+
+
+@dataclass(frozen=True, eq=False)
+class Engine:
+    """What inverts pictures.
+
+    Args:
+        backbone, method, num_steps, resolution: as in :func:`~locinv_pl.method.task.prepare`.
+        exact: makes the same engine in fp32; None where there is no half precision to fall back from.
+        precision: opens the block in which it works.
+    """
+
+    backbone: Backbone
+    method: Method
+    num_steps: int
+    resolution: int
+    exact: Callable[[], Engine] | None = None
+    precision: Callable[[], AbstractContextManager[None]] = nullcontext
+
+    def prepare(self, samples: Sequence[EditSample]) -> Task:
+        """Invert the pictures by DDIM."""
+        with self.precision():
+            return prepare(self.backbone, samples, self.method, self.num_steps, self.resolution)
+
+    def step(self, part: Part, i: int) -> Part:
+        """The part with its record of timestep i, or, for i = T, with its results."""
+        task, records = part.task, part.records
+        with self.precision():
+            if i == self.num_steps:
+                return replace(part, results=tuple(self._finish(task, records)))
+            if i < len(records):
+                return part
+            record = invert_step(self.backbone, task, i, records[-1] if records else task.start())
+            return replace(part, records=(*records, record))
+
+    def _finish(self, task: Task, records: Sequence[StepRecord]) -> list[Result]:
+        inversions = collect(task, records)
+        pictures = self.backbone.decode(torch.stack([inversion.latent for inversion in inversions])).cpu()
+        seconds = (task.seconds + sum(r.seconds for r in records)) / len(inversions)
+        return score(self.backbone, task.samples, inversions, pictures, seconds)
+
+
+def make_engine(
+    backbone: Backbone,
+    method: Method,
+    num_steps: int,
+    resolution: int,
+    is_half: bool,
+    tuning: Tuning = Tuning(),  # noqa: B008 (frozen)
+) -> Engine:
+    """An engine; ``is_half`` says that it works in half precision, in its weights or by the Trainer's.
+
+    ``tuning`` is that of the weights in fp32, where they have to be loaded to fall back to.
+    """
+    like, device = (method, num_steps, resolution), backbone.device
+
+    @cache
+    def exact() -> Engine:
+        is_whole = backbone.dtype == torch.float32
+        whole = backbone if is_whole else load_backbone(backbone.name, device=device, tuning=tuning)
+        return Engine(whole, *like, precision=partial(fp32, device.type))
+
+    return Engine(backbone, *like, exact if is_half else None)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Pictures that take their timesteps together.
+
+    Args:
+        engine: what inverts them.
+        task: what no timestep changes.
+        records: of the timesteps that are done.
+        results: once all of them are.
+    """
+
+    engine: Engine
+    task: Task
+    records: tuple[StepRecord, ...] = ()
+    results: tuple[Result, ...] = ()
+
+    @property
+    def ids(self) -> list[str]:
+        """The pictures' names."""
+        return [sample.id for sample in self.task.samples]
+
+    def __len__(self) -> int:
+        return len(self.task.samples)
+
+    def __getitem__(self, some: slice) -> Part:
+        return self.pick(range(len(self))[some])
+
+    def pick(self, pictures: Sequence[int]) -> Part:
+        """Some of the pictures, by number."""
+        if len(pictures) == len(self):
+            return self
+        records = tuple(record.pick(pictures) for record in self.records)
+        results = tuple(self.results[b] for b in pictures) if self.results else ()
+        return replace(self, task=_pick(self.task, pictures), records=records, results=results)
+
+
+def _pick(of: Any, pictures: Sequence[int]) -> Any:
+    """The task, or the prompts, of some of a batch's pictures; each has an equal share of the time."""
+    some = list(pictures)
+    changed: dict[str, Any] = {}
+    for name in (field.name for field in fields(of)):
+        value = getattr(of, name)
+        if name == "samples":
+            changed[name] = tuple(value[b] for b in some)
+        elif name == "prompts":
+            changed[name] = _pick(value, some)
+        elif name == "seconds":
+            changed[name] = value * len(some) / len(of.samples)
+        elif name in ("trajectory", "initial_maps"):
+            changed[name] = value[:, some].contiguous()
+        elif name == "proposals":
+            changed[name] = {i: (V[some], steps[some]) for i, (V, steps) in value.items()}
+        elif isinstance(value, Tensor) and name != "empty":
+            changed[name] = value[some]
+    return replace(of, **changed)
+
+
+Outcome = tuple[tuple[Part, ...], dict[str, InputError]]
+"""The parts that go on, and the pictures that can't, by id, with the reason."""
+
+
+def begin(
+    engine: Engine,
+    samples: Sequence[EditSample],
+    kept: Callable[[Sequence[str]], Sequence[StepRecord]] = lambda ids: (),
+) -> Outcome:
+    """Prepare a batch; ``kept`` answers the records that an earlier run has left of pictures, by their ids."""
+    parts, failed = [], {}
+    for some, task in halving(engine.prepare, tuple(samples)):
+        if task is None:
+            failed[some[0].id] = _too_large(some[0].id)
+        else:
+            start = task.start()
+            records = takewhile(partial(_goes_on, start), kept([sample.id for sample in some]))
+            parts.append(Part(engine, task, tuple(records)))
+    return tuple(parts), failed
+
+
+def _goes_on(start: StepRecord, record: StepRecord) -> bool:
+    """Whether a record can be one of the batch that has this start."""
+    named = (field.name for field in fields(StepRecord) if field.name != "seconds")
+    return all(getattr(record, name).shape == getattr(start, name).shape for name in named)
+
+
+def advance(parts: Sequence[Part], i: int) -> Outcome:
+    """Take timestep i with every part; i = T decodes and scores the pictures."""
+    going: list[Part] = []
+    failed: dict[str, InputError] = {}
+    for part in parts:
+        for some, done in halving(lambda some: some.engine.step(some, i), part):
+            if done is None:
+                failed[some.ids[0]] = _too_large(some.ids[0])
+                continue
+            good = finite(done, i)
+            if any(good):
+                going.append(done.pick([b for b, fine in enumerate(good) if fine]))
+            for sample, fine in zip(done.task.samples, good, strict=True):
+                if not fine:
+                    again, lost = _again(part.engine, sample, i)
+                    going += again
+                    failed |= lost
+    return tuple(going), failed
+
+
+def _again(engine: Engine, sample: EditSample, i: int) -> Outcome:
+    """A picture that wasn't finite after timestep i, once more from its beginning to there, in fp32."""
+    where = f"timestep {i + 1} of {engine.num_steps}" if i < engine.num_steps else "its reconstruction"
+    if engine.exact is None:
+        problem = f"image {sample.id!r}: its losses or latents aren't finite at {where}; {MEND}"
+        return (), {sample.id: InputError(problem)}
+    warnings.warn(
+        f"image {sample.id!r} isn't finite in half precision at {where}; it is inverted again in fp32", stacklevel=2
+    )
+    parts, failed = begin(engine.exact(), (sample,))
+    for j in range(i + 1):
+        parts, lost = advance(parts, j)
+        failed |= lost
+    return parts, failed
+
+
+def finite(part: Part, i: int) -> list[bool]:
+    """Of every picture, whether timestep i has left it in finite numbers; NaN is one loss that doesn't apply to it."""
+    if i == part.engine.num_steps:
+        return [bool(r.reconstruction.isfinite().all() and r.vae.isfinite().all()) for r in part.results]
+    record, task = part.records[i], part.task
+    even = record.maps.new_ones(len(part), *task.grid, task.prompts.ids.shape[-1])
+    losses = record.losses.where(~token_losses(even, task).isnan().to(record.losses.device), 0)
+    values = (record.latent, record.tokens, record.null, record.maps, losses, record.null_loss)
+    return torch.stack([value.isfinite().reshape(len(part), -1).all(1).cpu() for value in values]).all(0).tolist()
+
+
+def _too_large(id: str) -> InputError:
+    return InputError(f"image {id!r}: out of memory with this picture alone; take a smaller data.size, or {MEND}")

@@ -1,0 +1,308 @@
+"""Inversion as a LightningModule: a training step is one timestep of one batch of pictures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
+
+from locinv_pl.editing.pipelines import Editor, EditorSettings, make_editor
+from locinv_pl.editing.prompt_to_prompt import EditSettings, check_edit, edit, reconstruct
+from locinv_pl.errors import InputError, tell
+from locinv_pl.measures.edits import Measures, MeasureSettings, edit_region
+from locinv_pl.measures.metrics import fp32
+from locinv_pl.method.policies import Method
+from locinv_pl.method.task import settings_of
+from locinv_pl.networks.backbone import Backbone, load_backbone
+from locinv_pl.networks.tuning import Tuning
+from locinv_pl.run.batch import Engine, Outcome, Part, advance, begin, make_engine
+from locinv_pl.run.loader import Timestep, TimestepLoader
+from locinv_pl.run.results import (
+    EditResult,
+    edit_row,
+    note_refused,
+    save_edits,
+    score,
+    score_edits,
+    score_reconstruction,
+)
+from locinv_pl.run.store import RunFolder, Scores, settings_digest
+from locinv_pl.run.strategy import ImageParallelStrategy
+from locinv_pl.run.summary import edits_table, summarize, summarize_edits, table
+from locinv_pl.types import Edit, EditSample, Inversion, MadeOf
+
+
+class LocInvModule(LightningModule):
+    """Inverts pictures in ``fit`` and reconstructs them in ``validate``; edits them in ``predict``, scored in ``test``.
+
+    Args:
+        backbone: "embedded", a folder in diffusers' layout, or a hub id.
+        method: the token policy and the null-text policy.
+        num_steps: T, DDIM steps.
+        resolution: R, side of the attention grid that is read.
+        dtype: of the frozen weights.
+        tuning: how the networks are run.
+        edit: how ``predict`` edits.
+        editor: another editor in its place, which needs no inversion.
+        measures: what ``test`` measures the edits with.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "embedded",
+        method: Method = Method(),  # noqa: B008 (frozen)
+        num_steps: int = 50,
+        resolution: int = 16,
+        dtype: str = "float32",
+        tuning: Tuning = Tuning(),  # noqa: B008 (frozen)
+        edit: EditSettings = EditSettings(),  # noqa: B008 (frozen)
+        editor: EditorSettings | None = None,
+        measures: MeasureSettings = MeasureSettings(),  # noqa: B008 (frozen)
+    ):
+        super().__init__()
+        self.automatic_optimization = False
+        self.backbone_name, self.dtype_name = backbone, dtype
+        self.method, self.num_steps, self.resolution = method, num_steps, resolution
+        self.tuning, self.edit, self.editor, self.measures = tuning, edit, editor, measures
+        self.clock = torch.zeros(())
+        self._parts: tuple[Part, ...] = ()
+        self._made_of: dict[str, MadeOf] = {}
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The frozen networks, loaded at first use; not a submodule, so nothing trains or saves them."""
+        for_editors = self.editor is not None and not self._inverts
+        return load_backbone(self.backbone_name, self.dtype_name, tuning=self.tuning, for_editors=for_editors)
+
+    @cached_property
+    def _engine(self) -> Engine:
+        """What inverts, here and now; in half precision with fp32 to fall back to."""
+        is_half = self.backbone.dtype.itemsize < 4 or "16" in str(self.trainer.precision)
+        return make_engine(self.backbone, self.method, self.num_steps, self.resolution, is_half, self.tuning)
+
+    @cached_property
+    def _measures(self) -> Measures:
+        """The networks behind the measures, on this process's device."""
+        return Measures(self.measures, self.trainer.strategy.root_device)
+
+    @property
+    def _inverts(self) -> bool:
+        """Whether this process is here to invert pictures, or to reconstruct them."""
+        return self._trainer is None or self._trainer.state.fn in ("fit", "validate")
+
+    @property
+    def run(self) -> RunFolder:
+        """This run's folder, the Trainer's ``default_root_dir``."""
+        return RunFolder(self.trainer.default_root_dir)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What makes the results of this run; goes into settings.json."""
+        data = getattr(self.trainer, "datamodule", None)
+        engine = settings_of(self.backbone, self.method, self.num_steps, self.resolution)
+        return {
+            **engine,
+            "dtype": self.dtype_name,
+            "precision": str(self.trainer.precision),
+            "data": data.settings if data is not None else {},
+            "rounding": self._rounding,
+        }
+
+    @property
+    def _rounding(self) -> dict[str, Any]:
+        """What the last bits of inversions depend on; not so the number of processes, nor which of them does what."""
+        device = self.trainer.strategy.root_device.type
+        return {
+            "device": device,
+            "threads": torch.get_num_threads() if device == "cpu" else None,
+            "batch_size": getattr(getattr(self.trainer, "datamodule", None), "batch_size", None),
+            "tuning": asdict(self.tuning),
+            "torch": torch.__version__,
+        }
+
+    def unfinished(self, samples: Any) -> Callable[[Sequence[str]], list[str]]:
+        """What answers which pictures of a batch are still to invert, as :meth:`RunFolder.pending` does.
+
+        Args:
+            samples: all pictures, with their ``ids``.
+        """
+        numbers, settings = {id: number for number, id in enumerate(samples.ids)}, settings_digest(self.settings)
+        return partial(self.run.pending, made_of=lambda id: _made_of(samples[numbers[id]], settings))
+
+    def setup(self, stage: str) -> None:
+        """Move the networks to this process's device and claim the run's folder."""
+        if self.editor is None or self._inverts:
+            self.backbone.schedule(self.num_steps)  # refuses a wrong T before the folder is touched
+        self.backbone.to(self.trainer.strategy.root_device)
+        if self.editor is not None and stage == "predict":
+            self._editor  # noqa: B018 (a model that isn't one for it is refused before the folder is touched)
+        self.run.claim(self.settings, but_for="" if stage == "fit" else "rounding")
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """A clock: its steps make ``trainer.global_step`` count timesteps. Tokens have their own AdamW."""
+        return torch.optim.SGD([self.clock], lr=0.0)
+
+    def training_step(self, batch: Timestep, batch_idx: int) -> dict[str, Any]:
+        """One timestep; records kept by an earlier run are taken from there."""
+        if batch.i == 0:
+            settings = settings_digest(self.settings)
+            self._made_of = {sample.id: _made_of(sample, settings) for sample in batch.samples}
+            kept = partial(self.run.load_records, made_of=self._made_of)
+            self._take(batch, begin(self._engine, batch.samples, kept))
+        self._take(batch, advance(self._parts, batch.i))
+        if batch.i == self.num_steps - 1:
+            self._take(batch, advance(self._parts, self.num_steps))
+        self.optimizers().step()  # type: ignore[union-attr]
+        finished = [result for part in self._parts for result in part.results]
+        return {"i": batch.i, "parts": self._parts, "finished": finished}
+
+    def _take(self, batch: Timestep, outcome: Outcome) -> None:
+        """Keep what a step has left of the pictures that go on, then leave out the others, or stop at them."""
+        self._parts, failed = outcome
+        for part in self._parts:
+            for result in part.results:
+                result.inversion.save(self.run.inversion_path(result.sample.id))
+            if part.engine is self._engine and len(part.records) == batch.i + 1:
+                self.run.save_record(part.ids, batch.i, part.records[-1], self._made_of)
+        for id, problem in failed.items():
+            batch.leave_out(id, problem)
+
+    def on_train_batch_end(self, outputs: Any, batch: Timestep, batch_idx: int) -> None:
+        """After the callbacks have drawn them, mark pictures as finished."""
+        if outputs["finished"]:
+            self.run.finish({r.sample.id: r.scores for r in outputs["finished"]}, self._made_of)
+
+    def validation_step(self, batch: Timestep, batch_idx: int) -> None:
+        """Reconstruct from the files alone, and score."""
+        began = time.perf_counter()
+        inversions = [self.run.inversion(s.id, s.fingerprint) for s in batch.samples]
+        pictures = reconstruct(self.backbone, inversions, self._stop_if_told)
+        seconds = (time.perf_counter() - began) / len(inversions)
+        for result in score(self.backbone, batch.samples, inversions, pictures, seconds):
+            self.run.save_scores("validation", result.sample.id, result.scores)
+
+    def predict_step(self, batch: Timestep, batch_idx: int) -> list[EditResult]:
+        """Edit every picture of the batch by the edits that its data names; from the files alone."""
+        return [self._edit(sample, batch.skips) for sample in batch.samples]
+
+    def _edit(self, sample: EditSample, skip: bool) -> EditResult:
+        """Make a picture's edits; with ``skip`` those that can't be made are noted and left out."""
+        values, inversion, refused = self._edit_values, None, []
+        if self.editor is None:
+            inversion = self.run.inversion(sample.id, sample.fingerprint)
+        edits, made = [], []
+        for listed in sample.edits:
+            try:
+                made += self._made_alone(sample, inversion, listed)
+                edits.append(listed)
+            except InputError as problem:
+                if not skip:
+                    raise
+                tell(f"skipped edit {listed.prompt!r} of {sample.id}: {problem}")
+                refused.append({**edit_row(listed, values, self._region(sample)), "problem": str(problem)})
+        note_refused(self.run, sample.id, refused)
+        if inversion is not None:
+            region = self._region(sample)
+            pictures = edit(self.backbone, inversion, edits, self.edit, region, True, self._stop_if_told)
+        else:
+            back = self.backbone.decode(self.backbone.encode(sample.image[None])).cpu()
+            pictures = torch.cat([back, *(picture[None] for picture in made)])
+        back, edited = pictures[0], pictures[1:]
+        about = (sample.id, sample.prompt, sample.fingerprint, values)
+        save_edits(self.run, *about, sample.image, back, edits, edited, self._region(sample))
+        return EditResult(sample, inversion, values, back, edits, edited)
+
+    def _made_alone(self, sample: EditSample, inversion: Inversion | None, listed: Edit) -> list[Tensor]:
+        """What another editor makes, (3, H, W); ours makes all edits of a picture together, and is only asked here."""
+        if inversion is not None:
+            check_edit(self.backbone, inversion, listed, self.edit, self._region(sample))
+            return []
+        if listed.weights:
+            raise InputError(
+                f"prompt {listed.prompt!r}: weights in brackets are for our own edits; leave them out, or editor="
+            )
+        region = edit_region(sample, self.backbone.tokenizer, listed, by_prior=True)
+        return [self._editor(sample.image, sample.prompt, listed.prompt, region)]
+
+    def _region(self, sample: EditSample) -> Tensor | None:
+        """Where the data says that our own edits may change the picture, if they are to keep to that."""
+        return sample.region if self.editor is None and self.edit.blend == "prior" else None
+
+    def _stop_if_told(self) -> None:
+        """Answer SIGTERM in the middle of a picture that is made again from its beginning."""
+        if isinstance(self.trainer.strategy, ImageParallelStrategy):
+            self.trainer.strategy.stop_if_told()
+        elif self.trainer.received_sigterm:
+            raise SIGTERMException
+
+    @cached_property
+    def _editor(self) -> Editor:
+        assert self.editor is not None
+        return make_editor(self.editor, self.backbone, self._stop_if_told)
+
+    @property
+    def _edit_values(self) -> dict[str, Any]:
+        """What edits the pictures, as plain values."""
+        return self.edit.to_dict() if self.editor is None else asdict(self.editor)
+
+    def test_step(self, batch: Timestep, batch_idx: int) -> None:
+        """Score the edits that ``predict`` made of every picture of the batch; from the files alone."""
+        for sample in batch.samples:
+            self._stop_if_told()
+            with fp32(self.trainer.strategy.root_device.type):
+                self._score_edits(sample, batch.skips)
+
+    def _score_edits(self, sample: EditSample, skip: bool) -> None:
+        tokenizer, by_region = self.backbone.tokenizer, self._region(sample) is not None
+        edits = score_edits(self.run, sample, tokenizer, self._edit_values, self._measures, by_region, skip)
+        back = score_reconstruction(self.run, sample, self._measures)
+        about = {"id": sample.id, "prompt": sample.prompt, "reconstruction": back}
+        self.run.save_scores("test", sample.id, {**about, "edits": edits, **self._tested})
+
+    def teardown(self, stage: str) -> None:
+        """Once every process has ended, the first one sums up: summary.json, validation.json or test.json."""
+        if not self.trainer.is_global_zero:
+            return
+        if stage == "test":
+            tested = self.run.sum_up("test.json", "test", self._summarize_edits)
+            print(f"\n{edits_table(tested)}\n\nResults: {self.run.root}")
+        elif stage != "predict":
+            kind, file = ("inversions", "summary.json") if stage == "fit" else ("validation", "validation.json")
+            summary = self.run.sum_up(file, kind, partial(summarize, settings=self.settings))
+            print(f"\n{table([summary])}\n\nResults: {self.run.root}")
+        self._require_all(stage)
+
+    def _require_all(self, stage: str) -> None:
+        """Refuse to pass a part for the whole: the Trainer can end a run before its pictures are done."""
+        names = {"fit": "train_dataloader", "validate": "val_dataloaders", "predict": "predict_dataloaders"}
+        loader = getattr(self.trainer, names.get(stage, "test_dataloaders"))
+        if not isinstance(loader, TimestepLoader):
+            return
+        name = str(getattr(stage, "value", stage))
+        left = len(self.run.unfinished(loader.ids_to_do)) if stage == "fit" else int(not loader.is_through)
+        if left:
+            raise InputError(
+                f"{name}: {left if stage == 'fit' else 'some'} of {len(loader.ids_to_do)} pictures are unfinished: "
+                f"max_steps, max_time, limit_*_batches or fast_dev_run of the Trainer ended it; run the same command "
+                f"without that to go on"
+            )
+
+    def _summarize_edits(self, scores: Scores) -> dict[str, Any]:
+        same = [score for score in scores if self._tested.items() <= score.items()]
+        return summarize_edits(same, self.run.scores(), {**self.settings, **self._tested})
+
+    @property
+    def _tested(self) -> dict[str, Any]:
+        """What scores of edits depend on, besides the run's settings."""
+        return {"edit": self._edit_values, "measures": asdict(self.measures)}
+
+
+def _made_of(sample: EditSample, settings: str) -> MadeOf:
+    return {"id": sample.id, "sample": sample.fingerprint, "settings": settings}

@@ -1,0 +1,510 @@
+"""A run's folder: one set of files for every picture, each written whole or not at all.
+
+No id, and nothing that is read from a run's folder, is ever a path: :func:`file_name` makes one name of an id, and
+:meth:`RunFolder.place` alone puts names together, without following links. So whatever the ids are, files are
+written, read and deleted strictly below the folder that is meant for them.
+
+settings.json               what makes the run; another configuration is refused
+pictures.json               how many pictures it is to invert; written at every start
+inversions/<id>.safetensors the inversion
+inversions/<id>.json        its scores; written last, it marks the picture as finished
+running/<id>/<i>            one record per timestep of a picture that isn't finished
+sheets/<id>.png, strips/<id>.png, reconstructions/<id>.png  drawings of a finished picture, where they are asked for
+validation/<id>.json        scores of the reconstruction from the files
+edits/<id>/                 its source, its reconstruction, its edits, and edits.json
+edits.json                  all of these
+test/<id>.json              scores of its edits
+skipped/<id>.json           why a picture was left out; gone once it is finished after all
+summary.json, validation.json, test.json  the whole run
+
+Scores and records say what they were made of: the picture's fingerprint, that of the settings, and which pictures
+went together. What was made of something else, or is damaged, counts as not there, with all pictures of its batch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from hashlib import sha256
+from itertools import count
+from pathlib import Path
+from typing import Annotated, Any, NotRequired
+from urllib.parse import quote, unquote
+
+from pydantic import AfterValidator, ConfigDict, Field, with_config
+from typing_extensions import TypedDict
+
+from locinv_pl.errors import InputError, all_of, tell
+from locinv_pl.io.files import digest, read_image, read_json, read_tensors, to_json, write_json
+from locinv_pl.types import Inversion, MadeOf, StepRecord
+
+Scores = list[dict[str, Any]]
+Measure = float | None
+DRAWINGS = ("sheets", "strips", "reconstructions")
+OPEN = with_config(ConfigDict(extra="allow"))  # further keys are kept
+
+
+@OPEN
+class _Method(TypedDict):
+    name: str
+
+
+@OPEN
+class Settings(TypedDict):
+    """The content of settings.json, as far as it is read."""
+
+    backbone: str
+    method: _Method
+    num_steps: Annotated[int, Field(ge=1, le=10**6)]
+    dtype: str
+    data: dict[str, Any]
+
+
+class _Pictures(TypedDict):
+    total: Annotated[int, Field(ge=0)]
+
+
+class _Skipped(TypedDict):
+    id: str
+    problem: str
+
+
+class _Origin(TypedDict):
+    id: NotRequired[str]
+    sample: NotRequired[str]
+    settings: NotRequired[str]
+    batch: list[str]
+
+
+@OPEN
+class InversionScores(TypedDict):
+    """The content of a file in inversions/ and validation/, as far as it is read."""
+
+    id: str
+    prompt: str
+    nouns: list[str]
+    iou_initial: list[Measure]
+    iou: list[Measure]
+    iou_curve: list[list[Measure]]
+    psnr: Measure
+    ssim: Measure
+    psnr_vae: Measure
+    seconds: Measure
+    frame: NotRequired[Any]
+    made_of: NotRequired[_Origin]
+
+
+def _measured(edit: dict[str, Any]) -> dict[str, Any]:
+    texts = {"kind", "prompt", "file"}
+    if not texts <= edit.keys() or any(isinstance(value, str) != (key in texts) for key, value in edit.items()):
+        raise ValueError("an edit has kind, prompt, file and numbers")
+    return edit
+
+
+@OPEN
+class EditScores(TypedDict):
+    """The content of a file in test/, as far as it is read."""
+
+    id: str
+    prompt: str
+    reconstruction: dict[str, Measure]
+    edits: list[Annotated[dict[str, float | bool | str | None], AfterValidator(_measured)]]
+
+
+KINDS: dict[str, Any] = {
+    "inversions": InversionScores,
+    "validation": InversionScores,
+    "test": EditScores,
+    "skipped": _Skipped,
+}
+LONGEST = 200  # bytes of a name, so that it has at most 255 with a suffix and while it is temporary
+SHORTENED = "%~"  # which no quoted text contains
+
+
+def file_name(text: str, safe: str = "") -> str:
+    """One file's name for an id, or for any other text: distinct for distinct texts, plain ASCII.
+
+    It is the text in percent encoding. A dot at its beginning is encoded, too, so that it is neither a hidden file nor
+    a folder above; what is too long for a disk ends with a hash in place of its end, and then the id stands whole
+    only inside the files.
+
+    Args:
+        text: any.
+        safe: characters that stay as they are, as in :func:`urllib.parse.quote`; never a slash.
+    """
+    name = quote(text, safe=safe, errors="surrogatepass")
+    if name.startswith("."):
+        name = "%2E" + name[1:]
+    if len(name) > LONGEST:
+        digest = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        name = name[: LONGEST - len(SHORTENED + digest)].rstrip("%") + SHORTENED + digest
+    return name or SHORTENED
+
+
+def id_of(name: str) -> str | None:
+    """The text that :func:`file_name` has made ``name`` of; None where that is shortened."""
+    if name == SHORTENED:
+        return ""
+    return None if SHORTENED in name else unquote(name, errors="surrogatepass")
+
+
+class RunFolder:
+    """The files of one run under ``root``; any number of processes may share it."""
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root)
+
+    def place(self, *names: str) -> Path:
+        """Where something of the run lies: ``names`` under each other, below its root.
+
+        Raises:
+            InputError: one of them is no name, or a link, which could lead anywhere.
+        """
+        path = self.root
+        for name in names:
+            if name in ("", ".", "..") or {"/", "\\", "\0"} & set(name):
+                raise InputError(f"{name!r}: no file's name in {path}; delete what names it, and run again")
+            path = path / name
+            if path.is_symlink():
+                raise InputError(
+                    f"{path}: a link, which could lead out of the run's folder; put the files in its place"
+                )
+        return path
+
+    def inversion_path(self, id: str) -> Path:
+        """Where the inversion of picture ``id`` is kept."""
+        return self.place("inversions", f"{file_name(id)}.safetensors")
+
+    def image_path(self, kind: str, id: str) -> Path:
+        """Where a picture made of ``id`` is kept; ``kind`` names the folder."""
+        return self.place(kind, f"{file_name(id)}.png")
+
+    def edits_path(self, id: str, *names: str) -> Path:
+        """The folder of the edits of picture ``id``, or what has a name in it."""
+        return self.place("edits", file_name(id), *names)
+
+    def curves_path(self, id: str) -> Path:
+        """The folder of TensorBoard's files of picture ``id``."""
+        return self.place("tensorboard", file_name(id))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What :meth:`claim` said.
+
+        Raises:
+            InputError: it is missing or damaged.
+        """
+        return read_json(self.place("settings.json"), Settings)
+
+    def claim(self, settings: Mapping[str, Any], but_for: str = "") -> None:
+        """Say what configuration this run has.
+
+        Args:
+            settings: what makes its results.
+            but_for: settings below this key needn't be those of the results that are there.
+
+        Raises:
+            InputError: the folder holds results of another one.
+        """
+        here = json.loads(to_json(settings))
+        if not self._has_results():
+            return write_json(self.place("settings.json"), here, sealed=True)
+        try:
+            there = _flat(self.settings)
+        except InputError as error:
+            if self._results_settings() != {settings_digest(here)}:
+                mend = "run with the settings that made it, give another output=, or delete the folder"
+                raise InputError(f"{error.problem}; the folder holds results, {mend}") from None
+            tell(f"{error.problem}; written again, all results were made with these settings")
+            return write_json(self.place("settings.json"), here, sealed=True)
+        now = _flat(here)
+        for key in sorted(there.keys() | now.keys()):
+            if there.get(key) != now.get(key) and not (but_for and key.startswith(f"{but_for}.")):
+                raise InputError(
+                    f"{self.root}: holds results made with {key}={there.get(key)}, this run has "
+                    f"{key}={now.get(key)}; give another output=, or delete the folder"
+                )
+        return None
+
+    def announce(self, total: int) -> None:
+        """Say how many pictures the run is to invert."""
+        write_json(self.place("pictures.json"), {"total": total}, sealed=True)
+
+    @property
+    def total(self) -> int | None:
+        """What :meth:`announce` said."""
+        path = self.place("pictures.json")
+        return read_json(path, _Pictures)["total"] if path.exists() else None
+
+    def count(self, kind: str) -> int:
+        """How many pictures there are of a kind."""
+        return len(self._files(kind))
+
+    def problem(self, id: str) -> str:
+        """Why picture ``id`` was left out."""
+        try:
+            return read_json(self._skipped(id), _Skipped)["problem"]
+        except InputError as problem:
+            return str(problem)
+
+    def id_of(self, kind: str, name: str) -> str:
+        """The id that a file or folder of a kind has its name of; where that is shortened, the id stands in it."""
+        id = id_of(name)
+        with suppress(InputError, KeyError, TypeError):
+            if id is None and kind == "running":
+                id = read_tensors(next(self.place(kind, name).glob("*.safetensors")))[1]["made_of"]["id"]
+            elif id is None:
+                id = read_json(self.place(kind, f"{name}.json"), KINDS[kind])["id"]
+        return name if id is None or file_name(id) != name else id
+
+    def is_marked(self, id: str) -> bool:
+        """Whether picture ``id`` has the files of a finished one, whatever is in them."""
+        return self.inversion_path(id).exists() and self._scores_path("inversions", id).exists()
+
+    def damage(self, id: str) -> str | None:
+        """What is wrong with the files of a finished picture, which are read for it; None if nothing is."""
+        try:
+            score = self._read_score("inversions", self._scores_path("inversions", id).name)
+            inversion = Inversion.load(self.inversion_path(id))
+            for path in (self.image_path(kind, id) for kind in DRAWINGS):
+                if path.exists():
+                    read_image(path)
+        except InputError as error:
+            return error.problem
+        if inversion.id != id:
+            return f"{self.inversion_path(id)}: of another picture, {inversion.id!r}"
+        if inversion.fingerprint != score.get("made_of", {}).get("sample", inversion.fingerprint):
+            return f"{self.inversion_path(id)}: of other data than its scores"
+        return None
+
+    def pending(self, ids: Sequence[str], made_of: Callable[[str], MadeOf] | None = None) -> list[str]:
+        """Of a batch, the pictures to run: the unfinished, and those that belong to them.
+
+        Finished pictures whose files are damaged, or were made of other data, are unfinished. With an unfinished one
+        belong those that an earlier run was finishing with it, and those that were inverted with it: results depend on
+        a batch's size, if by rounding alone, and are to be those of an undisturbed run.
+
+        Args:
+            ids: the batch's.
+            made_of: answers what a picture's results are to be made of; may raise an InputError where that can't be
+                known, and then results that are whole are kept.
+        """
+        unfinished, together = set(), {}
+        for id in ids:
+            if not self.is_marked(id):
+                unfinished.add(id)
+            elif problem := self.damage(id) or self._change(id, made_of):
+                tell(f"image {id!r} is inverted again, with its batch: {problem}")
+                unfinished.add(id)
+            else:
+                together[id] = set(self._origin(id)["batch"])
+        begun = {id for id in ids if self._running(id).is_dir()}
+        if not unfinished & begun:
+            self._clear(begun)  # where a run ended between mark and clearing
+            begun = set()
+        belong = {id for id, batch in together.items() if batch & unfinished}
+        return [id for id in ids if id in unfinished | begun | belong]
+
+    def unskipped(self, ids: Sequence[str]) -> list[str]:
+        """Of a batch, the pictures that weren't left out."""
+        return [id for id in ids if not self._skipped(id).exists()]
+
+    def unfinished(self, ids: Iterable[str]) -> list[str]:
+        """The pictures that are neither finished nor left out."""
+        return [id for id in ids if not (self.is_marked(id) or self._skipped(id).exists())]
+
+    def inversion(self, id: str, fingerprint: str) -> Inversion:
+        """The inversion of picture ``id``.
+
+        Raises:
+            InputError: it is missing or damaged, and then all others of the run that are damaged are named, too; or
+                the picture with its prompt and priors isn't the one that was inverted.
+        """
+        try:
+            inversion = Inversion.load(self.inversion_path(id))
+        except InputError as error:
+            problems = dict.fromkeys([error.problem, *self._damages()])
+            raise InputError(all_of(list(problems), "run the inversion first (fit), which makes it again")) from None
+        if not inversion.fingerprint:
+            raise InputError(
+                f"{self.inversion_path(id)}: an earlier version's, which doesn't say what was inverted; give another "
+                f"output=, and run the inversion (fit) again"
+            )
+        if inversion.fingerprint != fingerprint or inversion.id != id:
+            raise InputError(
+                f"image {id!r}: its prompt, nouns, priors or pixels aren't those that were inverted in {self.root}; "
+                f"run the inversion (fit) again, which inverts it again"
+            )
+        return inversion
+
+    def save_record(
+        self, ids: Sequence[str], i: int, record: StepRecord, made_of: Mapping[str, MadeOf] | None = None
+    ) -> None:
+        """Keep the record of timestep i of pictures that run together, a file for each; ``made_of`` by id."""
+        for b, id in enumerate(ids):
+            record.pick([b]).save(self._running(id, i), (made_of or {}).get(id))
+
+    def load_records(self, ids: Sequence[str], made_of: Mapping[str, MadeOf] | None = None) -> list[StepRecord]:
+        """The records that all of these pictures have, from step 0 without a gap; one that is damaged is one.
+
+        So is one that was made of something else than ``made_of`` says, by id.
+        """
+        found = []
+        with suppress(InputError):
+            for each in zip(*(self._kept(id, (made_of or {}).get(id)) for id in ids), strict=False):
+                found.append(StepRecord.join(each))
+        return found
+
+    def finish(self, scores: Mapping[str, Mapping[str, Any]], made_of: Mapping[str, MadeOf] | None = None) -> None:
+        """Mark a batch's pictures as finished, with their scores, and what they were made of, by id."""
+        for id, score in scores.items():
+            for path in (self.image_path(kind, id) for kind in DRAWINGS):
+                if path.exists() and not _is_image(path):
+                    path.unlink()  # damaged, and nobody has drawn it again
+            origin = {**(made_of or {}).get(id, {}), "batch": [*scores]}
+            self.save_scores("inversions", id, {**score, "made_of": origin})
+            self._skipped(id).unlink(missing_ok=True)
+        self._clear(scores)
+
+    def save_scores(self, kind: str, id: str, scores: Mapping[str, Any]) -> None:
+        """Keep the scores of picture ``id``; ``kind`` names the folder."""
+        write_json(self._scores_path(kind, id), scores, sealed=True)
+
+    def scores(self, kind: str = "inversions") -> Scores:
+        """The scores of all pictures of a kind, by id.
+
+        Raises:
+            InputError: some are damaged; names all of them.
+        """
+        return self._read_scores(kind, self._files(kind))
+
+    def sum_up(self, file: str, kind: str, summarize: Callable[[Scores], dict[str, Any]]) -> dict[str, Any]:
+        """Write what ``summarize`` makes of the scores of a kind into ``file``, and give it back.
+
+        Jobs that share the folder may come to their ends together, so what is written is compared with what is there
+        afterwards: the last one to write has seen all. While pictures are running, the last one is still to come.
+        """
+        while True:
+            seen = self._files(kind)
+            content = summarize(self._read_scores(kind, seen))
+            write_json(self.place(file), content)
+            if self._files(kind) == seen or any((self.root / "running").glob("*")):
+                return content
+
+    def _files(self, kind: str) -> set[str]:
+        folder = self.place(kind)
+        if not folder.is_dir():
+            return set()
+        return {name for name in os.listdir(folder) if name.endswith(".json") and name[0] != "."}
+
+    def _scores_path(self, kind: str, id: str) -> Path:
+        return self.place(kind, f"{file_name(id)}.json")
+
+    def _read_scores(self, kind: str, files: Iterable[str]) -> Scores:
+        found, problems = [], []
+        for file in sorted(files):
+            try:
+                found.append(self._read_score(kind, file))
+            except InputError as problem:
+                problems.append(str(problem))
+        if problems:
+            raise InputError(all_of(problems))
+        plain = [{key: value for key, value in score.items() if key != "made_of"} for score in found]
+        return sorted(plain, key=lambda score: score["id"])
+
+    def _read_score(self, kind: str, file: str) -> dict[str, Any]:
+        path = self.place(kind, file)
+        score = read_json(path, KINDS.get(kind, Any))
+        if f"{file_name(score['id'])}.json" != file:
+            raise InputError(f"{path}: of another picture, {score['id']!r}; delete it and run again")
+        return score
+
+    def _origin(self, id: str) -> _Origin:
+        """What a finished picture was made of."""
+        score = self._read_score("inversions", self._scores_path("inversions", id).name)
+        return score.get("made_of", {"batch": [id]})
+
+    def _change(self, id: str, made_of: Callable[[str], MadeOf] | None) -> str | None:
+        """Whether a finished picture was made of something else than it is to be made of."""
+        if made_of is None:
+            return None
+        try:
+            now = made_of(id)
+        except InputError as problem:
+            tell(f"image {id!r}: its inversion is kept, though it can't be compared with its data: {problem}")
+            return None
+        if {**self._origin(id), **now} == self._origin(id):
+            return None
+        return "its prompt, nouns, priors or pixels have changed since"
+
+    def _damages(self) -> Iterator[str]:
+        """What is wrong with the files of all finished pictures."""
+        for file in sorted(self._files("inversions")):
+            try:
+                problem = self.damage(self._read_score("inversions", file)["id"])
+            except InputError as error:
+                problem = error.problem
+            if problem is not None:
+                yield problem
+
+    def _results_settings(self) -> set[str | None]:
+        """The digests of the settings that all results were made with, finished or not."""
+        found: set[str | None] = set()
+        for file in self._files("inversions"):
+            with suppress(InputError):
+                found.add(self._read_score("inversions", file).get("made_of", {}).get("settings"))
+        for path in self.place("running").glob("*/*.safetensors"):
+            with suppress(InputError):
+                found.add((read_tensors(path)[1].get("made_of") or {}).get("settings"))
+        return found
+
+    def _has_results(self) -> bool:
+        return any(path for kind in ("inversions", "running") for path in (self.root / kind).glob("*"))
+
+    def _kept(self, id: str, made_of: MadeOf | None) -> Iterator[StepRecord]:
+        for i in count():
+            path = self._running(id, i)
+            if not path.exists():
+                return
+            try:
+                record = StepRecord.load(path, made_of)
+            except InputError as error:
+                return tell(f"image {id!r} goes on from timestep {i + 1}: {error.problem}")
+            yield record
+
+    def _clear(self, ids: Iterable[str]) -> None:
+        """Delete the records of these pictures, and what writing them has left; any other file stays."""
+        for folder in map(self._running, ids):
+            with suppress(OSError):  # there is none, or another process clears it or fills it again
+                for path in [*folder.glob("*.safetensors"), *folder.glob(".*.tmp")]:
+                    path.unlink(missing_ok=True)
+                folder.rmdir()
+
+    def _running(self, id: str, i: int | None = None) -> Path:
+        """The folder of a picture's records, or the record of timestep i."""
+        return self.place("running", file_name(id), *([] if i is None else [f"{i:04d}.safetensors"]))
+
+    def _skipped(self, id: str) -> Path:
+        return self.place("skipped", f"{file_name(id)}.json")
+
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """Names a run's settings in its results."""
+    return digest(json.dumps(json.loads(to_json(settings)), sort_keys=True), {})
+
+
+def _is_image(path: Path) -> bool:
+    try:
+        read_image(path)
+    except InputError:
+        return False
+    return True
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat

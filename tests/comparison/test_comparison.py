@@ -1,0 +1,247 @@
+"""``locinv compare``: its words, its numbers against ones worked out here, and whole runs on the tiny model."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import write_pictures
+from locinv_pl.configs import CONFIGS
+from PIL import Image
+
+from locinv_pl.cli.main import main
+from locinv_pl.comparison.runs import Comparison, Entry, compare, to_markdown
+from locinv_pl.errors import InputError
+from locinv_pl.method.policies import load_method
+
+EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "entry", "label", "words"),
+    [
+        ("nti", Entry("nti"), "nti", ["method=nti"]),
+        ("locinv:box", Entry("locinv", "box"), "locinv:box", ["method=locinv", "prior=box"]),
+        ("nti+p2p", Entry("nti", None, "p2p"), "nti+p2p", ["method=nti", "edit=p2p"]),
+        (
+            "locinv:box+exact",
+            Entry("locinv", "box", "exact"),
+            "locinv:box+exact",
+            ["method=locinv", "prior=box", "edit=exact"],
+        ),
+    ],
+)
+def test_entries(text: str, entry: Entry, label: str, words: list[str]) -> None:
+    assert Entry.parse(text) == entry and entry.label == label and entry.words == words
+
+
+def test_entries_that_differ_by_their_edits_share_inversions() -> None:
+    assert Entry.parse("nti+p2p").inversion == Entry.parse("nti").inversion != Entry.parse("nti:box").inversion
+    varied = Entry("nti", vary=("method.null_text.lr", 0.5))
+    assert varied.label == "nti null_text.lr=0.5" and varied.words == ["method=nti", "method.null_text.lr=0.5"]
+
+
+def test_words_are_its_own_or_the_runs() -> None:
+    found = Comparison.parse(
+        ["data=scenes", "methods=nti,locinv:box", "--data.seed=3", "output=here", "edits=false", "resamples=50"]
+    )
+    assert found.words == ("data=scenes", "data.seed=3")
+    assert found == Comparison(["nti", "locinv:box"], found.words, Path("here"), edits=False, resamples=50)
+
+
+def test_values_vary_one_after_the_other() -> None:
+    words = ["methods=nti,dpl", "vary={method.null_text.lr: [0.1, 0.2], model.num_steps: [3]}"]
+    varied = [(entry.name, entry.vary) for entry in Comparison.parse(words).entries]
+    values = [("method.null_text.lr", 0.1), ("method.null_text.lr", 0.2), ("model.num_steps", 3)]
+    assert varied == [(name, value) for name in ("nti", "dpl") for value in values]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiments(name: str) -> None:
+    comparison = Comparison.parse([f"experiment={name}", "data=scenes"])
+    assert comparison.words[-1] == "data=scenes"
+    for entry in comparison.entries:
+        method = load_method(entry.name).to_dict()
+        if entry.vary is not None:
+            for key in entry.vary[0].split(".")[1:]:
+                method = method[key]
+            assert isinstance(method, float)
+
+
+def test_words_override_an_experiment() -> None:
+    assert Comparison.parse(["experiment=table1_box", "methods=nti"]).methods == ["nti"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "compare: no methods; name some"),
+        (["methods=foo"], "methods=foo: no method or editor 'foo'; use some of ddim, direct"),
+        (["methods=nti+foo"], r"methods=nti\+foo: no edit 'foo'; use one of exact, p2p"),
+        (["nti"], "nti: not understood; write key=value"),
+        (["experiment=foo"], "experiment=foo: no such file; use one of ablation_ovl"),
+        (["methods=nti", "edits=maybe"], "edits=maybe: give true or false"),
+        (["methods=nti", "resamples=0"], "resamples=0: give a whole number"),
+        (["methods=nti", "vary=[1]"], "vary=.*: give lists by key"),
+    ],
+)
+def test_refused_words(words: list[str], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        _ = Comparison.parse(words).entries
+
+
+# -- the numbers ----------------------------------------------------------------------------------
+
+
+def made_up(label: str, seed: int, images: int = 12) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    inversions, tests = [], []
+    for n in range(images):
+        nouns = 1 + n % 3
+        iou, psnr = rng.random(nouns), 20 + 10 * rng.random()
+        curve = rng.random((nouns, 4))
+        score = {"iou": iou.tolist(), "iou_curve": curve.tolist(), "psnr": psnr, "ssim": rng.random(), "seconds": 1.0}
+        inversions.append({"id": f"{n:02d}", **score})
+        edits = []
+        for kind in ("word_swap", "attribute")[: 1 + n % 2]:
+            measured = {"background_psnr": 20 + rng.random(), "success": None if n == 0 else float(rng.random() > 0.5)}
+            edits.append({"kind": kind, "prompt": "x", "structure_distance": rng.random(), **measured})
+        tests.append({"id": f"{n:02d}", "reconstruction": {"psnr": psnr, "lpips": psnr / 100}, "edits": edits})
+    rest = {"name": label, "prior": "segment", "edit": None, "vary": None}
+    return {"label": label, **rest, "inversions": inversions, "tests": tests}
+
+
+def test_means_are_over_nouns_pictures_and_edits() -> None:
+    run = made_up("locinv", 0)
+    (row,) = compare([run])["rows"]
+    nouns = [value for score in run["inversions"] for value in score["iou"]]
+    edits = [edit for test in run["tests"] for edit in test["edits"]]
+    assert row["attention_iou"] == pytest.approx(sum(nouns) / len(nouns))
+    assert row["psnr"] == pytest.approx(sum(score["psnr"] for score in run["inversions"]) / 12)
+    assert row["background_psnr"] == pytest.approx(sum(edit["background_psnr"] for edit in edits) / len(edits))
+    assert row["lpips"] == pytest.approx(row["psnr"] / 100)
+    judged = [edit["success"] for edit in edits if edit["success"] is not None]
+    assert row["success"] == pytest.approx(sum(judged) / len(judged)) and len(judged) == len(edits) - 1
+    assert (row["num_images"], row["num_edits"]) == (12, 18) and row["background_lpips"] is None
+    curve = np.mean([curve for score in run["inversions"] for curve in score["iou_curve"]], axis=0)
+    assert row["iou_curve"] == pytest.approx(curve.tolist(), abs=1e-4)
+    swaps = [edit["structure_distance"] for edit in edits if edit["kind"] == "word_swap"]
+    assert row["kinds"]["word_swap"]["structure_distance"] == pytest.approx(sum(swaps) / 12)
+    assert row["kinds"]["attribute"]["num_edits"] == 6
+
+
+def test_intervals_are_the_bootstrap_s_over_pictures() -> None:
+    run = made_up("locinv", 1, images=30)
+    (row,) = compare([run], resamples=4000)["rows"]
+    rng = np.random.default_rng(7)
+    means = []
+    for _ in range(4000):
+        drawn = [run["inversions"][n]["iou"] for n in rng.integers(0, 30, 30)]
+        means.append(np.mean([value for values in drawn for value in values]))
+    assert row["attention_iou_ci95"] == pytest.approx(np.quantile(means, [0.025, 0.975]).tolist(), abs=0.01)
+
+
+def test_differences_are_those_of_the_same_pictures() -> None:
+    nti, locinv = made_up("nti", 2), made_up("locinv", 3)
+    locinv["inversions"] = locinv["inversions"][::-1][:10]  # another order, two pictures fewer
+    content = compare([locinv, nti])
+    row = content["rows"][0]
+    theirs = {score["id"]: score["psnr"] for score in nti["inversions"]}
+    gains = [score["psnr"] - theirs[score["id"]] for score in locinv["inversions"]]
+    paired = row["paired"]["psnr"]
+    assert paired["difference"] == pytest.approx(sum(gains) / 10) and paired["num_images"] == 10
+    assert (paired["better"], paired["worse"]) == (sum(g > 0 for g in gains), sum(g < 0 for g in gains))
+    less = row["paired"]["structure_distance"]  # less is better
+    of = [{t["id"]: sum(e["structure_distance"] for e in t["edits"]) for t in run["tests"]} for run in (locinv, nti)]
+    assert less["better"] == sum(of[0][id] < of[1][id] for id in of[0])
+    assert content["rows"][1]["paired"] == {} and content["reference"] == "nti"
+    assert compare([locinv])["rows"][0]["paired"] == {} and compare([locinv])["reference"] is None
+
+
+def test_one_picture_has_no_interval() -> None:
+    content = compare([made_up("locinv", 0, images=1)])
+    assert content["rows"][0]["psnr_ci95"] is None and "locinv" in to_markdown(content)
+
+
+# -- whole runs -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def words(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    write_pictures(tmp_path / "mine", 2)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["locinv"])
+    engine = ["model.num_steps=3", "model.resolution=8", "method.tokens.max_steps=1", "method.null_text.max_steps=1"]
+    data = ["data=folder", "data.root=mine", "data.size=32", f"backbone={tiny_folder}"]
+    return ["compare", *data, *engine, "trainer.accelerator=cpu", "trainer.devices=1", "output=out"]
+
+
+@pytest.fixture
+def stages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The runs' commands, in this process in place of one of their own."""
+    seen: list[str] = []
+
+    def run(command: list[str], env: dict[str, str]) -> SimpleNamespace:
+        assert command[:4] == [sys.executable, "-P", "-m", "locinv_pl"]
+        seen.append(" ".join(word for word in command[3:] if word[:6] in ("method", "fit", "predict"[:6], "test")))
+        try:
+            main(command[3:])
+        except SystemExit as end:
+            return SimpleNamespace(returncode=1 if end.code else 0)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    return seen
+
+
+def test_a_comparison(words: list[str], stages: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    main([*words, "methods=ddim:box,nti+p2p"])
+    content = json.loads(Path("out/comparison.json").read_text())
+    rows = {row["method"]: row for row in content["rows"]}
+    assert list(rows) == ["ddim:box", "nti+p2p"]
+    assert {row["num_edits"] for row in rows.values()} == {4} and {row["num_images"] for row in rows.values()} == {2}
+    kept = json.loads(Path("out/runs/ddim:box/inversions/p0.json").read_text())["psnr"]
+    other = json.loads(Path("out/runs/ddim:box/inversions/p1.json").read_text())["psnr"]
+    assert rows["ddim:box"]["psnr"] == pytest.approx((kept + other) / 2)
+    assert "| nti+p2p" in capsys.readouterr().out and Path("out/comparison.md").read_text().count("| ddim:box ") >= 1
+    with open("out/comparison.csv") as file:
+        table = list(csv.DictReader(file))
+    assert [float(row["psnr"]) for row in table] == pytest.approx([row["psnr"] for row in rows.values()])
+    for name in ("iou_curves.png", "sheet.png"):
+        with Image.open(f"out/{name}") as picture:
+            assert len(picture.convert("RGB").getcolors(10**6)) > 50
+    assert len(stages) == 6
+
+
+def test_it_goes_on_where_it_stopped(words: list[str], stages: list[str]) -> None:
+    with pytest.raises(SystemExit, match="locinv: compare: ddim: fit ended with exit code 1"):
+        main([*words, "methods=ddim,nti", "edits=false", "method.null_text.lr=-1"])
+    assert [stage.split()[0] for stage in stages] == ["fit"]  # ddim's, refused like all
+    stages.clear()
+    main([*words, "methods=ddim", "edits=false"])
+    main([*words, "methods=ddim,nti", "edits=false"])
+    assert [stage.split()[0] for stage in stages] == ["fit", "fit"]  # ddim once
+    assert not Path("out/sheet.png").exists()
+    stages.clear()
+    main([*words, "methods=ddim", "edits=true"])
+    assert [stage.split()[0] for stage in stages] == ["fit", "predict", "test"]
+
+
+def test_an_ablation(words: list[str], stages: list[str]) -> None:
+    main([*words, "methods=locinv", "edits=false", "vary={method.tokens.overlap.weight: [0.0, 1.0]}"])
+    rows = json.loads(Path("out/comparison.json").read_text())["rows"]
+    assert [row["vary"] for row in rows] == [["method.tokens.overlap.weight", value] for value in (0.0, 1.0)]
+    assert Path("out/ablation.png").exists() and rows[0]["attention_iou"] != rows[1]["attention_iou"]
+
+
+@pytest.mark.slow
+def test_runs_have_processes_of_their_own(words: list[str]) -> None:
+    main([*words, "methods=ddim", "edits=false"])
+    assert json.loads(Path("out/comparison.json").read_text())["rows"][0]["num_images"] == 2

@@ -1,0 +1,279 @@
+"""Edits of an inversion by the tiny model: what must stay the same, and what each setting changes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import make_two_objects
+
+from locinv_pl.editing.prompt_to_prompt import (
+    AttentionEdit,
+    EditSettings,
+    _Rows,
+    changed_nouns,
+    denoise,
+    edit,
+    reconstruct,
+)
+from locinv_pl.errors import InputError
+from locinv_pl.method.policies import Method, NullTextPolicy, TokenPolicy
+from locinv_pl.method.task import prepare
+from locinv_pl.method.timestep import collect, invert_step
+from locinv_pl.networks.attention import Layer
+from locinv_pl.networks.backbone import Backbone
+from locinv_pl.types import Inversion
+from locinv_pl.words.alignment import align
+from locinv_pl.words.tokens import tokenize
+
+T = 6
+PLAIN = EditSettings(cross_replace_steps=0, self_replace_steps=0, attribute_steps=0)
+NO_BLEND = EditSettings(blend="none")
+
+
+def invert(backbone: Backbone, values: str = "prompt") -> Inversion:
+    method = Method(
+        tokens=TokenPolicy(max_steps=2, values=values),  # type: ignore[arg-type]
+        null_text=NullTextPolicy(max_steps=2),
+    )
+    task = prepare(backbone, [make_two_objects("x", seed=0)], method, T, 8)
+    records = []
+    for i in range(T):
+        records.append(invert_step(backbone, task, i, records[-1] if records else task.start()))
+    return collect(task, records)[0]
+
+
+@pytest.fixture(scope="module")
+def inversion(tiny_module: Backbone) -> Inversion:
+    return invert(tiny_module)
+
+
+@pytest.fixture(scope="module")
+def tiny_module(tiny_folder) -> Backbone:
+    from locinv_pl.networks.backbone import load_backbone
+
+    return load_backbone(str(tiny_folder))
+
+
+@pytest.mark.parametrize("values", ["prompt", "dynamic"])
+@pytest.mark.parametrize("settings", [PLAIN, NO_BLEND, EditSettings()])
+def test_the_source_prompt_gives_the_reconstruction(tiny_module, values, settings):
+    inversion = invert(tiny_module, values)
+    again = edit(tiny_module, inversion, inversion.prompt, settings)
+    torch.testing.assert_close(again, reconstruct(tiny_module, [inversion]), rtol=0, atol=1e-4)
+
+
+def test_a_word_replaced_by_itself_gives_the_reconstruction(tiny_module, inversion):
+    same = inversion.prompt.replace("cat", "CAT")
+    torch.testing.assert_close(
+        edit(tiny_module, inversion, same), reconstruct(tiny_module, [inversion]), rtol=0, atol=1e-4
+    )
+
+
+def test_several_edits_in_one_batch_are_those_made_alone(tiny_module, inversion):
+    prompts = ["a red dog and a dog", "a cat and a dog", "a red zebra and a dog on grass"]
+    together = edit(tiny_module, inversion, prompts)
+    assert together.shape == (3, 3, 32, 32) and (together[0] - together[1]).abs().max() > 1e-4
+    for n, prompt in enumerate(prompts):
+        torch.testing.assert_close(edit(tiny_module, inversion, prompt)[0], together[n], rtol=0, atol=1e-4)
+
+
+def test_an_edit_made_twice_is_equal(tiny_module, inversion):
+    one, other = (edit(tiny_module, inversion, "a red zebra and a dog") for _ in range(2))
+    assert torch.equal(one, other)
+
+
+def test_the_source_branch_does_not_see_the_target(tiny_module, inversion):
+    rows = _Rows.of(tiny_module, [inversion], [["a red zebra and a dog"]])
+    with torch.no_grad():
+        z = denoise(tiny_module, rows, EditSettings())
+    back = tiny_module.decode(z[:1]).cpu()
+    torch.testing.assert_close(back, reconstruct(tiny_module, [inversion]), rtol=0, atol=1e-4)
+
+
+def probabilities(rows: int, queries: int, keys: int) -> torch.Tensor:
+    return torch.rand(rows, 2, queries, keys, generator=torch.Generator().manual_seed(0)).softmax(-1)
+
+
+def control(tiny_module, inversion, target: str, **settings) -> AttentionEdit:
+    rows = _Rows.of(tiny_module, [inversion], [[target]])
+    return AttentionEdit(rows, EditSettings(**settings), T, torch.device("cpu"))
+
+
+CROSS, SELF = Layer("x", True, 64, 20), Layer("y", False, 64, 64)
+
+
+def test_cross_attention_is_taken_over_by_the_mapper_for_its_share_of_the_steps(tiny_module, inversion):
+    hook = control(tiny_module, inversion, "a red owl and a dog", cross_replace_steps=0.5)
+    A = probabilities(2, 64, 20)
+    expected = A[1].clone()
+    expected[..., [0, 1, 2]] = A[0][..., [0, 1, 2]]  # start mark, a, red
+    expected[..., [3, 4, 5]] = A[0][..., [3]] / 3  # cat: three letters of "owl"
+    expected[..., 6:20] = A[0][..., 4:18]  # and a dog, end, padding
+    hook.step = 2
+    torch.testing.assert_close(hook(A, CROSS)[1], expected)
+    assert torch.equal(hook(A, CROSS)[0], A[0])
+    hook.step = 3
+    assert torch.equal(hook(A, CROSS), A)
+
+
+def test_new_words_keep_their_own_maps(tiny_module, inversion):
+    hook = control(tiny_module, inversion, "a red cat and a red dog", cross_replace_steps=1)
+    A = probabilities(2, 64, 20)
+    assert torch.equal(hook(A, CROSS)[1][..., 6], A[1][..., 6])
+    assert torch.equal(hook(A, CROSS)[1][..., 7], A[0][..., 6])
+
+
+def test_steps_and_weights_of_single_words(tiny_module, inversion):
+    hook = control(tiny_module, inversion, "a red dog and a dog", word_steps={"red": 0.0}, reweight={"and": 3.0})
+    A = probabilities(2, 64, 20)
+    edited = hook(A, CROSS)[1]
+    assert torch.equal(edited[..., 2], A[1][..., 2]) and torch.equal(edited[..., 3], A[0][..., 3])
+    torch.testing.assert_close(edited[..., 4], 3 * A[0][..., 4])
+
+
+def test_self_attention_is_taken_over_early_and_on_coarse_grids(tiny_module, inversion):
+    hook = control(tiny_module, inversion, "a red dog and a dog", self_replace_steps=0.5, self_resolution=8)
+    A = probabilities(2, 64, 64)
+    assert hook.wants(SELF) and not hook.wants(Layer("y", False, 256, 256))
+    assert torch.equal(hook(A, SELF)[1], A[0])
+    hook.step = 3
+    assert not hook.wants(SELF) and hook.wants(CROSS)
+
+
+def test_attribute_edits_take_over_self_attention_for_longer(tiny_module, inversion):
+    """Each target of a batch for its own share of the steps."""
+    rows = _Rows.of(tiny_module, [inversion], [["a red dog and a dog", "a blue cat and a dog"]])
+    hook = AttentionEdit(rows, EditSettings(self_replace_steps=0.5, attribute_steps=1.0), T, torch.device("cpu"))
+    A = probabilities(3, 64, 64)
+    early = hook(A, SELF)
+    hook.step = 3
+    late = hook(A, SELF)
+    assert torch.equal(early[1], A[0]) and torch.equal(early[2], A[0])
+    assert torch.equal(late[1], A[1]) and torch.equal(late[2], A[0]) and hook.wants(SELF)
+
+
+def test_kept_words_have_the_source_s_context_but_for_nouns_described_anew(tiny_module, inversion):
+    """Tokens: start, a, red, cat, and, a, dog, end."""
+    rows = _Rows.of(
+        tiny_module, [inversion], [["a red dog and a dog", "a on cat and a dog", "a red cat and a red dog"]]
+    )
+    states = torch.randn(4, 20, 32, generator=torch.Generator().manual_seed(0))
+    kept = rows.keep(states, "all")
+    assert torch.equal(kept[0], states[0])
+    own = [[p for p in range(20) if torch.equal(kept[n, p], states[n, p])] for n in (1, 2, 3)]
+    assert own[0] == [3]  # another noun
+    assert own[1] == [2]  # another word, but no adjective
+    assert own[2] == [6, 7]  # an adjective more, and its noun
+    words = rows.keep(states, "words")
+    assert torch.equal(words[1, 1:3], states[0, 1:3]) and torch.equal(words[1, 8:], states[1, 8:])
+
+
+def test_blending_by_attention_keeps_to_the_changed_noun_s_maps(tiny_module, inversion):
+    """Where the inversion has looked at the cat, in the mean, more than a third as much as at most."""
+    maps = torch.full_like(inversion.maps, 0.1)
+    maps[:, 0, 2:5, 1:4] = 0.9
+    maps[: T // 2, 0, 7, 7] = 1.0  # for half of the time: 0.55 in the mean
+    rows = _Rows.of(tiny_module, [replace(inversion, maps=maps)], [["a red zebra and a dog"]])
+    with torch.no_grad():
+        z = denoise(tiny_module, rows, EditSettings(blend_threshold=0.65))
+        loose = denoise(tiny_module, rows, EditSettings(blend_threshold=0.5))
+    large = torch.nn.functional.interpolate(maps[:, 0].mean(0)[None, None], (16, 16), mode="bilinear")[0, 0]
+    differs = (z[0] != z[1]).any(0)
+    assert differs.any() and not (differs & ~(large > 0.65 * large.max())).any() and not differs[14:, 14:].any()
+    assert (loose[0] != loose[1]).any(0)[14:, 14:].any()
+
+
+def test_blending_without_a_noun_of_the_inversion_follows_the_words_maps_so_far(tiny_module, inversion):
+    """As in Prompt-to-Prompt: from a step on."""
+    rows = _Rows.of(tiny_module, [inversion], [["a red cat and a dog on grass"]])
+    with torch.no_grad():
+        free = denoise(tiny_module, rows, NO_BLEND)
+        never = denoise(tiny_module, rows, EditSettings(blend_start=1.0))
+        blended = denoise(tiny_module, rows, EditSettings(blend_threshold=0.9))
+    assert torch.equal(free, never)
+    same = (blended[0] == blended[1]).all(0)
+    assert same.any() and not same.all()
+
+
+@pytest.mark.parametrize(
+    ("target", "nouns"),
+    [
+        ("a red dog and a dog", [0]),
+        ("a red cat and a zebra", [1]),
+        ("a blue cat and a dog", [0]),
+        ("a cat and a dog", [0]),
+        ("a red cat and a blue dog", [1]),
+        ("a red cat and a dog on grass", []),
+        ("a red cat", [1]),
+    ],
+)
+def test_the_nouns_that_an_edit_changes(tiny_module, inversion, target, nouns):
+    source, tokens = tokenize(tiny_module.tokenizer, inversion.prompt), tokenize(tiny_module.tokenizer, target)
+    assert changed_nouns(inversion.noun_positions, source, tokens, align(source, tokens)) == nouns
+
+
+def test_with_the_prior_blend_the_rest_is_the_reconstruction_exactly(tiny_module, inversion):
+    rows = _Rows.of(tiny_module, [inversion], [["a red zebra and a dog"]])
+    with torch.no_grad():
+        z = denoise(tiny_module, rows, EditSettings(blend="prior", blend_margin=0.07))
+    differs = (z[0] != z[1]).any(0)
+    near = torch.zeros(16, 16, dtype=torch.bool)
+    near[:11, :11] = True  # the cat's quarter, 8x8 latent pixels, a margin of one and its softened edge
+    assert differs[:8, :8].any() and not differs[~near].any()
+
+
+def test_a_region_takes_the_place_of_the_priors(tiny_module, inversion):
+    rows = _Rows.of(tiny_module, [inversion], [["a red zebra and a dog"]])
+    region = torch.zeros(32, 32)
+    region[-8:, :8] = 1
+    with torch.no_grad():
+        z = denoise(tiny_module, rows, EditSettings(blend="prior", blend_margin=0.07), region)
+    differs = (z[0] != z[1]).any(0)
+    assert differs[-4:, :4].any() and not differs[:9].any() and not differs[:, 8:].any()
+
+
+def test_direct_puts_the_source_on_the_trajectory(tiny_module, inversion):
+    rows = _Rows.of(tiny_module, [inversion], [["a red zebra and a dog"]])
+    with torch.no_grad():
+        z = denoise(tiny_module, rows, EditSettings(direct=True, blend="prior"))
+    assert torch.equal(z[0], inversion.trajectory[0])
+    same = z[1] == inversion.trajectory[0]
+    assert same.any() and not same.all()
+
+
+def test_dynamic_tokens_follow_their_words(tiny_module, inversion):
+    rows = _Rows.of(tiny_module, [inversion], [["a owl and a red dog on grass", "a dog and a cat"]])
+    ids = torch.stack([tokens.ids for tokens in rows.tokens])
+    own = tiny_module.embed(ids)
+    V = rows.embeddings(2, own)
+    place = {position: k for k, position in enumerate(inversion.dynamic)}
+    (dog,) = inversion.noun_positions[1]
+    assert torch.equal(V[0, dog], inversion.tokens[2, place[dog]])
+    moved = [(n, p) for n, p in torch.nonzero((own != V).any(-1)).tolist() if n > 0]
+    # "a owl and a red dog": the dog alone, at position 8; "a dog and a cat": neither noun in its own place
+    assert moved == [(1, 8)] and torch.equal(V[1, 8], V[0, dog])
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"cross_replace_steps": 1.5}, "edit.cross_replace_steps=1.5: is a share"),
+        ({"word_steps": {"cat": -1}}, "edit.word_steps.cat=-1: is a share"),
+        ({"blend": "all"}, "edit.blend=all: no such blend"),
+    ],
+)
+def test_settings_out_of_range(settings, says):
+    with pytest.raises(InputError, match=says):
+        EditSettings(**settings)
+
+
+def test_refusals(tiny_module, inversion):
+    with pytest.raises(InputError, match="has 21 tokens"):
+        edit(tiny_module, inversion, " ".join(["cat"] * 19))
+    with pytest.raises(InputError, match="word 'bird' is not in the prompt 'a dog and a dog'"):
+        edit(tiny_module, inversion, "a dog and a dog", EditSettings(reweight={"bird": 2.0}))
+    foreign = replace(inversion, settings={**inversion.settings, "backbone": "other"})
+    with pytest.raises(InputError, match="made with backbone 'other'"):
+        edit(tiny_module, foreign, "a dog")
