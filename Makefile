@@ -14,8 +14,8 @@ demo: $(VENV)/installed
 	@echo
 	@$(BIN)/python train.py table outputs/demo/locinv outputs/demo/nti
 	@echo
-	@echo "Look at   outputs/demo/locinv/contact_sheet.png   all pictures: maps before and after"
-	@echo "          outputs/demo/locinv/sheets/             a page for each picture"
+	@echo "Look at   outputs/demo/locinv/contact_sheet.png   all images: maps before and after"
+	@echo "          outputs/demo/locinv/sheets/             a page for each image"
 	@echo "          outputs/demo/locinv/report.html         its edits, with sliders"
 	@echo "          $(BIN)/tensorboard --logdir outputs/demo"
 

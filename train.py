@@ -1,4 +1,4 @@
-"""Invert pictures: ``python train.py data=scenes``; see README.md, or ``python train.py --help``."""
+"""Invert images: ``python train.py data=scenes``; see README.md, or ``python train.py --help``."""
 
 from locinv_pl.cli.main import main
 

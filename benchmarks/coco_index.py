@@ -37,7 +37,7 @@ TEMPLATES = (
 
 
 def write_folder(root: Path, seed: int = 0) -> None:
-    """Annotation files of val2017's size, with COCO's 80 categories; no pictures, since none are opened."""
+    """Annotation files of val2017's size, with COCO's 80 categories; no images, since none are opened."""
     rng = random.Random(seed)
     words = yaml.safe_load((ROOT / "configs/words/coco.yaml").read_text())
     names = [name for name in words if name != "not_meant"]

@@ -1,9 +1,9 @@
-"""What a run of many pictures costs beside the arithmetic: CPU time, memory, files, the queue.
+"""What a run of many images costs beside the arithmetic: CPU time, memory, files, the queue.
 
-    python benchmarks/scaling.py [--pictures 100000] [--processes 8] [--json FILE] [--plot FILE]
+    python benchmarks/scaling.py [--images 100000] [--processes 8] [--json FILE] [--plot FILE]
 
 Runs a stub engine (stub.py) through the real queue, loader and files in a temporary folder, then sums the run up and
-runs it again, finished as it is. Reads /proc, so Linux only. Figures of 100,000 pictures stand in docs/scaling.md.
+runs it again, finished as it is. Reads /proc, so Linux only. Figures of 100,000 images stand in docs/scaling.md.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ LONG = 50  # timesteps of a real run
 BINS = 40  # of the plot
 
 
-def measure(root: Path, pictures: int, processes: int, num_steps: int, batch_size: int) -> tuple[dict[str, Any], Any]:
+def measure(root: Path, images: int, processes: int, num_steps: int, batch_size: int) -> tuple[dict[str, Any], Any]:
     """Figures of one run, and the marks of its processes."""
-    job = Job(root / "run", pictures, num_steps, batch_size)
+    job = Job(root / "run", images, num_steps, batch_size)
     marks = in_processes(processes, invert_all, job)
     run = RunFolder(job.root)
     began = time.perf_counter()
@@ -46,31 +46,31 @@ def measure(root: Path, pictures: int, processes: int, num_steps: int, batch_siz
         "processes": processes,
         "timesteps": num_steps,
         "batch_size": batch_size,
-        "cpu_ms_per_picture": _cpu_ms(marks, pictures),
-        "pictures_per_second": pictures / _seconds(marks),
+        "cpu_ms_per_picture": _cpu_ms(marks, images),
+        "pictures_per_second": images / _seconds(marks),
         "memory_mib_first": max(one[len(one) // 10] for one in memory),
         "memory_mib_last": max(one[-1] for one in memory),
-        "files_per_picture": len(sizes) / pictures,
-        "bytes_per_picture": sum(sizes) / pictures,
+        "files_per_picture": len(sizes) / images,
+        "bytes_per_picture": sum(sizes) / images,
         "summary_seconds": summed_up - began,
         "status_seconds": looked_at - summed_up,
         "rerun_seconds": _seconds(again),
-        "rerun_cpu_ms_per_picture": _cpu_ms(again, pictures),
+        "rerun_cpu_ms_per_picture": _cpu_ms(again, images),
     }
     return figures, marks
 
 
-def more_steps(root: Path, processes: int, num_steps: int, batch_size: int, pictures: int = 400) -> float:
-    """CPU time of one more timestep, in ms for each picture."""
+def more_steps(root: Path, processes: int, num_steps: int, batch_size: int, images: int = 400) -> float:
+    """CPU time of one more timestep, in ms for each image."""
     few, many = (
-        _cpu_ms(in_processes(processes, invert_all, Job(root / str(T), pictures, T, batch_size)), pictures)
+        _cpu_ms(in_processes(processes, invert_all, Job(root / str(T), images, T, batch_size)), images)
         for T in (num_steps, LONG)
     )
     return (many - few) / (LONG - num_steps)
 
 
-def _cpu_ms(marks: list[list[Mark]], pictures: int) -> float:
-    return 1000 * sum(one[-1].cpu - one[0].cpu for one in marks) / pictures
+def _cpu_ms(marks: list[list[Mark]], images: int) -> float:
+    return 1000 * sum(one[-1].cpu - one[0].cpu for one in marks) / images
 
 
 def _seconds(marks: list[list[Mark]]) -> float:
@@ -78,18 +78,18 @@ def _seconds(marks: list[list[Mark]]) -> float:
 
 
 def draw(marks: list[list[Mark]]) -> Figure:
-    """Memory of every process, and pictures per second of all together, over the pictures that are done."""
+    """Memory of every process, and images per second of all together, over the images that are done."""
     clocks = np.linspace(min(one[0].clock for one in marks), max(one[-1].clock for one in marks), BINS + 1)
-    states = [np.array([(mark.clock, mark.pictures, mark.memory) for mark in one]).T for one in marks]
-    done = sum(np.interp(clocks, clock, pictures) for clock, pictures, _ in states) / 1000
+    states = [np.array([(mark.clock, mark.images, mark.memory) for mark in one]).T for one in marks]
+    done = sum(np.interp(clocks, clock, images) for clock, images, _ in states) / 1000
     figure = Figure(figsize=(8, 3), layout="constrained")
     left, right = figure.subplots(1, 2)
     for clock, _, memory in states:
         left.plot(done, np.interp(clocks, clock, memory), linewidth=1)
-    left.set(xlabel="thousand pictures", ylabel="MiB of each process")
+    left.set(xlabel="thousand images", ylabel="MiB of each process")
     left.set_ylim(0, 1.2 * left.get_ylim()[1])
     right.stairs(1000 * np.diff(done) / np.diff(clocks), done)
-    right.set(xlabel="thousand pictures", ylabel="pictures per second")
+    right.set(xlabel="thousand images", ylabel="images per second")
     return figure
 
 
@@ -107,7 +107,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=asked.folder) as temporary:
         root = Path(temporary)
         figures: dict[str, Any] = {"queue_per_second": sum(in_processes(asked.processes, count, 2.0))}
-        more, marks = measure(root, asked.pictures, asked.processes, asked.steps, asked.batch_size)
+        more, marks = measure(root, asked.images, asked.processes, asked.steps, asked.batch_size)
         figures |= more
         figures["cpu_ms_per_further_timestep"] = more_steps(root, asked.processes, asked.steps, asked.batch_size)
     for key, value in figures.items():

@@ -1,6 +1,6 @@
 """A stand-in for the engine, run through the real queue, loader and files.
 
-A picture takes the time that it is given, asleep, and leaves tensors of the right shapes but small. What can be
+An image takes the time that it is given, asleep, and leaves tensors of the right shapes but small. What can be
 measured is everything but the arithmetic: the strategy's store between processes over TCP, the loader, the files.
 """
 
@@ -36,10 +36,10 @@ SETTINGS = {"backbone": "stub", "method": {"name": "stub"}, "data": {}, "num_ste
 
 @dataclass(frozen=True)
 class Job:
-    """A run of the stub; picture n takes ``seconds[n]``, or no time."""
+    """A run of the stub; image n takes ``seconds[n]``, or no time."""
 
     root: Path
-    pictures: int
+    images: int
     num_steps: int = 1
     batch_size: int = 1
     seconds: Sequence[float] = ()
@@ -52,10 +52,10 @@ class Mark:
     clock: float
     cpu: float
     memory: float
-    pictures: int
+    images: int
 
 
-class Pictures:
+class Images:
     """Samples that are made when asked for."""
 
     def __init__(self, count: int):
@@ -69,7 +69,7 @@ class Pictures:
 
 
 def make_record(B: int) -> StepRecord:
-    """A timestep's record of B pictures."""
+    """A timestep's record of B images."""
     return StepRecord(
         latent=torch.zeros(B, C, SIDE, SIDE),
         tokens=torch.zeros(B, L, D),
@@ -108,19 +108,19 @@ def make_inversion(T: int) -> Inversion:
 
 
 def make_scores(T: int) -> dict[str, Any]:
-    """A finished picture's scores, all but its id."""
+    """A finished image's scores, all but its id."""
     one = {"iou_initial": [0.5] * K, "iou": [0.5] * K, "iou_curve": [[0.5] * T] * K}
     return {"prompt": PROMPT, "nouns": NOUNS, **one, "psnr": 30.0, "ssim": 0.9, "psnr_vae": 30.0, "seconds": 1.0}
 
 
 def invert_all(job: Job, claim: Callable[[], int], every: int = 1000) -> list[Mark]:
-    """One process's share of a run, as the module does it; a mark about every so many pictures."""
-    run, pictures, T = RunFolder(job.root), Pictures(job.pictures), job.num_steps
+    """One process's share of a run, as the module does it; a mark about every so many images."""
+    run, images, T = RunFolder(job.root), Images(job.images), job.num_steps
     run.claim(SETTINGS | {"num_steps": T})
-    batches = batches_of(dict.fromkeys(range(job.pictures), Frame.fitting(64, 64, 64)), job.batch_size)
+    batches = batches_of(dict.fromkeys(range(job.images), Frame.fitting(64, 64, 64)), job.batch_size)
     inversion, scores = make_inversion(T), make_scores(T)
     marks, done = [_mark(0)], 0
-    for item in TimestepLoader(pictures, pictures.ids, batches, T, claim, run.pending):
+    for item in TimestepLoader(images, images.ids, batches, T, claim, run.pending):
         ids = [sample.id for sample in item.samples]
         if item.i == 0:
             records, record = run.load_records(ids), make_record(len(ids))
@@ -134,7 +134,7 @@ def invert_all(job: Job, claim: Callable[[], int], every: int = 1000) -> list[Ma
                 replace(inversion, id=id).save(run.inversion_path(id))
             run.finish({id: {"id": id, **scores} for id in ids})
             done += len(ids)
-            if done >= marks[-1].pictures + every:
+            if done >= marks[-1].images + every:
                 marks.append(_mark(done))
     return [*marks, _mark(done)]
 

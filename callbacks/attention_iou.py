@@ -1,4 +1,4 @@
-"""Losses, thresholds and attention IoU of every picture over its timesteps, in TensorBoard."""
+"""Losses, thresholds and attention IoU of every image over its timesteps, in TensorBoard."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class AttentionIoUCurves(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log one timestep of every picture of the batch."""
+        """Log one timestep of every image of the batch."""
         assert isinstance(pl_module, LocInvModule)
         with writing(pl_module.run.root / "tensorboard"):
             if outputs["i"] == 0:

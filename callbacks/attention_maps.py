@@ -1,11 +1,11 @@
-"""Every finished picture as a sheet, in TensorBoard, and on the run's contact sheet."""
+"""Every finished image as a sheet, in TensorBoard, and on the run's contact sheet."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from locinv_pl.callbacks.pictures import sheet, shown_steps, strip
+from locinv_pl.callbacks.figures import sheet, shown_steps, strip
 from locinv_pl.callbacks.tensorboard import image_writer, noun_tag
 from matplotlib.figure import Figure
 from PIL import Image
@@ -22,7 +22,7 @@ class AttentionMapSheets(Callback):
     Args:
         map_columns: timesteps shown on a sheet.
         tensorboard_steps: timesteps whose maps go to TensorBoard; 0 for none.
-        contact_images: pictures on the contact sheet at most.
+        contact_images: images on the contact sheet at most.
     """
 
     def __init__(self, map_columns: int = 6, tensorboard_steps: int = 10, contact_images: int = 100):
@@ -33,7 +33,7 @@ class AttentionMapSheets(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Draw the pictures that this timestep finished."""
+        """Draw the images that this timestep finished."""
         assert isinstance(pl_module, LocInvModule)
         for result in outputs["finished"]:
             drawings: dict[str, Figure | Image.Image] = {

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from locinv_pl.callbacks.pictures import tile_row
-from locinv_pl.callbacks.report import open_picture
+from locinv_pl.callbacks.figures import tile_row
+from locinv_pl.callbacks.report import open_image
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -17,13 +17,13 @@ from locinv_pl.drawing import COLORS, stack_strips, to_png
 from locinv_pl.io.files import write_atomically
 
 
-def draw(comparison: Comparison, content: dict[str, Any], pictures: int = 6) -> list[Path]:
+def draw(comparison: Comparison, content: dict[str, Any], images: int = 6) -> list[Path]:
     """Draw what there is to see; returns the files.
 
     Args:
         comparison: that has been run.
         content: of its comparison.json.
-        pictures: on the sheet at most.
+        images: on the sheet at most.
     """
     figures: dict[str, Figure | Image.Image] = {}
     curves = {row["method"]: row["iou_curve"] for row in content["rows"] if row["iou_curve"] and not row["edit"]}
@@ -31,7 +31,7 @@ def draw(comparison: Comparison, content: dict[str, Any], pictures: int = 6) -> 
         figures["iou_curves.png"] = iou_curves(curves)
     if comparison.vary:
         figures["ablation.png"] = ablation(content["rows"])
-    if comparison.edits and (rows := sheet_rows(comparison, pictures)):
+    if comparison.edits and (rows := sheet_rows(comparison, images)):
         figures["sheet.png"] = stack_strips(rows)
     for name, figure in figures.items():
         write_atomically(comparison.output / name, to_png(figure, dpi=130))
@@ -76,18 +76,18 @@ def ablation(rows: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def sheet_rows(comparison: Comparison, pictures: int) -> list[Image.Image]:
-    """For every edit of the first pictures a line: the source, and what each method made of it (LocInv's figure 4)."""
+def sheet_rows(comparison: Comparison, images: int) -> list[Image.Image]:
+    """For every edit of the first images a line: the source, and what each method made of it (LocInv's figure 4)."""
     entries = comparison.entries
     scores = [comparison.scores(entry) for entry in entries]
     made = [{(test["id"], e["prompt"]): e for test in score["tests"] for e in test["edits"]} for score in scores]
     rows = []
-    for test in scores[0]["tests"][:pictures]:
+    for test in scores[0]["tests"][:images]:
         for edit in test["edits"]:
             source = comparison.folder(entries[0]).edits_path(test["id"], "source.png")
-            tiles = [("source", np.asarray(open_picture(source)), test["prompt"])]
+            tiles = [("source", np.asarray(open_image(source)), test["prompt"])]
             tiles += [
-                (entry.label, _picture(comparison, entry, test["id"], row), _told(row))
+                (entry.label, _image(comparison, entry, test["id"], row), _told(row))
                 for entry, found in zip(entries, made, strict=True)
                 if (row := found.get((test["id"], edit["prompt"])))
             ]
@@ -95,8 +95,8 @@ def sheet_rows(comparison: Comparison, pictures: int) -> list[Image.Image]:
     return rows
 
 
-def _picture(comparison: Comparison, entry: Entry, id: str, row: dict[str, Any]) -> np.ndarray:
-    return np.asarray(open_picture(comparison.folder(entry).edits_path(id, row["file"])))
+def _image(comparison: Comparison, entry: Entry, id: str, row: dict[str, Any]) -> np.ndarray:
+    return np.asarray(open_image(comparison.folder(entry).edits_path(id, row["file"])))
 
 
 def _told(row: dict[str, Any]) -> str:

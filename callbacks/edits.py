@@ -1,4 +1,4 @@
-"""Every edited picture as a page, in TensorBoard, on the run's contact sheet and in its report."""
+"""Every edited image as a page, in TensorBoard, on the run's contact sheet and in its report."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
-from locinv_pl.callbacks.pictures import edit_sheet, iou_curves, mean_ious, shown_steps, tile_row
-from locinv_pl.callbacks.report import MAPS, open_picture, write_report
+from locinv_pl.callbacks.figures import edit_sheet, iou_curves, mean_ious, shown_steps, tile_row
+from locinv_pl.callbacks.report import MAPS, open_image, write_report
 from locinv_pl.callbacks.tensorboard import image_writer
 from PIL import Image
 
@@ -25,8 +25,8 @@ class EditSheets(Callback):
 
     Args:
         map_steps: timesteps whose maps the report shows.
-        tensorboard: whether the pictures go to TensorBoard.
-        contact_images: pictures on the contact sheet at most.
+        tensorboard: whether the images go to TensorBoard.
+        contact_images: images on the contact sheet at most.
     """
 
     def __init__(self, map_steps: int = 10, tensorboard: bool = True, contact_images: int = 100):
@@ -43,7 +43,7 @@ class EditSheets(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Draw the pictures that this batch edited."""
+        """Draw the images that this batch edited."""
         assert isinstance(pl_module, LocInvModule)
         result: EditResult
         for result in outputs:
@@ -64,7 +64,7 @@ class EditSheets(Callback):
 
 
 def sum_up(run: RunFolder, contact_images: int = 100) -> Path:
-    """Write edits.json, report.html and edits_contact_sheet.png from the pictures' files; returns the report.
+    """Write edits.json, report.html and edits_contact_sheet.png from the images' files; returns the report.
 
     Raises:
         InputError: some of them are damaged; names all.
@@ -73,13 +73,13 @@ def sum_up(run: RunFolder, contact_images: int = 100) -> Path:
     write_json(run.place("edits.json"), edited)
     report = write_report(run)
     if edited:
-        rows = [_contact_row(run, picture) for picture in edited[:contact_images]]
+        rows = [_contact_row(run, image) for image in edited[:contact_images]]
         write_atomically(run.place("edits_contact_sheet.png"), to_png(stack_strips(rows)))
     return report
 
 
 def save_maps(run: RunFolder, result: EditResult, count: int) -> None:
-    """Write the folder ``maps`` of a picture's edits: what the report shows of the nouns' attention.
+    """Write the folder ``maps`` of an image's edits: what the report shows of the nouns' attention.
 
     ``N-ddim.jpg`` and ``N-inversion.jpg`` hold the maps of noun N under each other, the mean over all steps first,
     then ``count`` steps. ``maps.json`` names the steps and has the attention IoU of every map, in the same order.
@@ -102,10 +102,10 @@ def save_maps(run: RunFolder, result: EditResult, count: int) -> None:
 
 
 def _contact_row(run: RunFolder, edited: EditedImage) -> Image.Image:
-    """A picture's row of the contact sheet, from its files."""
+    """An image's row of the contact sheet, from its files."""
     tiles = [("source", "source.png", edited["prompt"]), ("reconstruction", "reconstruction.png", "")]
     tiles += [(edit["kind"], edit["file"], edit["prompt"]) for edit in edited["edits"]]
-    drawn = [(title, np.asarray(open_picture(run.edits_path(edited["id"], file))), text) for title, file, text in tiles]
+    drawn = [(title, np.asarray(open_image(run.edits_path(edited["id"], file))), text) for title, file, text in tiles]
     return tile_row(edited["id"], drawn, height=160)
 
 
@@ -114,8 +114,8 @@ def _log(run: RunFolder, result: EditResult) -> None:
     with writing(run.root / "tensorboard"), image_writer(run, result.sample.id) as writer:
         writer.add_image("edit/0_source", result.sample.image)
         writer.add_image("edit/0_reconstruction", result.reconstruction)
-        for n, (edit, picture) in enumerate(zip(result.edits, result.pictures, strict=True), start=1):
+        for n, (edit, image) in enumerate(zip(result.edits, result.images, strict=True), start=1):
             tag = f"{n}_{edit.kind.replace(' ', '_')}"
-            writer.add_image(f"edit/{tag}", picture)
-            writer.add_image(f"edit_difference/{tag}", difference(to_array(picture), back), dataformats="HWC")
+            writer.add_image(f"edit/{tag}", image)
+            writer.add_image(f"edit_difference/{tag}", difference(to_array(image), back), dataformats="HWC")
             writer.add_text(f"edit/{tag}", edit.prompt)

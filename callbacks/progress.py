@@ -1,4 +1,4 @@
-"""A progress bar that says which picture, which timestep, and how it goes."""
+"""A progress bar that says which image, which timestep, and how it goes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class InversionProgress(TQDMProgressBar):
         self._began, self._done_before, self._next_look = 0.0, 0, 0.0
 
     def init_train_tqdm(self) -> Tqdm:
-        """Pictures times timesteps; the total isn't known, since processes share a queue."""
+        """Images times timesteps; the total isn't known, since processes share a queue."""
         bar = super().init_train_tqdm()
         bar.unit = "step"
         return bar
@@ -70,7 +70,7 @@ class InversionProgress(TQDMProgressBar):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def _look(self, run: RunFolder) -> None:
-        """Count the pictures of all processes; seldom enough that it costs little, however many there are."""
+        """Count the images of all processes; seldom enough that it costs little, however many there are."""
         now = time.monotonic()
         if now < self._next_look:
             return

@@ -25,9 +25,9 @@ from locinv_pl.run.results import EditedImage, EditRow, edited_images
 from locinv_pl.run.store import RunFolder
 from locinv_pl.words.alignment import common_words
 
-MAPS = "maps"  # folder of a picture's edits, see locinv_pl.callbacks.edits.save_maps
-LARGE = 48_000  # bytes; larger pictures go into the report as JPEG
-SIDES = ((100, 512), (400, 384))  # up to so many pictures, they have so many pixels at most
+MAPS = "maps"  # folder of an image's edits, see locinv_pl.callbacks.edits.save_maps
+LARGE = 48_000  # bytes; larger images go into the report as JPEG
+SIDES = ((100, 512), (400, 384))  # up to so many images, they have so many pixels at most
 SMALLEST = 256  # where there are more
 
 Json = dict[str, Any]
@@ -52,8 +52,8 @@ def escape(text: str) -> str:
     return escape_html(re.sub("[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text))
 
 
-def open_picture(path: Path) -> Image.Image:
-    """A picture of a run, in RGB.
+def open_image(path: Path) -> Image.Image:
+    """An image of a run, in RGB.
 
     Raises:
         InputError: it is missing or damaged.
@@ -64,7 +64,7 @@ def open_picture(path: Path) -> Image.Image:
 def write_report(run: RunFolder) -> Path:
     """Write ``report.html`` from the files of the run alone.
 
-    Every picture is inside the page as a data URI, and a policy in its head lets browsers load nothing else.
+    Every image is inside the page as a data URI, and a policy in its head lets browsers load nothing else.
 
     Raises:
         InputError: the folder is no run, or one of its files is damaged.
@@ -73,17 +73,17 @@ def write_report(run: RunFolder) -> Path:
     scores = {score["id"]: score for score in run.scores()}
     side = next((side for most, side in SIDES if len(edited) <= most), SMALLEST)
     common, varying = _split([edit["settings"] for row in edited for edit in row["edits"]])
-    pictures, problems = [], []
+    images, problems = [], []
     for n, row in enumerate(edited):
-        shown = _Picture(run, row, scores.get(row["id"], {}), f"p{n}", side, settings["method"]["name"], varying)
+        shown = _Image(run, row, scores.get(row["id"], {}), f"p{n}", side, settings["method"]["name"], varying)
         try:
-            pictures.append(shown.html())
+            images.append(shown.html())
         except InputError as problem:
             problems.append(str(problem))
     if problems:
         raise InputError(all_of(problems))
     path = run.place("report.html")
-    write_atomically(path, _page(_header(settings, edited, common), pictures).encode())
+    write_atomically(path, _page(_header(settings, edited, common), images).encode())
     return path
 
 
@@ -105,15 +105,15 @@ def marked(source: str, target: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Picture:
-    """One picture's part of the page.
+class _Image:
+    """One image's part of the page.
 
     Args:
         run: where its files are.
         edited: the content of its edits.json.
         scores: of its inversion, as far as they are known.
         key: starts the ids of its elements.
-        side: pixels that a picture has at most.
+        side: pixels that an image has at most.
         method: what made its maps.
         varying: the edit settings that aren't the same for all edits of the run.
     """
@@ -131,7 +131,7 @@ class _Picture:
         id, prompt, edits = self.edited["id"], self.edited["prompt"], self.edited["edits"]
         find = escape("\n".join([id, prompt, *(edit["prompt"] for edit in edits)]))
         cards = [self._source(), *(self._edit(edit) for edit in edits)]
-        width, height = self._pictures["source.png"].size
+        width, height = self._images["source.png"].size
         return f"""<article data-find="{find}" style="--ratio:{width}/{height}">
 <h2 dir="auto">{escape(prompt)}</h2><p class="id">{escape(id)}</p>
 <div class="body">
@@ -184,7 +184,7 @@ class _Picture:
         panels = ""
         for name, label in (("ddim", "plain DDIM"), ("inversion", self.method)):
             path = self._path(MAPS, f"{k + 1}-{name}.jpg")
-            open_picture(path)
+            open_image(path)
             strip = _img(_uri(path.read_bytes()), "", of="heat")
             panels += (
                 f'<div class="panel"><div class="frame">{_copy(f"{self.key}-source", "", "under")}{strip}</div>'
@@ -196,28 +196,28 @@ class _Picture:
 """
 
     def _data(self, name: str) -> str:
-        """A picture as a data URI: the file as it is, or a JPEG of ``side`` pixels where that is large."""
-        picture, content = self._pictures[name], self._path(name).read_bytes()
-        return _uri(content if len(content) <= LARGE else to_jpeg(_within(picture, self.side)))
+        """An image as a data URI: the file as it is, or a JPEG of ``side`` pixels where that is large."""
+        image, content = self._images[name], self._path(name).read_bytes()
+        return _uri(content if len(content) <= LARGE else to_jpeg(_within(image, self.side)))
 
     def _difference(self, one: str, other: str, what: str) -> str:
-        apart = difference(np.asarray(self._pictures[one]), np.asarray(self._pictures[other]))
+        apart = difference(np.asarray(self._images[one]), np.asarray(self._images[other]))
         grey = _within(Image.fromarray(apart).convert("L"), self.side // 2)
         uri = _uri(to_jpeg(grey) if max(grey.size) > 128 else to_png(grey))
         return f'<div class="difference">{_img(uri, f"difference × 4 of {what}")}difference × 4</div>'
 
     @cached_property
-    def _pictures(self) -> dict[str, Image.Image]:
+    def _images(self) -> dict[str, Image.Image]:
         names = ["source.png", "reconstruction.png", *(edit["file"] for edit in self.edited["edits"])]
-        return {name: open_picture(self._path(name)) for name in names}
+        return {name: open_image(self._path(name)) for name in names}
 
     def _path(self, *names: str) -> Path:
         return self.run.edits_path(self.edited["id"], *names)
 
 
-def _within(picture: Image.Image, side: int) -> Image.Image:
-    """The picture, of ``side`` pixels at most."""
-    small = picture.copy()
+def _within(image: Image.Image, side: int) -> Image.Image:
+    """The image, of ``side`` pixels at most."""
+    small = image.copy()
     small.thumbnail((side, side))
     return small
 
@@ -233,12 +233,12 @@ def _img(uri: str, text: str, id: str = "", of: str = "") -> str:
 
 
 def _copy(id: str, text: str, of: str) -> str:
-    """Another element's picture again; the script puts it there."""
+    """Another element's image again; the script puts it there."""
     return f'<img class="{of}" loading="lazy" decoding="async" alt="{escape(text)}" data-copy="{id}">'
 
 
 def _compare(before: str, after: str, names: tuple[str, str], label: str, cut: int) -> str:
-    """Two pictures over each other, and a slider that says where one ends and the other begins, in percent."""
+    """Two images over each other, and a slider that says where one ends and the other begins, in percent."""
     return (
         f'<div class="compare" style="--cut:{cut}%">{before}{after}'
         f'<span class="tag left">{names[0]}</span><span class="tag right">{names[1]}</span>'
@@ -281,7 +281,7 @@ def _header(settings: Mapping[str, Any], edited: Sequence[EditedImage], common: 
         for name, table in tables.items()
     )
     return f"""<header>
-<h1>Edited pictures</h1>
+<h1>Edited images</h1>
 <dl>{shown}</dl>
 {details}</header>
 <nav>
@@ -295,10 +295,10 @@ def _header(settings: Mapping[str, Any], edited: Sequence[EditedImage], common: 
 </nav>"""
 
 
-def _page(header: str, pictures: Sequence[str]) -> str:
+def _page(header: str, images: Sequence[str]) -> str:
     script = b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{script}'"
-    body = "\n".join(pictures) or '<p class="id">No picture of this run has been edited yet.</p>'
+    body = "\n".join(images) or '<p class="id">No image of this run has been edited yet.</p>'
     return f"""<!DOCTYPE html>
 <html lang="en" data-before="back">
 <head>
@@ -306,7 +306,7 @@ def _page(header: str, pictures: Sequence[str]) -> str:
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,">
-<title>Edited pictures</title>
+<title>Edited images</title>
 <style>{STYLE}</style>
 </head>
 <body>

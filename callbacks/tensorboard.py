@@ -1,4 +1,4 @@
-"""One TensorBoard run per picture, so that pictures can be picked and compared."""
+"""One TensorBoard run per image, so that images can be picked and compared."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from locinv_pl.types import Noun
 
 
 def noun_tag(k: int, noun: Noun) -> str:
-    """A tag for noun k of a picture; numbered, since a word may stand twice in a prompt."""
+    """A tag for noun k of an image; numbered, since a word may stand twice in a prompt."""
     return f"{k + 1}_{noun.word.replace(' ', '_')}"
 
 
 def image_writer(run: RunFolder, id: str) -> SummaryWriter:
-    """A writer for picture ``id``, under the run's folder ``tensorboard/``; what its disk refuses is an OSError."""
+    """A writer for image ``id``, under the run's folder ``tensorboard/``; what its disk refuses is an OSError."""
     threading.excepthook = _end_of_thread
     return SummaryWriter(str(run.curves_path(id)))
 

@@ -1,1 +1,1 @@
-"""Datasets: where the pictures, prompts, priors and edits come from."""
+"""Datasets: where the images, prompts, priors and edits come from."""

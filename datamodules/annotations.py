@@ -31,7 +31,7 @@ WIDEST = 100_000  # pixels of a side: pycocotools takes memory by it
 
 
 class ImageRow(TypedDict):
-    """A picture in COCO's table."""
+    """An image in COCO's table."""
 
     file_name: str
     id: int | str
@@ -92,7 +92,7 @@ class CocoFiles:
         """The named files, relative to ``root``; what isn't named is looked for where COCO has it.
 
         Instances are ``instances*.json`` in ``annotations/`` or the folder itself, the validation set's where there
-        are several; captions and edits stand beside them under the same suffix, and the pictures in the folder of
+        are several; captions and edits stand beside them under the same suffix, and the images in the folder of
         that suffix (``val2017/``), or in ``images/``.
 
         Raises:
@@ -106,21 +106,19 @@ class CocoFiles:
         name = split.strip("_")
         folders = [root / name, root / "images" / name] if name else []
         folders.append(root / "images")
-        pictures = (
-            root / expanded(images) if images is not None else next((f for f in folders if f.is_dir()), folders[-1])
-        )
-        if not pictures.is_dir():
-            raise InputError(f"{pictures}: no such folder; say in data.images= where the pictures are")
+        folder = next((f for f in folders if f.is_dir()), folders[-1]) if images is None else root / expanded(images)
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder; say in data.images= where the images are")
         return cls(
             root,
             found,
             root / expanded(captions) if captions is not None else beside["captions"],
             root / expanded(edits) if edits is not None else beside["edits"],
-            pictures,
+            folder,
         )
 
-    def picture(self, file_name: str) -> Path:
-        """Where a picture is; its name may be relative to the root, too."""
+    def image(self, file_name: str) -> Path:
+        """Where an image is; its name may be relative to the root, too."""
         path, other = self.images / file_name, self.root / file_name
         return other if os.path.exists(other) and not os.path.exists(path) else path  # any name will do
 
@@ -139,7 +137,7 @@ class Instance:
 
 
 class AnnotationReader:
-    """Reads the annotation files; what they say of a picture is checked when it is asked for.
+    """Reads the annotation files; what they say of an image is checked when it is asked for.
 
     Raises:
         InputError: a file is missing, is no JSON, or a table has not COCO's columns.
@@ -148,10 +146,10 @@ class AnnotationReader:
     def __init__(self, files: CocoFiles) -> None:
         self.path = files.instances
         tables = read_json(files.instances)
-        self.pictures = rows(files.instances, tables, "images", ImageRow)
+        self.images = rows(files.instances, tables, "images", ImageRow)
         self.categories = rows(files.instances, tables, "categories", CategoryRow)
         rows(files.instances, tables, "annotations", AnnotationRow)
-        require_own(files.instances, "images", self.pictures, "file_name")
+        require_own(files.instances, "images", self.images, "file_name")
         require_own(files.instances, "categories", self.categories, "name")
         self.notes: dict[ImageId, list[str]] = defaultdict(list)
         self.names: dict[int, str] = {row["id"]: row["name"] for row in self.categories}
@@ -162,29 +160,29 @@ class AnnotationReader:
         self.captions = self._captions(files.captions)
         self.edits = self._edits(files.edits)
 
-    def instances(self, picture: Row) -> list[tuple[str, Row]]:
-        """The picture's annotations with their categories' names, by id, unchecked.
+    def instances(self, image: Row) -> list[tuple[str, Row]]:
+        """The image's annotations with their categories' names, by id, unchecked.
 
         Raises:
             InputError: a category is not in the file.
         """
-        annotations = sorted(self.coco.imgToAnns[picture["id"]], key=lambda a: a["id"])
+        annotations = sorted(self.coco.imgToAnns[image["id"]], key=lambda a: a["id"])
         for annotation in annotations:
             if annotation["category_id"] not in self.names:
                 raise InputError(
-                    f"{self._where(annotation, picture)}: its category_id {annotation['category_id']} "
+                    f"{self._where(annotation, image)}: its category_id {annotation['category_id']} "
                     f"is not in the file; correct it"
                 )
         return [(self.names[annotation["category_id"]], annotation) for annotation in annotations]
 
-    def instance(self, name: str, annotation: Row, picture: Row) -> Instance:
+    def instance(self, name: str, annotation: Row, image: Row) -> Instance:
         """One annotation, checked.
 
         Raises:
             InputError: its box or segmentation can't be used, or it has neither.
         """
-        where = self._where(annotation, picture)
-        width, height = picture["width"], picture["height"]
+        where = self._where(annotation, image)
+        width, height = image["width"], image["height"]
         box, rle = _box(annotation, width, height, where), self._rle(annotation, width, height, where)
         if box is None and rle is None:
             raise InputError(f"{where}: has neither segmentation nor bbox; add one or delete the annotation")
@@ -199,8 +197,8 @@ class AnnotationReader:
             found[str(row.get("supercategory", ""))].append(row["name"])
         return found
 
-    def _where(self, annotation: Row, picture: Row) -> str:
-        return f"{self.path}: annotation {annotation['id']} of image {picture['file_name']}"
+    def _where(self, annotation: Row, image: Row) -> str:
+        return f"{self.path}: annotation {annotation['id']} of image {image['file_name']}"
 
     def _captions(self, path: Path) -> dict[ImageId, list[str]]:
         captions: dict[ImageId, list[str]] = defaultdict(list)
@@ -236,7 +234,7 @@ def compress(
 
     Args:
         segmentation: as COCO writes it: a list of polygons, or {"size", "counts"} with a list or a string.
-        width, height: of the picture.
+        width, height: of the image.
         where: begins the error.
         note: told of polygons that are none beside others that are, and are left out.
 
@@ -245,8 +243,8 @@ def compress(
     """
     if isinstance(segmentation, dict) and segmentation.get("size") != [height, width]:
         raise InputError(
-            f"{where}: its segmentation has size {reprlib.repr(segmentation.get('size'))} but the picture "
-            f"[{height}, {width}] (height, width); make the mask again at the picture's size"
+            f"{where}: its segmentation has size {reprlib.repr(segmentation.get('size'))} but the image "
+            f"[{height}, {width}] (height, width); make the mask again at the image's size"
         )
     try:
         rle = segmentation
@@ -326,7 +324,7 @@ def _check_runs(rle: dict[str, Any], width: int, height: int) -> None:
     counts = counts.decode("ascii") if isinstance(counts, bytes) else counts
     lengths = run_lengths(counts) if isinstance(counts, str) else counts
     if not all(type(length) is int and length >= 0 for length in lengths) or sum(lengths) != width * height:
-        raise ValueError("its runs do not add up to the picture")
+        raise ValueError("its runs do not add up to the image")
 
 
 def _polygons(found: Any, width: int, height: int) -> tuple[list[Any], str]:
@@ -340,7 +338,7 @@ def _polygons(found: Any, width: int, height: int) -> tuple[list[Any], str]:
         elif not all(map(is_number, polygon)):
             problem = "a point is no pair of numbers"
         elif not all(-size <= n <= 2 * size for axis, size in enumerate((width, height)) for n in polygon[axis::2]):
-            problem = "a point is far outside the picture"
+            problem = "a point is far outside the image"
         else:
             good.append(polygon)
     if not good:
@@ -364,7 +362,7 @@ def run_lengths(counts: str) -> list[int]:
         value |= (bits & 31) << shift
         shift += 5
         if shift > 30:
-            raise ValueError("a run is longer than any picture")
+            raise ValueError("a run is longer than any image")
         if bits & 32:
             continue
         if bits & 16:

@@ -1,4 +1,4 @@
-"""What every source of pictures shares: how its samples reach the module."""
+"""What every source of images shares: how its samples reach the module."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from locinv_pl.words.tokens import check_prompt
 
 
 class EditDataModule(LightningDataModule, ABC):
-    """Pictures with prompts and priors, handed out batch by batch, timestep by timestep.
+    """Images with prompts and priors, handed out batch by batch, timestep by timestep.
 
     Args:
         prior: which localization prior a noun gets: "segment" for masks (boxes where there is no mask), "box"
-            for filled boxes, "grounded_sam" for masks that foundation models find on the picture.
-        batch_size: pictures that are inverted together.
-        size: side of the pictures in pixels; the backbone's own by default.
-        fit: how pictures that aren't square become what the model takes: "crop" shows the centred square, "pad"
+            for filled boxes, "grounded_sam" for masks that foundation models find on the image.
+        batch_size: images that are inverted together.
+        size: side of the images in pixels; the backbone's own by default.
+        fit: how images that aren't square become what the model takes: "crop" shows the centred square, "pad"
             the whole between black bars, "native" keeps their shape, in multiples of 64 pixels.
-        on_error: "raise" stops at the first picture that can't be used: unreadable, too large for the memory, or
+        on_error: "raise" stops at the first image that can't be used: unreadable, too large for the memory, or
             with losses that aren't finite; "skip" reports it and goes on. The next run tries it again.
-        num_workers: processes that open pictures ahead, for each training process.
+        num_workers: processes that open images ahead, for each training process.
         pin_memory: whether they are put into page-locked memory, for faster copies to a GPU.
         words: what finds nouns and adjectives in prompts: "dictionary", "spacy", or "spacy:PIPELINE".
-        caption: "blip" captions pictures that have no prompt; "given" refuses them.
+        caption: "blip" captions images that have no prompt; "given" refuses them.
         models: the foundation models behind ``prior=grounded_sam`` and ``caption=blip``.
-        shard: "3/8" takes the third of eight equal parts of the pictures, for arrays of jobs that share a run's
+        shard: "3/8" takes the third of eight equal parts of the images, for arrays of jobs that share a run's
             folder; all of them by default.
     """
 
@@ -63,7 +63,7 @@ class EditDataModule(LightningDataModule, ABC):
         if batch_size < 1:
             raise InputError(f"data.batch_size={batch_size}: must be 1 or more")
         if size is not None and size < 1:
-            raise InputError(f"data.size={size}: not a picture's side; give a number of pixels")
+            raise InputError(f"data.size={size}: not an image's side; give a number of pixels")
         if num_workers < 0:
             raise InputError(f"data.num_workers={num_workers}: must be 0 or more")
         if caption not in CAPTIONS:
@@ -79,11 +79,11 @@ class EditDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def entries(self, side: int, problems: Problems) -> Sequence[Entry]:
-        """What is known of the samples before their pictures are opened.
+        """What is known of the samples before their images are opened.
 
         Args:
-            side: of the pictures as the model takes them, in pixels; for sources that draw them.
-            problems: told of pictures that can't be used.
+            side: of the images as the model takes them, in pixels; for sources that draw them.
+            problems: told of images that can't be used.
         """
 
     @property
@@ -117,7 +117,7 @@ class EditDataModule(LightningDataModule, ABC):
         return self._loader(self._module.num_steps, self._module.unfinished(self.samples))
 
     def val_dataloader(self) -> Any:
-        """Batches claimed likewise; none during fit, whose pictures aren't there yet."""
+        """Batches claimed likewise; none during fit, whose images aren't there yet."""
         if self._trainer.state.fn == "fit":
             return []
         return self._loader(1, self._left)
@@ -131,7 +131,7 @@ class EditDataModule(LightningDataModule, ABC):
         return self._loader(1, self._left)
 
     def _left(self, ids: Sequence[str]) -> Sequence[str]:
-        """The pictures that have an inversion to take: all, or those that the inversion hasn't left out."""
+        """The images that have an inversion to take: all, or those that the inversion hasn't left out."""
         return ids if self.on_error == "raise" else self._module.run.unskipped(ids)
 
     @property
@@ -169,13 +169,13 @@ class EditDataModule(LightningDataModule, ABC):
         return sample
 
     def _report(self, id: str, problem: object) -> None:
-        """Say that a picture is left out, and keep the reason in the run's folder."""
+        """Say that an image is left out, and keep the reason in the run's folder."""
         self._module.run.save_scores("skipped", id, {"id": id, "problem": str(problem)})
         tell(f"skipped {id}: {problem}")
 
 
 def batches_of(frames: Mapping[int, Frame], batch_size: int) -> list[list[int]]:
-    """The numbers of pictures that can be inverted together: of one size, in order, at most ``batch_size``."""
+    """The numbers of images that can be inverted together: of one size, in order, at most ``batch_size``."""
     alike: dict[tuple[int, int], list[int]] = defaultdict(list)
     for number, frame in frames.items():
         alike[frame.size].append(number)
@@ -183,8 +183,8 @@ def batches_of(frames: Mapping[int, Frame], batch_size: int) -> list[list[int]]:
 
 
 def _shard_of(shard: str) -> slice:
-    """The pictures of part k of n, "k/n": numbers k-1, k-1+n, k-1+2n, ..."""
+    """The images of part k of n, "k/n": numbers k-1, k-1+n, k-1+2n, ..."""
     k, slash, n = shard.partition("/")
     if not (slash and k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n)):
-        raise InputError(f"data.shard={shard}: no part of the pictures; write K/N with K from 1 to N, as 3/8")
+        raise InputError(f"data.shard={shard}: no part of the images; write K/N with K from 1 to N, as 3/8")
     return slice(int(k) - 1, None, int(n))

@@ -1,4 +1,4 @@
-"""COCO-format folders: what the captions of a picture name, and which annotations that means."""
+"""COCO-format folders: what the captions of an image name, and which annotations that means."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from locinv_pl.words import Named, Vocabulary, WordFinder
 
 @dataclass(frozen=True)
 class Reading:
-    """A caption of a picture, the annotated categories that it names, and their instances by category."""
+    """A caption of an image, the annotated categories that it names, and their instances by category."""
 
     caption: str
     named: tuple[Named, ...]
@@ -34,14 +34,14 @@ class Reading:
 
 
 class CocoReader:
-    """Reads pictures of a COCO-format folder.
+    """Reads images of a COCO-format folder.
 
     Args:
         annotations: the folder's tables.
         vocabulary: finds categories in captions.
         words: finds adjectives.
         prior: "segment" needs a mask of every object that counts, "box" a box.
-        fit: how pictures are framed; an object outside the frame is not there.
+        fit: how images are framed; an object outside the frame is not there.
     """
 
     def __init__(
@@ -50,37 +50,37 @@ class CocoReader:
         self.annotations, self.vocabulary, self.words = annotations, vocabulary, words
         self.prior, self.fit = prior, fit
 
-    def readings(self, picture: Row, searches: Sequence[frozenset[str]] = (frozenset(),)) -> list[Reading]:
+    def readings(self, image: Row, searches: Sequence[frozenset[str]] = (frozenset(),)) -> list[Reading]:
         """The captions that name an annotated object, in their order.
 
         Args:
-            picture: its row in the file.
+            image: its row in the file.
             searches: sets of categories; only captions that name all of one of them are read.
 
         Raises:
-            InputError: the picture's size, or an annotation that such a caption names, is wrong.
+            InputError: the image's size, or an annotation that such a caption names, is wrong.
         """
-        if not (1 <= picture["width"] <= WIDEST and 1 <= picture["height"] <= WIDEST):
-            size = f"{picture['width']}x{picture['height']}"
-            raise InputError(f"{self.annotations.path}: image {picture['file_name']} is {size}; correct its size")
+        if not (1 <= image["width"] <= WIDEST and 1 <= image["height"] <= WIDEST):
+            size = f"{image['width']}x{image['height']}"
+            raise InputError(f"{self.annotations.path}: image {image['file_name']} is {size}; correct its size")
         captions = {
             caption: found
-            for caption in self.annotations.captions[picture["id"]]
+            for caption in self.annotations.captions[image["id"]]
             if (found := self.vocabulary.find(caption)) and any(s <= {n.name for n in found} for s in searches)
         }
         said = {named.name for found in captions.values() for named in found}
-        instances = self._instances(picture, said)
+        instances = self._instances(image, said)
         readings = [
             Reading(caption, tuple(named for named in found if named.name in instances), instances)
             for caption, found in captions.items()
         ]
         return [reading for reading in readings if reading.named]
 
-    def entry(self, id: str, picture: Row, path: Path, reading: Reading, edits: Sequence[Edit]) -> Entry:
-        """The picture with this caption as its prompt."""
+    def entry(self, id: str, image: Row, path: Path, reading: Reading, edits: Sequence[Edit]) -> Entry:
+        """The image with this caption as its prompt."""
         mentions = self.mentions(reading)
-        size = picture["width"], picture["height"]
-        return Entry(id, path, *size, reading.caption, mentions, tuple(edits), image_id=picture["id"])
+        size = image["width"], image["height"]
+        return Entry(id, path, *size, reading.caption, mentions, tuple(edits), image_id=image["id"])
 
     def mentions(self, reading: Reading) -> tuple[Mention, ...]:
         """The nouns of the caption, their adjectives, and the instances that each means."""
@@ -99,19 +99,19 @@ class CocoReader:
             for k, named in enumerate(reading.named)
         )
 
-    def _instances(self, picture: Row, said: set[str]) -> dict[str, list[Instance]]:
+    def _instances(self, image: Row, said: set[str]) -> dict[str, list[Instance]]:
         """The instances of the categories that a caption names, where the frame shows them."""
-        frame = Frame.fitting(picture["width"], picture["height"], 1, self.fit)
+        frame = Frame.fitting(image["width"], image["height"], 1, self.fit)
         found: dict[str, list[Instance]] = defaultdict(list)
-        for name, annotation in self.annotations.instances(picture):
+        for name, annotation in self.annotations.instances(image):
             if name in said:
-                instance = self.annotations.instance(name, annotation, picture)
-                self._check_prior(instance, picture)
+                instance = self.annotations.instance(name, annotation, image)
+                self._check_prior(instance, image)
                 if self._shows(frame, instance):
                     found[name].append(instance)
         return dict(found)
 
-    def _check_prior(self, instance: Instance, picture: Row) -> None:
+    def _check_prior(self, instance: Instance, image: Row) -> None:
         kinds = {
             "segment": (instance.shape.mask, "segmentation", "box"),
             "box": (instance.shape.box, "bbox", "segment"),
@@ -119,7 +119,7 @@ class CocoReader:
         shape, column, other = kinds.get(self.prior, (True, "", ""))
         if shape is None:
             raise InputError(
-                f"{self.annotations.path}: annotation {instance.shape.id} of image {picture['file_name']}: "
+                f"{self.annotations.path}: annotation {instance.shape.id} of image {image['file_name']}: "
                 f"has no {column}; use prior={other}"
             )
 

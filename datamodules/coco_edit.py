@@ -1,4 +1,4 @@
-"""COCO-edit: pictures of a COCO-format folder chosen by search prompts, with edits to make of them."""
+"""COCO-edit: images of a COCO-format folder chosen by search prompts, with edits to make of them."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ Chosen = tuple[Row, Reading]
 
 
 class CocoEditDataModule(EditDataModule):
-    """Pictures of a COCO-format folder, a caption of each, and the annotated objects that it names.
+    """Images of a COCO-format folder, a caption of each, and the annotated objects that it names.
 
     Args:
         root: the folder.
-        categories: search prompts, such as "cat" or "cat and dog": a picture is taken where a caption names just
-            these categories and they are annotated; every search gets the same number of pictures, as far as there
-            are. "all" takes every picture with a caption that names an annotated object, without limits.
+        categories: search prompts, such as "cat" or "cat and dog": an image is taken where a caption names just
+            these categories and they are annotated; every search gets the same number of images, as far as there
+            are. "all" takes every image with a caption that names an annotated object, without limits.
         num_images: at most so many; null for all.
         limits: what an object of a search has to be like.
-        swaps, attributes: target nouns and adjectives by category, for the edits of pictures that the data has
+        swaps, attributes: target nouns and adjectives by category, for the edits of images that the data has
             none for; see :class:`locinv_pl.datamodules.selection.EditTable`.
         manifest: a file that ``locinv data build-coco-edit`` wrote; then nothing is searched.
         synonyms: a YAML file of words that mean a category; COCO's by default.
         instances, captions, edits: annotation files, relative to ``root``; found by COCO's own names where none is
             given. ``edits``, a list of {"image_id", "kind", "prompt"}, may be missing.
-        images: the folder of the pictures, relative to ``root``.
-        kwargs: what every source of pictures takes.
+        images: the folder of the images, relative to ``root``.
+        kwargs: what every source of images takes.
     """
 
     name = "coco_edit"
@@ -76,7 +76,7 @@ class CocoEditDataModule(EditDataModule):
         return {**super().settings, "root": str(self.root), **rules, **named}
 
     def entries(self, side: int, problems: Problems) -> Sequence[Entry]:
-        """Choose the pictures, or take those of the manifest."""
+        """Choose the images, or take those of the manifest."""
         root = expanded(self.root)
         if self.manifest is not None:
             return read_manifest(expanded(self.manifest), root, problems)[: self.num_images]
@@ -86,9 +86,9 @@ class CocoEditDataModule(EditDataModule):
             annotations.names.values(), load_synonyms(expanded(self.synonyms) if self.synonyms else None)
         )
         reader = CocoReader(annotations, vocabulary, load_words(self.words), self.prior, self.fit)
-        problems.num_pictures = len(annotations.pictures)
-        paths = {row["id"]: files.picture(row["file_name"]) for row in annotations.pictures}
-        ids = _ids(annotations.pictures)
+        problems.num_images = len(annotations.images)
+        paths = {row["id"]: files.image(row["file_name"]) for row in annotations.images}
+        ids = _ids(annotations.images)
         entries: list[Entry] = []
         for row, reading in self._choose(reader, ids, problems):
             edits = annotations.edits[row["id"]] or self._edits(reader, row, reading)
@@ -109,14 +109,14 @@ class CocoEditDataModule(EditDataModule):
         return entries
 
     def _choose(self, reader: CocoReader, ids: Mapping[ImageId, str], problems: Problems) -> list[Chosen]:
-        """The pictures and their captions: in the file's order, or search by search in turn."""
+        """The images and their captions: in the file's order, or search by search in turn."""
         searches = None
         if self.categories != "all":
             prompts = [self.categories] if isinstance(self.categories, str) else self.categories
             searches = Searches.parse(prompts, self.limits, [*reader.annotations.names.values()])
         wanted = (frozenset[str](),) if searches is None else searches.searches
         piles: Mapping[int, list[Chosen]] = defaultdict(list)
-        for row in reader.annotations.pictures:
+        for row in reader.annotations.images:
             with problems.of(ids[row["id"]]):
                 check_id(ids[row["id"]], f"{reader.annotations.path}: image {row['id']}")
                 readings = reader.readings(row, wanted)
@@ -136,12 +136,12 @@ class CocoEditDataModule(EditDataModule):
         return self.table.edits(row["id"], reading, reader.mentions(reading), siblings)
 
 
-def _ids(pictures: Sequence[Row]) -> dict[ImageId, str]:
-    """The names of pictures: their files', with the folders where these alone tell files apart."""
-    names = {row["id"]: name_of(row["file_name"]) for row in pictures}
+def _ids(images: Sequence[Row]) -> dict[ImageId, str]:
+    """The names of images: their files', with the folders where these alone tell files apart."""
+    names = {row["id"]: name_of(row["file_name"]) for row in images}
     count = Counter(names.values())
     whole = {
-        row["id"]: str(PurePath(row["file_name"]).with_suffix("")) for row in pictures if count[names[row["id"]]] > 1
+        row["id"]: str(PurePath(row["file_name"]).with_suffix("")) for row in images if count[names[row["id"]]] > 1
     }
     return names | whole
 

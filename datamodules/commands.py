@@ -20,14 +20,14 @@ from locinv_pl.words.tokens import check_prompt, tokenize
 
 
 def check(data: EditDataModule, json: Path | None = None, backbone: str | None = None) -> None:
-    """Open every picture and say what a run would refuse, picture by picture; exit code 1 where there is such.
+    """Open every image and say what a run would refuse, image by image; exit code 1 where there is such.
 
     Notes tell what would be taken, but is probably meant otherwise; they don't change the exit code.
 
     Args:
         data: data=NAME takes configs/data/NAME.yaml, data.KEY=VALUE overrides.
         json: where to write {"images", "samples", "problems": [{"id", "problem"}], "notes": [{"id", "note"}]}.
-        backbone: the model that the data is for, the run's own by default; its picture size is used, and prompts are
+        backbone: the model that the data is for, the run's own by default; its image size is used, and prompts are
             held against its limit.
     """
     model = load_backbone(backbone or "embedded")
@@ -47,11 +47,11 @@ def check(data: EditDataModule, json: Path | None = None, backbone: str | None =
     for kind, listed in (("", problems.found), ("note ", problems.notes)):
         for problem in listed:
             print(one_line(f"{kind}{problem.id}: {problem.problem}"))
-    print(f"{problems.num_pictures} images, {usable} samples, {len(problems.found)} problems")
+    print(f"{problems.num_images} images, {usable} samples, {len(problems.found)} problems")
     if json is not None:
         found = [{"id": problem.id, "problem": problem.problem} for problem in problems.found]
         noted = [{"id": note.id, "note": note.problem} for note in problems.notes]
-        counts = {"images": problems.num_pictures, "samples": usable}
+        counts = {"images": problems.num_images, "samples": usable}
         write_json(json, {**counts, "problems": found, **({"notes": noted} if noted else {})})
     if problems.found:
         sys.exit(1)
@@ -62,12 +62,12 @@ def preview(
 ) -> None:
     """Draw every sample as the model will see it, with its prompt and each noun's prior over it.
 
-    Writes <id>.png, the drawing; <id>.<noun>.png, each prior in grey at the picture's size; contact_sheet.png.
+    Writes <id>.png, the drawing; <id>.<noun>.png, each prior in grey at the image's size; contact_sheet.png.
 
     Args:
         data: data=NAME takes configs/data/NAME.yaml, data.KEY=VALUE overrides.
         output: the folder to write into.
-        backbone: the model that the data is for; its picture size is used where data.size gives none.
+        backbone: the model that the data is for; its image size is used where data.size gives none.
         num_images: the first so many; all by default.
         sheet: drawings on the contact sheet at most.
     """
@@ -86,7 +86,7 @@ def preview(
 
 
 def build_coco_edit(data: EditDataModule, output: Path = Path("coco_edit.json")) -> None:
-    """Choose pictures of a COCO folder by the rules and write them into a manifest, for data.manifest=FILE.
+    """Choose images of a COCO folder by the rules and write them into a manifest, for data.manifest=FILE.
 
     Args:
         data: data=NAME takes configs/data/NAME.yaml, data.KEY=VALUE overrides.
@@ -98,7 +98,7 @@ def build_coco_edit(data: EditDataModule, output: Path = Path("coco_edit.json"))
     entries = data.build_manifest(output, problems)
     for problem in problems.found:
         print(one_line(f"skipped {problem.id}: {problem.problem}"), file=sys.stderr)
-    print(f"{output}: {len(entries)} of {problems.num_pictures} images")
+    print(f"{output}: {len(entries)} of {problems.num_images} images")
 
 
 def _read(data: EditDataModule, backbone: Backbone) -> tuple[EntrySamples, Problems]:

@@ -1,4 +1,4 @@
-"""What the data doesn't give, found on the picture by foundation models: captions and priors."""
+"""What the data doesn't give, found on the image by foundation models: captions and priors."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ CAPTIONS = ("given", "blip")
 
 
 class Completion:
-    """Completes entries whose picture is open.
+    """Completes entries whose image is open.
 
     Args:
         grounds: whether nouns get their priors from Grounding DINO and SAM; masks of the data stay what attention
             IoU is measured against.
-        captions: "blip" captions pictures that have no prompt.
+        captions: "blip" captions images that have no prompt.
         models: the foundation models.
         words: finds the nouns of prompts whose nouns the data doesn't name.
     """
@@ -35,7 +35,7 @@ class Completion:
     def __init__(self, grounds: bool, captions: Captions, models: FoundationModels, words: str) -> None:
         self.grounds, self.captions, self.models, self.words = grounds, captions, models, words
 
-    def __call__(self, entry: Entry, picture: Image.Image) -> Entry:
+    def __call__(self, entry: Entry, image: Image.Image) -> Entry:
         """The entry with prompt and priors.
 
         Raises:
@@ -44,11 +44,11 @@ class Completion:
         if not entry.prompt:
             if self.captions != "blip":
                 raise InputError(f"{entry.path}: has no prompt; write one, or use data.caption=blip")
-            entry = replace(entry, prompt=self._blip.caption(picture))
+            entry = replace(entry, prompt=self._blip.caption(image))
         if not self.grounds:
             return entry
         mentions = entry.mentions or self._mentions(entry.prompt)
-        found = self._sam.find(picture, [mention.word for mention in mentions])
+        found = self._sam.find(image, [mention.word for mention in mentions])
         if not found:
             raise InputError(
                 f"{entry.path}: Grounding DINO finds no noun of {entry.prompt!r} on it; "

@@ -1,6 +1,6 @@
-"""Samples before their pictures are opened, and the sequence that opens them.
+"""Samples before their images are opened, and the sequence that opens them.
 
-Every source of data makes entries; from there on all are alike: a picture and the shapes on it go
+Every source of data makes entries; from there on all are alike: an image and the shapes on it go
 through one frame and become an :class:`~locinv_pl.types.EditSample`.
 """
 
@@ -50,7 +50,7 @@ class MaskFile:
 
 @dataclass(frozen=True)
 class Shape:
-    """Where an object is on its picture: by a mask, a box, or both; ``id`` is the annotation's, if it has one."""
+    """Where an object is on its image: by a mask, a box, or both; ``id`` is the annotation's, if it has one."""
 
     mask: Rle | MaskFile | None = None
     box: Box | None = None
@@ -63,7 +63,7 @@ class Mention:
 
     Args:
         word, span: as the prompt has it.
-        shapes: what it means on the picture, by the data: their union is its mask, and its prior.
+        shapes: what it means on the image, by the data: their union is its mask, and its prior.
         adjectives: characters of the adjectives that describe it.
         prior: the shapes of its prior where these aren't the data's.
     """
@@ -104,16 +104,16 @@ def adjectives_of(noun: Span, described: Iterable[tuple[Span, Span]]) -> tuple[S
 
 @dataclass(frozen=True)
 class Entry:
-    """All that is known of a sample before its picture is opened.
+    """All that is known of a sample before its image is opened.
 
     Args:
         id: names it in files and reports.
-        path, width, height: its picture's file, and its size in pixels.
+        path, width, height: its image's file, and its size in pixels.
         prompt: the source prompt; "" where it is still to be found.
         mentions: nouns with the shapes that they mean.
         edits: edits that the data names.
-        region: where edits are to change the picture.
-        image_id: the data set's own number of the picture.
+        region: where edits are to change the image.
+        image_id: the data set's own number of the image.
     """
 
     id: str
@@ -132,7 +132,7 @@ Complete = Callable[[Entry, Image.Image], Entry]
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with one picture of a data set."""
+    """What is wrong with one image of a data set."""
 
     id: str
     problem: str
@@ -140,23 +140,23 @@ class Problem:
 
 @dataclass
 class Problems:
-    """Collects what is wrong, picture by picture, or raises the first: ``on_error`` says which.
+    """Collects what is wrong, image by image, or raises the first: ``on_error`` says which.
 
-    ``num_pictures`` is how many there are in the data set, used or not; ``notes`` are about pictures that are used.
+    ``num_images`` is how many there are in the data set, used or not; ``notes`` are about images that are used.
     """
 
     on_error: OnError = "raise"
     found: list[Problem] = field(default_factory=list)
     notes: list[Problem] = field(default_factory=list)
-    num_pictures: int = 0
+    num_images: int = 0
 
     def note(self, id: str, text: str) -> None:
-        """Say what was made good, or may be meant otherwise, of picture ``id``."""
+        """Say what was made good, or may be meant otherwise, of image ``id``."""
         self.notes.append(Problem(id, text))
 
     @contextmanager
     def of(self, id: str) -> Iterator[None]:
-        """A block about picture ``id``; with "skip" an InputError ends the block alone."""
+        """A block about image ``id``; with "skip" an InputError ends the block alone."""
         try:
             yield
         except InputError as error:
@@ -166,17 +166,17 @@ class Problems:
 
 
 class EntrySamples(Sequence[EditSample]):
-    """Entries as samples; a picture is opened, and its problems found, when it is asked for.
+    """Entries as samples; an image is opened, and its problems found, when it is asked for.
 
     Args:
         entries: what is known of them.
         prior: "segment" for masks (boxes where there is no mask), "box" for filled boxes; a mention's own prior
             comes before both.
-        side, fit: how pictures are framed, see :meth:`locinv_pl.io.frames.Frame.fitting`.
-        complete: adds to an entry what is found on its open picture.
+        side, fit: how images are framed, see :meth:`locinv_pl.io.frames.Frame.fitting`.
+        complete: adds to an entry what is found on its open image.
 
     Raises:
-        InputError: at indexing, a picture or mask file can't be used, or a prior lies outside the frame.
+        InputError: at indexing, an image or mask file can't be used, or a prior lies outside the frame.
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class EntrySamples(Sequence[EditSample]):
         return [entry.id for entry in self.entries]
 
     def frame(self, index: int) -> Frame:
-        """How picture ``index`` is framed; needs no file."""
+        """How image ``index`` is framed; needs no file."""
         return self._frame(self.entries[index])
 
     def __len__(self) -> int:
@@ -214,11 +214,11 @@ class EntrySamples(Sequence[EditSample]):
         return Frame.fitting(entry.width, entry.height, self.side, self.fit)
 
     def _load(self, entry: Entry) -> EditSample:
-        picture = open_image(entry.path, (entry.width, entry.height))
+        image = open_image(entry.path, (entry.width, entry.height))
         if self.complete is not None:
-            entry = self.complete(entry, picture)
+            entry = self.complete(entry, image)
         frame = self._frame(entry)
-        pixels = torch.from_numpy(np.array(frame.picture(picture))).permute(2, 0, 1).float() / 255
+        pixels = torch.from_numpy(np.array(frame.apply(image))).permute(2, 0, 1).float() / 255
         nouns = tuple(self._noun(mention, entry, frame) for mention in entry.mentions)
         adjectives = tuple(
             Adjective(entry.prompt[slice(*span)], span, noun=k)
@@ -235,14 +235,14 @@ class EntrySamples(Sequence[EditSample]):
             prior = torch.stack([frame.box_plane(_box(shape, entry)) for shape in mention.shapes]).amax(0)
         if not prior.any():
             raise InputError(
-                f"{entry.path}: the part of the picture that is shown has nothing of noun {mention.word!r}; "
+                f"{entry.path}: the part of the image that is shown has nothing of noun {mention.word!r}; "
                 f"use data.fit=pad or native, or leave the noun out"
             )
         return Noun(mention.word, mention.span, prior, inside(mask))
 
 
 def decode(mask: Rle | MaskFile, width: int, height: int) -> np.ndarray:
-    """A mask at its picture's size, (H, W), non-zero inside."""
+    """A mask at its image's size, (H, W), non-zero inside."""
     return mask.read(width, height) if isinstance(mask, MaskFile) else mask_utils.decode(mask)
 
 

@@ -1,14 +1,14 @@
-"""Anyone's own pictures: a folder with pictures and one file that says what is on them.
+"""Anyone's own images: a folder with images and one file that says what is on them.
 
 .. code-block:: yaml
 
-    # my_pictures/samples.yaml: a list; or samples.json; or samples.jsonl, one of these a line
+    # my_images/samples.yaml: a list; or samples.json; or samples.jsonl, one of these a line
     - image: pets.jpg                       # relative to the folder
       prompt: a red cat, a dog and a bird on a sofa
       priors:                               # for every noun one of
-        cat: masks/pets_cat.png             #   a mask of the picture's size: from half of its largest value on
+        cat: masks/pets_cat.png             #   a mask of the image's size: from half of its largest value on
         dog: [310, 120, 200, 260]           #   a box: x, y, width, height in pixels
-        bird: {index: labels.png, value: 3} #   the pixels of one value in an index picture
+        bird: {index: labels.png, value: 3} #   the pixels of one value in an index image
         sofa: {size: [480, 640], counts: …} #   COCO's run lengths, compressed or not
       edits:
         - a red tiger, a dog and a bird on a sofa
@@ -17,7 +17,7 @@
 With ``index: labels.png`` beside ``priors`` a bare number means its pixels of that value. A list of priors is
 one for each time that the noun stands in the prompt, or, where it stands once, their union. Optional keys: ``id``
 (the file's name without suffix), ``adjectives`` (pairs [adjective, noun]; found in the prompt by default) and
-``region`` (a prior of what edits may change). ``priors: {}`` says that a picture has none.
+``region`` (a prior of what edits may change). ``priors: {}`` says that an image has none.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ from locinv_pl.types import Edit, Span, overlap
 from locinv_pl.words import WordFinder, find_word, load_words, tidy
 
 LISTS = (".yaml", ".yml", ".jsonl")  # and samples.json; other JSON files may be anything
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif")
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif")
 
 
 class FolderDataModule(EditDataModule):
-    """A folder with pictures and one YAML or JSONL file of prompts, priors and edits.
+    """A folder with images and one YAML or JSONL file of prompts, priors and edits.
 
-    Without such a file every picture of the folder is taken, with ``caption=blip`` and ``prior=grounded_sam``.
+    Without such a file every image of the folder is taken, with ``caption=blip`` and ``prior=grounded_sam``.
 
     Args:
         root: the folder.
         samples: the file, relative to ``root``; the only one there is by default.
         num_images: the first so many; null for all.
-        kwargs: what every source of pictures takes.
+        kwargs: what every source of images takes.
     """
 
     name = "folder"
@@ -70,23 +70,23 @@ class FolderDataModule(EditDataModule):
         return {**super().settings, "root": str(self.root), "samples": self.list}
 
     def entries(self, side: int, problems: Problems) -> Sequence[Entry]:
-        """Read the list and the pictures' headers."""
+        """Read the list and the images' headers."""
         root = expanded(self.root)
         if not root.is_dir():
-            raise InputError(f"{root}: no such folder; give the folder of your pictures in data.root=")
+            raise InputError(f"{root}: no such folder; give the folder of your images in data.root=")
         path = self._find_list(root)
-        found = _pictures(root) if path is None else read_list(path)
-        problems.num_pictures = len(found)
+        found = _images(root) if path is None else read_list(path)
+        problems.num_images = len(found)
         reader = _RowReader(root, path or root, load_words(self.words), self._needs_models)
         entries: dict[str, Entry] = {}
         for number, row in enumerate(found, start=1):
             with problems.of(_id(row, number)):
                 entry = reader.entry(row, number)
                 if entry.id in entries:
-                    raise InputError(f"{path or root}: two pictures have the id {entry.id!r}; give one another id")
+                    raise InputError(f"{path or root}: two images have the id {entry.id!r}; give one another id")
                 entries[entry.id] = entry
         if not entries and not problems.found:
-            raise InputError(f"{path or root}: names no picture; add some")
+            raise InputError(f"{path or root}: names no image; add some")
         return list(entries.values())[: self.num_images]
 
     def _find_list(self, root: Path) -> Path | None:
@@ -95,14 +95,14 @@ class FolderDataModule(EditDataModule):
         found = sorted(path for path in root.iterdir() if path.suffix.lower() in LISTS or path.name == "samples.json")
         if len(found) > 1:
             names = ", ".join(path.name for path in found)
-            raise InputError(f"{root}: has several lists of pictures ({names}); name one in data.samples=")
+            raise InputError(f"{root}: has several lists of images ({names}); name one in data.samples=")
         if not found and not (self.caption == "blip" and self.prior == "grounded_sam"):
-            raise InputError(f"{root}: has no list of pictures; write samples.yaml, see datamodules/folder.py")
+            raise InputError(f"{root}: has no list of images; write samples.yaml, see datamodules/folder.py")
         return found[0] if found else None
 
 
 class Row(BaseModel):
-    """A picture of a list, its types checked; what its priors mean is found out with its picture's size."""
+    """An image of a list, its types checked; what its priors mean is found out with its image's size."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -141,7 +141,7 @@ class _RowReader:
 
     def entry(self, found: Any, number: int) -> Entry:
         id = _id(found, number)
-        where = f"{self.path}: picture {id}"
+        where = f"{self.path}: image {id}"
         row = validated(ROW, found, lambda place, _: f"{where}: {_mend(place)}")
         check_id(id, where)
         prompt, path = tidy(row.prompt or ""), self.root / row.image
@@ -257,7 +257,7 @@ def _mend(place: tuple[int | str, ...]) -> str:
 
 
 def _id(row: Any, number: int) -> str:
-    """A row's id, or the name of its picture's file, or its number where it says neither."""
+    """A row's id, or the name of its image's file, or its number where it says neither."""
     row = row if isinstance(row, dict) else {}
     id, image = row.get("id"), row.get("image")
     if id not in (None, ""):
@@ -266,9 +266,9 @@ def _id(row: Any, number: int) -> str:
 
 
 def _is_box(prior: Sequence[Any]) -> bool:
-    """Whether a list is meant as a box; a list of bare numbers of an index picture is none."""
+    """Whether a list is meant as a box; a list of bare numbers of an index image is none."""
     return len(prior) == 4 and all(isinstance(number, (int, float)) for number in prior)
 
 
-def _pictures(root: Path) -> list[dict[str, str]]:
-    return [{"image": path.name} for path in sorted(root.iterdir()) if path.suffix.lower() in PICTURES]
+def _images(root: Path) -> list[dict[str, str]]:
+    return [{"image": path.name} for path in sorted(root.iterdir()) if path.suffix.lower() in IMAGES]

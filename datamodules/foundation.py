@@ -1,8 +1,8 @@
-"""Localization priors and captions from foundation models, for pictures that have none.
+"""Localization priors and captions from foundation models, for images that have none.
 
 Grounding DINO (Liu et al., arXiv 2303.05499) finds the boxes of nouns, SAM (Kirillov et al., arXiv 2304.02643)
 turns boxes into masks, BLIP (Li et al., arXiv 2201.12086) captions. What they answer is kept on disk, under the
-picture's content and all that the answer depends on; the networks load only when an answer isn't there.
+image's content and all that the answer depends on; the networks load only when an answer isn't there.
 """
 
 from __future__ import annotations
@@ -69,11 +69,11 @@ class FoundationModels:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """Where a noun is on a picture.
+    """Where a noun is on an image.
 
     Args:
         mask: the union of its detections' masks, bool, shape (H, W); never empty.
-        boxes: its detections, the surest first: (x, y, width, height) in pixels, inside the picture, float32 (n, 4).
+        boxes: its detections, the surest first: (x, y, width, height) in pixels, inside the image, float32 (n, 4).
         scores: of the detections, in [0, 1], float32, shape (n,).
     """
 
@@ -83,9 +83,9 @@ class Found:
 
 
 class GroundedSam:
-    """Finds nouns on pictures: Grounding DINO for boxes, SAM for the mask in each box.
+    """Finds nouns on images: Grounding DINO for boxes, SAM for the mask in each box.
 
-    All nouns of a picture go into one text, "cat. dog.", as the detector was trained: its attention keeps the
+    All nouns of an image go into one text, "cat. dog.", as the detector was trained: its attention keeps the
     phrases apart, and every box goes to the one noun that fits it best. Asked noun by noun, nothing would keep
     two nouns from claiming the same box.
 
@@ -97,11 +97,11 @@ class GroundedSam:
         self.models = models
         self._cache = _Cache(models.cache, "masks")
 
-    def find(self, picture: Image.Image, nouns: Sequence[str]) -> dict[str, Found]:
+    def find(self, image: Image.Image, nouns: Sequence[str]) -> dict[str, Found]:
         """Where the nouns are.
 
         Args:
-            picture: of any size and mode; taken as it is stored, without regard to EXIF orientation.
+            image: of any size and mode; taken as it is stored, without regard to EXIF orientation.
             nouns: words or phrases, in any order; case doesn't matter.
 
         Returns:
@@ -110,19 +110,19 @@ class GroundedSam:
         Raises:
             InputError: a model can't be loaded, the cache can't be written, or the nouns are too many for one text.
         """
-        picture, phrases = picture.convert("RGB"), {noun: _phrase(noun) for noun in nouns}
+        image, phrases = image.convert("RGB"), {noun: _phrase(noun) for noun in nouns}
         wanted = sorted(set(phrases.values()) - {""})
         if not wanted:
             return {}
         asked = {
-            "picture": _fingerprint(picture),
+            "picture": _fingerprint(image),
             "phrases": wanted,
             "detector": self.models.detector,
             "segmenter": self.models.segmenter,
             "box_threshold": float(self.models.box_threshold),
             "text_threshold": float(self.models.text_threshold),
         }
-        answer = self._cache.recall(asked, lambda: self._locate(picture, wanted))
+        answer = self._cache.recall(asked, lambda: self._locate(image, wanted))
         found = {phrase: _unpack(packed) for phrase, packed in answer.items()}
         return {noun: found[phrase] for noun, phrase in phrases.items() if phrase in found}
 
@@ -138,10 +138,10 @@ class GroundedSam:
 
         return _load(self.models, "segmenter", SamModel, SamProcessor)
 
-    def _locate(self, picture: Image.Image, phrases: Sequence[str]) -> dict[str, Any]:
+    def _locate(self, image: Image.Image, phrases: Sequence[str]) -> dict[str, Any]:
         """What the cache keeps of each phrase that is found; a box in which SAM sees nothing doesn't count."""
-        boxes, scores, owners = self._detect(picture, phrases)
-        masks = self._segment(picture, boxes)
+        boxes, scores, owners = self._detect(image, phrases)
+        masks = self._segment(image, boxes)
         found = {}
         for index, phrase in enumerate(phrases):
             its = (owners == index) & masks.any(-1).any(-1)
@@ -150,17 +150,17 @@ class GroundedSam:
         return found
 
     @torch.no_grad()
-    def _detect(self, picture: Image.Image, phrases: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+    def _detect(self, image: Image.Image, phrases: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
         """Corners (n, 4) in pixels, scores (n,) and phrases' indices (n,) of the boxes that count, surest first."""
         network, processor = self._detector
         text = ". ".join(phrases) + "."
         offsets = processor.tokenizer(text, return_offsets_mapping=True).offset_mapping
         if len(offsets) > network.config.max_text_len:
             raise InputError(
-                f"{len(phrases)} nouns for one picture: their text has {len(offsets)} tokens, "
+                f"{len(phrases)} nouns for one image: their text has {len(offsets)} tokens, "
                 f"data.models.detector={self.models.detector} reads {network.config.max_text_len}; give fewer"
             )
-        inputs = processor(images=picture, text=text, return_tensors="pt").to(network.device)
+        inputs = processor(images=image, text=text, return_tensors="pt").to(network.device)
         out = network(**inputs)
         logits = out.logits[0, :, : len(offsets)].cpu()
         scores, owners = assign_boxes(
@@ -168,15 +168,15 @@ class GroundedSam:
         )
         order = scores.argsort(descending=True, stable=True)
         order = order[owners[order] >= 0]
-        return _corners(out.pred_boxes[0].cpu()[order], picture.size), scores[order], owners[order]
+        return _corners(out.pred_boxes[0].cpu()[order], image.size), scores[order], owners[order]
 
     @torch.no_grad()
-    def _segment(self, picture: Image.Image, boxes: Tensor) -> Tensor:
+    def _segment(self, image: Image.Image, boxes: Tensor) -> Tensor:
         """SAM's mask in each of the boxes (n, 4): of its three the one with the best predicted IoU; bool (n, H, W)."""
         if not len(boxes):
-            return torch.zeros(0, picture.height, picture.width, dtype=torch.bool)
+            return torch.zeros(0, image.height, image.width, dtype=torch.bool)
         network, processor = self._segmenter
-        inputs = processor(images=picture, input_boxes=[boxes.tolist()], return_tensors="pt")
+        inputs = processor(images=image, input_boxes=[boxes.tolist()], return_tensors="pt")
         inputs = inputs.to(network.device, torch.float32)
         features = network.get_image_embeddings(inputs.pixel_values)
         masks = []
@@ -189,7 +189,7 @@ class GroundedSam:
 
 
 class Blip:
-    """Captions pictures with BLIP, by beam search: the same picture, the same caption.
+    """Captions images with BLIP, by beam search: the same image, the same caption.
 
     Args:
         models: which, and how.
@@ -199,18 +199,18 @@ class Blip:
         self.models = models
         self._cache = _Cache(models.cache, "captions")
 
-    def caption(self, picture: Image.Image) -> str:
-        """What the picture shows, in one short phrase without a full stop.
+    def caption(self, image: Image.Image) -> str:
+        """What the image shows, in one short phrase without a full stop.
 
         Args:
-            picture: of any size and mode.
+            image: of any size and mode.
 
         Raises:
             InputError: the model can't be loaded, or the cache can't be written.
         """
-        picture = picture.convert("RGB")
-        asked = {"picture": _fingerprint(picture), "captioner": self.models.captioner, "decoding": DECODING}
-        return self._cache.recall(asked, lambda: self._describe(picture))
+        image = image.convert("RGB")
+        asked = {"picture": _fingerprint(image), "captioner": self.models.captioner, "decoding": DECODING}
+        return self._cache.recall(asked, lambda: self._describe(image))
 
     @cached_property
     def _captioner(self) -> Loaded:
@@ -219,9 +219,9 @@ class Blip:
         return _load(self.models, "captioner", BlipForConditionalGeneration, BlipProcessor)
 
     @torch.no_grad()
-    def _describe(self, picture: Image.Image) -> str:
+    def _describe(self, image: Image.Image) -> str:
         network, processor = self._captioner
-        inputs = processor(images=picture, return_tensors="pt").to(network.device)
+        inputs = processor(images=image, return_tensors="pt").to(network.device)
         tokens = network.generate(**inputs, **DECODING)
         return processor.decode(tokens[0], skip_special_tokens=True).strip()
 
@@ -273,7 +273,7 @@ def _phrase(noun: str) -> str:
 
 
 def _corners(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Boxes (n, 4) as (x, y, x, y) inside a picture of ``size`` (W, H), from relative centres and extents."""
+    """Boxes (n, 4) as (x, y, x, y) inside an image of ``size`` (W, H), from relative centres and extents."""
     corners = torch.cat([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], 1)
     return corners.clamp(0, 1) * torch.tensor(size * 2)
 
@@ -297,9 +297,9 @@ def _unpack(packed: Mapping[str, Any]) -> Found:
     )
 
 
-def _fingerprint(picture: Image.Image) -> str:
-    """Of the size and the pixels of a picture in RGB."""
-    return hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
+def _fingerprint(image: Image.Image) -> str:
+    """Of the size and the pixels of an image in RGB."""
+    return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
 
 
 def _digest(content: Any) -> str:

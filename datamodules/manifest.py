@@ -40,7 +40,7 @@ class PromptRow(TypedDict):
 
 
 class ManifestRow(TypedDict):
-    """A picture of the selection."""
+    """An image of the selection."""
 
     id: str
     image_id: int | str | None
@@ -60,7 +60,7 @@ def write_manifest(path: Path, root: Path, entries: Sequence[Entry], rules: Mapp
 
     Args:
         path: the file.
-        root: pictures' paths are kept relative to it.
+        root: images' paths are kept relative to it.
         entries: to keep.
         rules: for the reader.
     """
@@ -79,7 +79,7 @@ def read_manifest(path: Path, root: Path, problems: Problems) -> list[Entry]:
     entries: list[Entry] = []
     found = rows(path, content, "images", ManifestRow)
     require_own(path, "images", found, "file_name")
-    problems.num_pictures = len(found)
+    problems.num_images = len(found)
     for row in found:
         with problems.of(row["id"]):
             entries.append(_entry(cast(ManifestRow, row), root, path))

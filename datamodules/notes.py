@@ -16,7 +16,7 @@ from locinv_pl.priors import BOX_TOLERANCE, Box, box_mask, corners_fit
 from locinv_pl.types import EditSample
 
 BRACKETS = re.compile(r"\[[^\]]+\]")  # by which other tools weaken words
-FULL, BORDER, BETWEEN = 0.98, 0.9, 0.1  # shares: of the picture, of its border, of pixels that are neither in nor out
+FULL, BORDER, BETWEEN = 0.98, 0.9, 0.1  # shares: of the image, of its border, of pixels that are neither in nor out
 FEW = 2  # boxes: fewer say nothing about all
 
 
@@ -57,11 +57,11 @@ def _notes_of_shape(shape: Shape, entry: Entry) -> Iterator[str]:
     if isinstance(shape.mask, MaskFile) and shape.mask.value is None:
         yield from _notes_of_file(shape.mask, size)
     if mask is not None and mask.mean() >= FULL:
-        yield "its mask covers all of the picture; was another meant?"
+        yield "its mask covers all of the image; was another meant?"
     elif mask is not None and _border(mask).mean() >= BORDER:
         yield "its mask covers the border and leaves out the middle; is it inverted?"
     if shape.box is not None and mask is None and shape.box[2] * shape.box[3] >= FULL * size[0] * size[1]:
-        yield f"its box {_told(shape.box)} covers all of the picture; was another meant?"
+        yield f"its box {_told(shape.box)} covers all of the image; was another meant?"
     if shape.box is not None and _better_as_corners(shape.box, mask, entry):
         x, y, x2, y2 = shape.box
         yield (

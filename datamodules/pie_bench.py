@@ -1,6 +1,6 @@
-"""PIE-Bench (Ju et al., PnP Inversion, arXiv 2310.01506): 700 pictures, each with one edit and its region.
+"""PIE-Bench (Ju et al., PnP Inversion, arXiv 2310.01506): 700 images, each with one edit and its region.
 
-``mapping_file.json`` holds, for every picture, prompts whose changed words stand in brackets, the pair of words
+``mapping_file.json`` holds, for every image, prompts whose changed words stand in brackets, the pair of words
 that the edit blends, and the region as flat run lengths: starts and lengths over the 512x512 pixels row by row.
 """
 
@@ -24,7 +24,7 @@ from locinv_pl.io.reading import expanded, read_json, validated
 from locinv_pl.types import Edit, overlap
 from locinv_pl.words import WordFinder, find_word, load_words
 
-SIDE = 512  # pixels, of the masks and their pictures
+SIDE = 512  # pixels, of the masks and their images
 KINDS = {
     "0": "random",
     "1": "change_object",
@@ -40,7 +40,7 @@ KINDS = {
 
 
 class MappingRow(TypedDict):
-    """A picture of the mapping; its mask is read by :func:`region_mask`."""
+    """An image of the mapping; its mask is read by :func:`region_mask`."""
 
     image_path: str
     original_prompt: str
@@ -59,12 +59,12 @@ class PieBenchDataModule(EditDataModule):
     The mask is the edit region; it is also the prior of the noun that the first blended word names.
 
     Args:
-        root: the folder that holds the mapping and the pictures.
+        root: the folder that holds the mapping and the images.
         mapping: the mapping file, relative to ``root``.
-        images: the folder of the pictures, relative to ``root``.
+        images: the folder of the images, relative to ``root``.
         kinds: numbers of editing types to take, "0" to "9"; null for all.
         num_images: the first so many; null for all.
-        kwargs: what every source of pictures takes.
+        kwargs: what every source of images takes.
     """
 
     name = "pie_bench"
@@ -97,17 +97,17 @@ class PieBenchDataModule(EditDataModule):
         path, words = root / self.mapping, load_words(self.words)
         rows = read_json(path)
         if not isinstance(rows, dict):
-            raise InputError(f"{path}: is no mapping of pictures; use PIE-Bench's mapping_file.json")
-        problems.num_pictures = len(rows)
+            raise InputError(f"{path}: is no mapping of images; use PIE-Bench's mapping_file.json")
+        problems.num_images = len(rows)
         entries: list[Entry] = []
         for id, row in rows.items():
             with problems.of(id):
-                check_id(id, f"{path}: a picture")
-                _check_row(row, f"{path}: picture {id}")
+                check_id(id, f"{path}: an image")
+                _check_row(row, f"{path}: image {id}")
                 if self.kinds is None or str(row["editing_type_id"]) in map(str, self.kinds):
-                    entries.append(_entry(id, row, root / self.images, words, f"{path}: picture {id}"))
+                    entries.append(_entry(id, row, root / self.images, words, f"{path}: image {id}"))
         if not entries and not problems.found:
-            raise InputError(f"{path}: has no picture of data.kinds={self.kinds}; choose others")
+            raise InputError(f"{path}: has no image of data.kinds={self.kinds}; choose others")
         return entries[: self.num_images]
 
 
@@ -148,7 +148,7 @@ def _entry(id: str, row: dict[str, Any], images: Path, words: WordFinder, where:
     path, prompt = images / row["image_path"], plain_prompt(row["original_prompt"])
     size, rle = image_size(path), region_mask(row["mask"], where)
     if size != (SIDE, SIDE):
-        raise InputError(f"{path}: is {size[0]}x{size[1]}, its mask {SIDE}x{SIDE}; use PIE-Bench's own pictures")
+        raise InputError(f"{path}: is {size[0]}x{size[1]}, its mask {SIDE}x{SIDE}; use PIE-Bench's own images")
     region = Shape(rle) if mask_utils.area(rle) > 0 else None
     blended = row["blended_word"].split()
     blend = (blended[0], blended[1]) if len(blended) == 2 else None

@@ -1,4 +1,4 @@
-"""A sample drawn: the picture as the model sees it, its prompt, and every noun's prior."""
+"""A sample drawn: the image as the model sees it, its prompt, and every noun's prior."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from locinv_pl.drawing import COLORS, outline, overlay, to_array, to_png
 from locinv_pl.io.files import write_atomically
 from locinv_pl.types import EditSample
 
-TILE = 256  # pixels, height of the drawn pictures
+TILE = 256  # pixels, height of the drawn images
 LINE = 20  # pixels, height of a line of text
 
 
 def draw_sample(sample: EditSample) -> Image.Image:
-    """One strip: the picture, the picture with outlines, each noun's prior over it; prompt and edits above."""
+    """One strip: the image, the image with outlines, each noun's prior over it; prompt and edits above."""
     tiles = {f"{sample.image.shape[-1]}x{sample.image.shape[-2]}": to_array(sample.image)}
     tiles["priors"] = outline(sample.image, [noun.prior for noun in sample.nouns], side=2 * TILE)
     for noun in sample.nouns:
@@ -44,7 +44,7 @@ def draw_sample(sample: EditSample) -> Image.Image:
 
 
 def write_preview(sample: EditSample, folder: Path) -> Image.Image:
-    """Write ``<id>.png``, the drawing, and ``<id>.<noun>.png``, each prior in grey at the picture's size.
+    """Write ``<id>.png``, the drawing, and ``<id>.<noun>.png``, each prior in grey at the image's size.
 
     A noun that stands in the prompt again is numbered: ``<id>.cat-2.png``. Returns the drawing.
     """

@@ -77,7 +77,7 @@ def write_scenes(
         root: the folder to make.
         num_images: how many scenes.
         seed: another seed, other scenes.
-        size: side of the pictures in pixels.
+        size: side of the images in pixels.
         min_objects, max_objects: how many objects a scene has, 1 to 3 in the core world, 1 to 4 in the full
             one; by default as many as the world allows.
         world: what is drawn.
@@ -186,7 +186,7 @@ class ScenesDataModule(EditDataModule):
         world: what is drawn: "core" for a dozen nouns apart from each other, "full" for all nouns and
             materials, near and far.
         root: where the COCO-format folder is written; named after the settings by default.
-        kwargs: what every source of pictures takes.
+        kwargs: what every source of images takes.
     """
 
     name = "scenes"

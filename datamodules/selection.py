@@ -1,6 +1,6 @@
-"""COCO-edit's rules: which pictures, which caption, and which edits.
+"""COCO-edit's rules: which images, which caption, and which edits.
 
-The paper's list of pictures is not public; these rules are this project's, and stand in
+The paper's list of images is not public; these rules are this project's, and stand in
 ``configs/data/coco_edit.yaml``.
 """
 
@@ -30,7 +30,7 @@ class Limits:
     """What an object of a search prompt has to be like.
 
     Args:
-        min_area, max_area: share of the picture that a category's instances cover together.
+        min_area, max_area: share of the image that a category's instances cover together.
         max_instances: of a category.
     """
 
@@ -57,7 +57,7 @@ class Limits:
 class Searches:
     """Search prompts, such as "cat", "cat and dog" or "person, dog and frisbee".
 
-    A picture answers the search whose categories are just those that one of its captions names.
+    An image answers the search whose categories are just those that one of its captions names.
     """
 
     searches: tuple[frozenset[str], ...]
@@ -81,7 +81,7 @@ class Searches:
         return cls(tuple(dict.fromkeys(searches)), limits)
 
     def answer(self, readings: Sequence[Reading], width: int, height: int) -> tuple[int, Reading] | None:
-        """The search that a picture answers, and by which of its captions: most categories, then fewest words."""
+        """The search that an image answers, and by which of its captions: most categories, then fewest words."""
         found = [
             (self.searches.index(reading.names), reading)
             for reading in readings

@@ -1,4 +1,4 @@
-"""LocInv: localization-aware inversion of real pictures for text-guided editing."""
+"""LocInv: localization-aware inversion of real images for text-guided editing."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The package from a notebook: one call from a picture to its inversion."""
+"""The package from a notebook: one call from an image to its inversion."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def invert(
     resolution: int = 16,
     on_step: Callable[[int, StepRecord], None] | None = None,
 ) -> Inversion:
-    """Invert one picture.
+    """Invert one image.
 
     Args:
         backbone: from :func:`~locinv_pl.networks.backbone.load_backbone`.
@@ -62,7 +62,7 @@ def invert(
 
     Raises:
         InputError: a noun is not in the prompt or has no prior, a prior is empty, of another size or
-            outside the picture, the prompt is empty or too long, pixels are in numbers of another scale.
+            outside the image, the prompt is empty or too long, pixels are in numbers of another scale.
     """
     method = load_method(method) if isinstance(method, str) else method
     sample = make_sample(image, prompt, priors or {}, nouns, adjectives)
@@ -83,14 +83,14 @@ def edit_run(
     region: str | Path | None = None,
     device: str = "cpu",
 ) -> list[Path]:
-    """Edit a picture that a run has inverted; what comes out lies in the run's folder under ``edits/``.
+    """Edit an image that a run has inverted; what comes out lies in the run's folder under ``edits/``.
 
     Args:
         run: the run's folder.
-        image: the picture's id.
+        image: the image's id.
         prompts: target prompts, edited as one batch.
         settings: how; those of an :class:`~locinv_pl.editing.prompt_to_prompt.EditSettings` by default.
-        region: a mask of the size of the picture's file, where edits may change it, framed as the picture was: as
+        region: a mask of the size of the image's file, where edits may change it, framed as the image was: as
             ``blend="prior"``, with the region in place of the priors.
         device: where to compute.
 
@@ -98,7 +98,7 @@ def edit_run(
         the edits' files.
 
     Raises:
-        InputError: no such run or picture in it, a target prompt that is the source's own or too long.
+        InputError: no such run or image in it, a target prompt that is the source's own or too long.
     """
     folder, settings = RunFolder(run), settings or EditSettings()
     made_by = folder.settings
@@ -112,12 +112,12 @@ def edit_run(
     allowed = None if region is None else frame_mask(expanded(region), _frame(folder, image, backbone, inversion))
     if allowed is not None:
         settings = replace(settings, blend="prior")
-    pictures = edit_inversion(backbone, inversion, edits, settings, allowed, with_source=True)
+    images = edit_inversion(backbone, inversion, edits, settings, allowed, with_source=True)
     is_same = list_edits(folder, image).get("fingerprint") == inversion.fingerprint
     has_source = is_same and folder.edits_path(image, "source.png").exists()  # else the VAE's must do
     source = None if has_source else backbone.decode(inversion.trajectory[:1])[0].cpu()
     about = (image, inversion.prompt, inversion.fingerprint, settings.to_dict())
-    return save_edits(folder, *about, source, pictures[0], edits, pictures[1:], allowed)
+    return save_edits(folder, *about, source, images[0], edits, images[1:], allowed)
 
 
 def make_sample(
@@ -129,7 +129,7 @@ def make_sample(
     id: str = "image",
 ) -> EditSample:
     """An :class:`~locinv_pl.types.EditSample` from loose parts; arguments as in :func:`invert`."""
-    picture, prompt = as_image(image), tidy(prompt)
+    image, prompt = as_image(image), tidy(prompt)
     if not prompt:
         raise InputError(f"image {id!r}: its prompt is empty; say what is on it")
     found: list[Noun] = []
@@ -138,7 +138,7 @@ def make_sample(
             raise InputError(f"image {id!r}: noun {word!r} has no prior; add it to priors")
         spans, given = find_word(prompt, word), priors[word]
         each = cast("list[Prior]", given if _is_list(given) else [given] * len(spans))
-        planes = [_plane(prior, picture, word) for prior in each]
+        planes = [_plane(prior, image, word) for prior in each]
         if len(planes) != len(spans):
             raise InputError(
                 f"image {id!r}: noun {word!r} stands {len(spans)} times in the prompt and has {len(planes)} priors; "
@@ -149,7 +149,7 @@ def make_sample(
         ]
     found.sort(key=lambda noun: noun.span)
     bound = [_bind(prompt, adjective, noun, found) for adjective, noun in adjectives]
-    return EditSample(id, picture, prompt, tuple(found), tuple(bound))
+    return EditSample(id, image, prompt, tuple(found), tuple(bound))
 
 
 def _bind(prompt: str, adjective: str, noun: str, nouns: list[Noun]) -> Adjective:
@@ -166,8 +166,8 @@ def _is_list(prior: Prior | list[Prior]) -> bool:
     return isinstance(prior, list) and not all(isinstance(x, Real) for x in prior)
 
 
-def _plane(prior: Prior, picture: Tensor, word: str) -> Tensor:
-    size, where = (picture.shape[-1], picture.shape[-2]), f"noun {word!r}"
+def _plane(prior: Prior, image: Tensor, word: str) -> Tensor:
+    size, where = (image.shape[-1], image.shape[-2]), f"noun {word!r}"
     numbers = prior.tolist() if isinstance(prior, (Tensor, np.ndarray)) and prior.shape == (4,) else prior
     if isinstance(numbers, (list, tuple)) and all(isinstance(number, Real) for number in numbers):
         return box_mask(check_box(numbers, *size, where), size[::-1])
@@ -175,7 +175,7 @@ def _plane(prior: Prior, picture: Tensor, word: str) -> Tensor:
 
 
 def _frame(folder: RunFolder, image: str, backbone: Backbone, inversion: Inversion) -> Frame:
-    """How a run framed a picture; as it is where the run doesn't say."""
+    """How a run framed an image; as it is where the run doesn't say."""
     path = folder.inversion_path(image).with_suffix(".json")
     values = read_json(path, InversionScores).get("frame") if path.exists() else None
     if values is not None:

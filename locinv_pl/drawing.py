@@ -1,4 +1,4 @@
-"""Drawing maps and priors over pictures; tensors in, arrays or pictures out."""
+"""Drawing maps and priors over images; tensors in, arrays or images out."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from torch import Tensor
 COLORS = ("#e4572e", "#2e86ab", "#3f9c52", "#8e5aa8", "#d9a21b", "#5b5b5b")
 
 
-def to_array(picture: Tensor) -> np.ndarray:
+def to_array(image: Tensor) -> np.ndarray:
     """(3, H, W) in [0, 1] to (H, W, 3) uint8."""
-    return (picture.clamp(0, 1).movedim(0, -1).cpu().numpy() * 255).round().astype(np.uint8)
+    return (image.clamp(0, 1).movedim(0, -1).cpu().numpy() * 255).round().astype(np.uint8)
 
 
 def difference(one: np.ndarray, other: np.ndarray, factor: float = 4) -> np.ndarray:
-    """How far two pictures (H, W, 3) are apart, enlarged, in grey: (H, W, 3) uint8."""
+    """How far two images (H, W, 3) are apart, enlarged, in grey: (H, W, 3) uint8."""
     apart = factor * np.abs(one.astype(np.float32) - other).mean(-1, keepdims=True)
     return apart.clip(0, 255).round().astype(np.uint8).repeat(3, -1)
 
@@ -34,10 +34,10 @@ def heat(plane: Tensor, size: Sequence[int]) -> np.ndarray:
     return colormaps["inferno"](scaled.cpu().numpy())[..., :3]
 
 
-def overlay(picture: Tensor, plane: Tensor) -> np.ndarray:
-    """A map (r, c) of any range over a picture (3, H, W), brightest at its maximum: (H, W, 3) uint8."""
-    grey = picture.mean(0).cpu().numpy()[..., None]
-    return ((0.3 * grey + 0.7 * heat(plane, picture.shape[-2:])) * 255).round().astype(np.uint8)
+def overlay(image: Tensor, plane: Tensor) -> np.ndarray:
+    """A map (r, c) of any range over an image (3, H, W), brightest at its maximum: (H, W, 3) uint8."""
+    grey = image.mean(0).cpu().numpy()[..., None]
+    return ((0.3 * grey + 0.7 * heat(plane, image.shape[-2:])) * 255).round().astype(np.uint8)
 
 
 def heat_strip(planes: Sequence[Tensor], scale: int = 4) -> Image.Image:
@@ -46,10 +46,10 @@ def heat_strip(planes: Sequence[Tensor], scale: int = 4) -> Image.Image:
     return Image.fromarray((np.concatenate([heat(plane, size) for plane in planes]) * 255).round().astype(np.uint8))
 
 
-def outline(picture: Tensor, planes: list[Tensor], side: int = 384) -> np.ndarray:
-    """A picture (3, H, W), enlarged to ``side`` at least, with a line round every plane (H, W): uint8."""
-    scale = max(1, round(side / min(picture.shape[-2:])))
-    out = to_array(picture.repeat_interleave(scale, 1).repeat_interleave(scale, 2))
+def outline(image: Tensor, planes: list[Tensor], side: int = 384) -> np.ndarray:
+    """An image (3, H, W), enlarged to ``side`` at least, with a line round every plane (H, W): uint8."""
+    scale = max(1, round(side / min(image.shape[-2:])))
+    out = to_array(image.repeat_interleave(scale, 1).repeat_interleave(scale, 2))
     for k, plane in enumerate(planes):
         inside = (plane >= 0.5).float().repeat_interleave(scale, 0).repeat_interleave(scale, 1)[None, None]
         line = (F.max_pool2d(inside, 7, 1, 3) > inside)[0, 0].cpu().numpy()
@@ -67,21 +67,21 @@ def stack_strips(strips: list[Image.Image]) -> Image.Image:
     return page
 
 
-def to_png(picture: Figure | Image.Image, about: Mapping[str, str] | None = None, dpi: int = 100) -> bytes:
+def to_png(image: Figure | Image.Image, about: Mapping[str, str] | None = None, dpi: int = 100) -> bytes:
     """PNG file content; ``about`` goes into its metadata."""
     buffer = io.BytesIO()
-    if isinstance(picture, Figure):
-        picture.savefig(buffer, format="png", dpi=dpi, metadata=dict(about or {}))
+    if isinstance(image, Figure):
+        image.savefig(buffer, format="png", dpi=dpi, metadata=dict(about or {}))
         return buffer.getvalue()
     info = PngInfo()
     for key, value in (about or {}).items():
         info.add_itxt(key, value)
-    picture.save(buffer, format="png", pnginfo=info)
+    image.save(buffer, format="png", pnginfo=info)
     return buffer.getvalue()
 
 
-def to_jpeg(picture: Image.Image) -> bytes:
+def to_jpeg(image: Image.Image) -> bytes:
     """JPEG file content."""
     buffer = io.BytesIO()
-    picture.save(buffer, format="jpeg", quality=90)
+    image.save(buffer, format="jpeg", quality=90)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Localization priors: boxes as planes on the picture, and planes on another grid.
+"""Localization priors: boxes as planes on the image, and planes on another grid.
 
 All areas are exact and separable: a pixel or grid cell counts by the share of it that is covered.
 """
@@ -22,16 +22,16 @@ FARTHEST = 1e9  # pixels: a number beyond is none of a box
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a finite number of a size that pictures have; truth values are none."""
+    """Whether it is a finite number of a size that images have; truth values are none."""
     return isinstance(value, Real) and not isinstance(value, bool) and -FARTHEST < value < FARTHEST  # type: ignore[operator]
 
 
 def check_box(box: Any, width: int, height: int, where: str) -> Box:
-    """A box (x, y, width, height) in pixels that lies on the picture; what sticks out by rounding is cut off.
+    """A box (x, y, width, height) in pixels that lies on the image; what sticks out by rounding is cut off.
 
     Args:
         box: four numbers.
-        width, height: of the picture, in pixels.
+        width, height: of the image, in pixels.
         where: begins the error.
 
     Raises:
@@ -46,10 +46,10 @@ def check_box(box: Any, width: int, height: int, where: str) -> Box:
     for start, length, size in ((x, w, width), (y, h, height)):
         if not (-BOX_TOLERANCE <= start < size and -start < length <= size + BOX_TOLERANCE - start):
             hint = "; as corners it would fit: write x, y, x2 - x, y2 - y" if corners_fit(box, width, height) else ""
-            raise InputError(f"{where}: its box {told} lies outside the picture of {width}x{height}; {mend}{hint}")
+            raise InputError(f"{where}: its box {told} lies outside the image of {width}x{height}; {mend}{hint}")
     if w * h < 1 or (max(x, y) < 1 and max(w, h) <= 1):
         raise InputError(
-            f"{where}: its box {told} is less than a pixel; boxes are in pixels: multiply shares of the picture by "
+            f"{where}: its box {told} is less than a pixel; boxes are in pixels: multiply shares of the image by "
             f"its {width}x{height}, or delete it"
         )
     left, top = max(x, 0), max(y, 0)
@@ -57,7 +57,7 @@ def check_box(box: Any, width: int, height: int, where: str) -> Box:
 
 
 def corners_fit(box: Sequence[float], width: int, height: int) -> bool:
-    """Whether four numbers may be corners, (x, y, x2, y2), that lie on the picture."""
+    """Whether four numbers may be corners, (x, y, x2, y2), that lie on the image."""
     x, y, x2, y2 = box
     return 0 <= x < x2 <= width + BOX_TOLERANCE and 0 <= y < y2 <= height + BOX_TOLERANCE
 
@@ -66,8 +66,8 @@ def box_mask(box: Box, size: tuple[int, int]) -> Tensor:
     """Fill a box: every pixel holds the share of it that the box covers.
 
     Args:
-        box: (x, y, w, h) in pixels, COCO's order; parts outside the picture are cut off.
-        size: (H, W) of the picture.
+        box: (x, y, w, h) in pixels, COCO's order; parts outside the image are cut off.
+        size: (H, W) of the image.
 
     Returns:
         shape (H, W), in [0, 1].
@@ -81,7 +81,7 @@ def prior_on_grid(plane: Tensor, grid: tuple[int, int], rasterize: Rasterize = "
     """S^k on the attention grid: W_r · plane · W_cᵀ, the mean of the plane over each cell's area.
 
     Args:
-        plane: S^k on the picture, shape (*, H, W).
+        plane: S^k on the image, shape (*, H, W).
         grid: (r, c); needs not divide (H, W), cells then share pixels.
         rasterize: "area" averages; "any" is the rule of LocInv's authors, 1 wherever any part of
             the cell is non-zero, else 0.

@@ -39,7 +39,7 @@ class Noun:
     Args:
         word: the noun as the prompt spells it.
         span: its characters in the prompt, ``prompt[start:stop]``.
-        prior: S^k on the picture, shape (H, W), in [0, 1]: a segmentation map or a filled box.
+        prior: S^k on the image, shape (H, W), in [0, 1]: a segmentation map or a filled box.
         mask: the object's ground-truth mask, shape (H, W), bool; what attention IoU is measured
             against. The prior thresholded at one half where there is no other.
     """
@@ -66,7 +66,7 @@ class Edit:
     Args:
         prompt: the target prompt P*. Weights in brackets, "a (red:1.5) house", move from here to ``weights``.
         kind: what kind of change it is.
-        blend: the words, of the source and of the target prompt, that say where the picture may change, where the
+        blend: the words, of the source and of the target prompt, that say where the image may change, where the
             data names them.
         weights: stretches of characters of the prompt, each with the factor on the attention to its words.
 
@@ -91,17 +91,17 @@ class Edit:
 
 @dataclass(frozen=True, eq=False)
 class EditSample:
-    """A picture, its prompt and a prior for every noun: what one inversion starts from.
+    """An image, its prompt and a prior for every noun: what one inversion starts from.
 
     Args:
-        id: names the picture in files and reports.
+        id: names the image in files and reports.
         image: shape (3, H, W), in [0, 1].
         prompt: the source prompt P.
         nouns: the nouns with a prior, in the prompt's order.
         adjectives: adjectives to bind to their nouns.
         edits: edits to make of the inversion.
-        region: where the data says that edits change the picture, shape (H, W), bool.
-        frame: which part of its file the picture shows; all of it by default.
+        region: where the data says that edits change the image, shape (H, W), bool.
+        frame: which part of its file the image shows; all of it by default.
 
     Raises:
         InputError: the source prompt has weights in brackets.
@@ -124,7 +124,7 @@ class EditSample:
 
     @cached_property
     def fingerprint(self) -> str:
-        """What an inversion of this picture depends on, in one number: prompt, nouns, adjectives, priors and pixels."""
+        """What an inversion of this image depends on, in one number: prompt, nouns, adjectives, priors and pixels."""
         words = [[noun.word, noun.span] for noun in self.nouns]
         bound = [[adjective.word, adjective.span, adjective.noun] for adjective in self.adjectives]
         planes = {"image": self.image}
@@ -148,7 +148,7 @@ class EditSample:
             for name, plane in (("prior", noun.prior), ("mask", noun.mask)):
                 if tuple(plane.shape) != size:
                     raise InputError(
-                        f"{what}: its {name} is {_size(plane.shape)} but the picture is {_size(size)}; "
+                        f"{what}: its {name} is {_size(plane.shape)} but the image is {_size(size)}; "
                         f"make both the same size"
                     )
             if not noun.prior.any():
@@ -168,7 +168,7 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 class MadeOf(TypedDict):
-    """What a picture's results depend on: its fingerprint, and the digest of the run's settings."""
+    """What an image's results depend on: its fingerprint, and the digest of the run's settings."""
 
     id: str
     sample: str
@@ -206,15 +206,15 @@ class StepRecord:
     null_steps: Tensor
     seconds: float = 0.0
 
-    def pick(self, pictures: Sequence[int]) -> StepRecord:
-        """The record of some of the batch's pictures, by number; each has an equal share of the time."""
-        some = list(pictures)
+    def pick(self, images: Sequence[int]) -> StepRecord:
+        """The record of some of the batch's images, by number; each has an equal share of the time."""
+        some = list(images)
         each = {name: getattr(self, name)[some] for name in self._each()}
         return replace(self, **each, seconds=self.seconds * len(some) / len(self.latent))
 
     @classmethod
     def join(cls, records: Sequence[StepRecord]) -> StepRecord:
-        """One record of several batches' pictures at the same timestep; those with fewer nouns get empty maps.
+        """One record of several batches' images at the same timestep; those with fewer nouns get empty maps.
 
         Raises:
             InputError: they are of different sizes.
@@ -229,7 +229,7 @@ class StepRecord:
 
     @classmethod
     def _each(cls) -> list[str]:
-        """The fields with a row for every picture."""
+        """The fields with a row for every image."""
         return [f.name for f in fields(cls) if f.name not in ("thresholds", "seconds")]
 
     def save(self, path: Path, made_of: MadeOf | None = None) -> None:
@@ -287,7 +287,7 @@ _INVERSION |= {"null_loss": "T", "token_steps": "T", "null_steps": "T"}
 
 @dataclass(frozen=True, eq=False)
 class Inversion:
-    """One picture inverted: everything needed to reconstruct it and to edit it.
+    """One image inverted: everything needed to reconstruct it and to edit it.
 
     Args:
         id, prompt: of the sample.

@@ -1,4 +1,4 @@
-"""A tiny random model of Stable Diffusion's layout, and a picture with two objects on it.
+"""A tiny random model of Stable Diffusion's layout, and an image with two objects on it.
 
 Large libraries are imported where they are used: the process that hands the tests out to others needs none.
 """
@@ -71,7 +71,7 @@ def make_tokenizer() -> CLIPTokenizer:
 
 
 def write_tiny_model(folder: Path, prediction_type: str = "epsilon", seed: int = 0) -> Path:
-    """Write a random model of three levels in diffusers' layout: 32x32 pictures, 16x16 latents, maps at 8x8."""
+    """Write a random model of three levels in diffusers' layout: 32x32 images, 16x16 latents, maps at 8x8."""
     import torch
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -155,20 +155,20 @@ def embedded() -> Backbone:
     return load_backbone("embedded")
 
 
-def make_picture(size: int = 32, seed: int = 0) -> torch.Tensor:
-    """A smooth picture (3, size, size) in [0, 1]."""
+def make_image(size: int = 32, seed: int = 0) -> torch.Tensor:
+    """A smooth image (3, size, size) in [0, 1]."""
     import torch
 
     noise = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
     return torch.nn.functional.interpolate(noise, (size, size), mode="bicubic")[0].clamp(0, 1)
 
 
-def write_pictures(folder: Path, count: int) -> None:
-    """A folder for ``data=folder``: pictures p0, p1, … of "a red cat and a dog", each with two edits."""
+def write_images(folder: Path, count: int) -> None:
+    """A folder for ``data=folder``: images p0, p1, … of "a red cat and a dog", each with two edits."""
     folder.mkdir()
     rows = []
     for n in range(count):
-        pixels = (make_picture(seed=n).movedim(0, -1) * 255).round().byte().numpy()
+        pixels = (make_image(seed=n).movedim(0, -1) * 255).round().byte().numpy()
         Image.fromarray(pixels).save(folder / f"p{n}.png")
         edits = ["a red dog and a dog", {"prompt": "a blue cat and a dog", "kind": "attribute"}]
         priors = {"cat": [2, 4, 14, 10], "dog": [20, 18, 10, 12]}
@@ -191,5 +191,5 @@ def make_two_objects(id: str, seed: int) -> EditSample:
     cat, dog = torch.zeros(32, 32), torch.zeros(32, 32)
     cat[4:14, 2:16], dog[18:30, 20:30] = 1, 1
     return make_sample(
-        make_picture(seed=seed), "a red cat and a dog", {"cat": cat, "dog": dog}, adjectives=[("red", "cat")], id=id
+        make_image(seed=seed), "a red cat and a dog", {"cat": cat, "dog": dog}, adjectives=[("red", "cat")], id=id
     )

@@ -52,7 +52,7 @@ class Toy(EditDataModule):
 
 
 def make_samples(count: int) -> list[EditSample]:
-    """Pictures p0, p1, …"""
+    """Images p0, p1, …"""
     return [make_two_objects(f"p{n}", seed=n) for n in range(count)]
 
 

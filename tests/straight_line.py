@@ -9,7 +9,7 @@ T, R = 4, 8
 
 
 class StraightLine:
-    """LocInv on one picture, written out with diffusers' and transformers' own calls."""
+    """LocInv on one image, written out with diffusers' and transformers' own calls."""
 
     def __init__(self, bb, sample, how):
         self.bb, self.sample, self.how = bb, sample, how

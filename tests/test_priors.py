@@ -1,4 +1,4 @@
-"""Priors: exact areas, on the picture and on the grid."""
+"""Priors: exact areas, on the image and on the grid."""
 
 from __future__ import annotations
 

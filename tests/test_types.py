@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_picture
+from conftest import make_image
 from safetensors.torch import save_file
 
 from locinv_pl.errors import InputError
@@ -63,7 +63,7 @@ def make_inversion(id: str = "a", seed: int = 0) -> Inversion:
 
 
 def make_scores(id: str, **more: object) -> dict[str, object]:
-    """A finished picture's scores."""
+    """A finished image's scores."""
     of_nouns = {"iou_initial": [0.25, 0.5], "iou": [0.5, 1.0], "iou_curve": [[0.5] * T, [1.0] * T]}
     plain = {"psnr": 20.0, "ssim": 0.5, "psnr_vae": 30.0, "seconds": 1.5}
     return {"id": id, "prompt": "a cat", "nouns": ["cat", "red"], **of_nouns, **plain, **more}
@@ -193,18 +193,18 @@ class TestEditSample:
         return Noun("cat", (2, 5), prior, prior > 0.5 if mask is None else mask)
 
     def test_a_fitting_prior_is_taken(self):
-        assert EditSample("x", make_picture(), "a cat", (self.noun(torch.ones(32, 32)),)).nouns[0].word == "cat"
+        assert EditSample("x", make_image(), "a cat", (self.noun(torch.ones(32, 32)),)).nouns[0].word == "cat"
 
     @pytest.mark.parametrize(
         "prior, mask, says",
         [
-            (torch.ones(16, 32), None, "prior is 32x16 but the picture is 32x32"),
-            (torch.ones(32, 32), torch.ones(32, 8, dtype=torch.bool), "mask is 8x32 but the picture is 32x32"),
+            (torch.ones(16, 32), None, "prior is 32x16 but the image is 32x32"),
+            (torch.ones(32, 32), torch.ones(32, 8, dtype=torch.bool), "mask is 8x32 but the image is 32x32"),
             (torch.zeros(32, 32), None, "prior is empty"),
         ],
     )
     def test_other_priors_are_refused(self, prior, mask, says):
         with pytest.raises(InputError, match=says) as caught:
-            EditSample("pic", make_picture(), "a cat", (self.noun(prior, mask),))
+            EditSample("pic", make_image(), "a cat", (self.noun(prior, mask),))
         assert "'pic'" in str(caught.value)
         assert "'cat'" in str(caught.value)

@@ -38,9 +38,9 @@ class Benchmark:
         backbone: "embedded", "sd15-random" (Stable Diffusion 1.5's architecture with random weights), a folder
             or a hub id.
         method: a preset's name or a method's YAML file.
-        size: side of the pictures in pixels; the backbone's own by default.
+        size: side of the images in pixels; the backbone's own by default.
         resolution: R, side of the attention maps.
-        batch_size: pictures that are inverted together, as many as in runs; the reference inverts one at a time.
+        batch_size: images that are inverted together, as many as in runs; the reference inverts one at a time.
         device: where; on "meta" nothing is timed, and everything counted.
         dtype: of our weights; the reference has float32.
         tuning: how our networks are run; the reference's as they were loaded.
@@ -168,9 +168,9 @@ SAME_COSTS = {REFERENCE_PRESET: REFERENCE, OURS_PRESET: OURS, SHIPPED: OURS}
 
 
 def _row(mode: Mode, T: int, costs: Mapping[str, Cost], timing: Timing | None) -> dict[str, Any]:
-    """A whole inversion of one picture; how often a picture stops early is known only where it was run."""
-    pictures = range(len(mode.task.samples))
-    steps = [timing.steps(b) for b in pictures] if mode.stops_early and timing else [[mode.fixed_steps] * T]
+    """A whole inversion of one image; how often an image stops early is known only where it was run."""
+    images = range(len(mode.task.samples))
+    steps = [timing.steps(b) for b in images] if mode.stops_early and timing else [[mode.fixed_steps] * T]
     known = timing is not None or not mode.stops_early
     return {
         "token_steps": fmean(tokens for each in steps for tokens, _ in each) if known else None,
@@ -181,7 +181,7 @@ def _row(mode: Mode, T: int, costs: Mapping[str, Cost], timing: Timing | None) -
 
 
 def _phases(mode: Mode, costs: Mapping[str, Cost], seconds: Mapping[str, float] | None) -> dict[str, Any]:
-    """Every part of an inversion, for one picture; memory is that of the batch."""
+    """Every part of an inversion, for one image; memory is that of the batch."""
     B = len(mode.task.samples)
     return {
         name: {

@@ -1,4 +1,4 @@
-"""How an inversion's time and memory grow with pictures, timesteps and gradient steps."""
+"""How an inversion's time and memory grow with images, timesteps and gradient steps."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ SWEEPS = {"pictures": (1, 2, 3, 4), "timesteps": (2, 4, 6, 8), "gradient steps":
 def measure_growth(
     backbone: Backbone, method: Method, samples: Sequence[EditSample], resolution: int, repeats: int = 1
 ) -> dict[str, dict[str, Any]]:
-    """Invert pictures one after the other, with one of the numbers in ``SWEEPS`` varied and the others as in ``BASE``.
+    """Invert images one after the other, with one of the numbers in ``SWEEPS`` varied and the others as in ``BASE``.
 
     Args:
         backbone: where.
         method: early stops are turned off.
-        samples: as many as the most pictures.
+        samples: as many as the most images.
         resolution: R.
         repeats: of every timing, the sweep over and over; the shortest counts.
 
@@ -57,14 +57,14 @@ def _inversions(
     method: Method,
     samples: Sequence[EditSample],
     resolution: int,
-    pictures: int,
+    images: int,
     timesteps: int,
     gradient_steps: int,
 ) -> Callable[[], None]:
     fixed = with_steps(method, gradient_steps, gradient_steps)
 
     def run() -> None:
-        for sample in samples[:pictures]:
+        for sample in samples[:images]:
             task = prepare(backbone, [sample], fixed, timesteps, resolution)
             records = [task.start()]
             for i in range(timesteps):

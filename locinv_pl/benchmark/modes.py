@@ -1,4 +1,4 @@
-"""Ways to invert the same pictures, counted by themselves and timed side by side."""
+"""Ways to invert the same images, counted by themselves and timed side by side."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from locinv_pl.types import EditSample, StepRecord
 
 @dataclass(frozen=True, eq=False)
 class Mode:
-    """A way to invert some pictures.
+    """A way to invert some images.
 
     Args:
         backbone: with all savings.
@@ -64,12 +64,12 @@ class Mode:
         return cls(backbone, savings, found[0], seconds)
 
     def with_method(self, method: Method) -> Mode:
-        """The same pictures under a method that differs by numbers of steps alone."""
+        """The same images under a method that differs by numbers of steps alone."""
         return replace(self, task=replace(self.task, method=method))
 
     @property
     def stops_early(self) -> bool:
-        """Whether the numbers of gradient steps depend on the picture and the timestep."""
+        """Whether the numbers of gradient steps depend on the image and the timestep."""
         tokens, null = self.task.method.tokens, self.task.method.null_text
         return null.early_stop or any(term.beta for term in tokens.losses.values() if term.weight)
 
@@ -83,7 +83,7 @@ class Mode:
         )
 
     def flops(self, costs: Mapping[str, Cost], steps: Sequence[tuple[int, int]]) -> float:
-        """Of a whole inversion of one picture.
+        """Of a whole inversion of one image.
 
         Args:
             costs: of the phases, for the whole batch.
@@ -116,7 +116,7 @@ class Timing:
     """What a mode took.
 
     Args:
-        seconds: a picture, for a whole inversion.
+        seconds: an image, for a whole inversion.
         records: of the timesteps that were run.
         peak: bytes on a CUDA device, weights included; 0 on others.
     """
@@ -126,7 +126,7 @@ class Timing:
     peak: int
 
     def steps(self, b: int) -> list[tuple[int, int]]:
-        """Gradient steps of picture b, on V_t and on ∅_t, at every timestep."""
+        """Gradient steps of image b, on V_t and on ∅_t, at every timestep."""
         return [(int(record.token_steps[b]), int(record.null_steps[b])) for record in self.records]
 
 

@@ -25,7 +25,7 @@ PHASES = {
     "encode": "picture and prompt to latent and context",
     "ddim": "a step of the DDIM inversion",
     "token": "a gradient step on V_t",
-    "maps": "the pass that stops a picture's token steps early",
+    "maps": "the pass that stops an image's token steps early",
     "conditional": "the pass with the final V_t, and what needs no text, once a timestep",
     "null": "a gradient step on ∅_t",
     "guided": "the pass with the final ∅_t",
@@ -33,7 +33,7 @@ PHASES = {
 
 
 def drawn_samples(count: int, size: int) -> list[EditSample]:
-    """Drawn pictures of two objects, with exact masks and their adjectives."""
+    """Drawn images of two objects, with exact masks and their adjectives."""
     samples = []
     for n in range(count):
         scene = draw_scene(random.Random(f"benchmark/{n}"), size, 2)

@@ -44,7 +44,7 @@ def _about(result: Mapping[str, Any]) -> str:
 def _phases(result: Mapping[str, Any]) -> str:
     timed = bool(result["matmul_tflops"])
     head = [
-        "part, of one picture",
+        "part, of one image",
         "reference [passes]",
         "ours [passes]",
         "ours [GFLOP]",
@@ -71,7 +71,7 @@ def _inversions(result: Mapping[str, Any]) -> str:
     for name in (REFERENCE, OURS, REFERENCE_PRESET, OURS_PRESET, SHIPPED):
         row = inversions[name]
         known = row["token_steps"] is not None
-        steps = f"{row['token_steps']:.3g} + {row['null_steps']:.3g}" if known else "depends on the picture"
+        steps = f"{row['token_steps']:.3g} + {row['null_steps']:.3g}" if known else "depends on the image"
         rows.append([name, steps, *_compared(row, inversions[REFERENCE])])
     return _as_timed(rows, inversions)
 

@@ -32,7 +32,7 @@ def table(runs: Sequence[str]) -> None:
 
 
 def compare(words: Sequence[str]) -> None:
-    """Run several methods over the same pictures, and write a table and figures.
+    """Run several methods over the same images, and write a table and figures.
 
     Args:
         words: methods=NAME[:PRIOR][+EDIT],…, experiment=, output=, edits=, vary=, reference=, resamples=; all
@@ -58,12 +58,12 @@ def evaluate_backbone(
     seed: int = 0,
     device: str = "cpu",
 ) -> None:
-    """Measure a text-to-image model of the drawn world: its VAE, its pictures as the judge sees them, its maps.
+    """Measure a text-to-image model of the drawn world: its VAE, its images as the judge sees them, its maps.
 
     Args:
         backbone: "embedded", "embedded_sd3", or the folder of a model in Stable Diffusion's or SD3's layout.
         json: where to write the scores.
-        sheet: where to draw the first pictures with what the judge saw, a PNG.
+        sheet: where to draw the first images with what the judge saw, a PNG.
         judge: the folder of another judge than the package's.
         num_prompts: prompts with one object, and as many with two, with three and of edits.
         num_scenes: unseen scenes for the judge.
@@ -111,14 +111,14 @@ def edit(
     region: Path | None = None,
     device: str = "cpu",
 ) -> None:
-    """Edit a picture that a run has inverted; the results lie in the run's folder, under edits/.
+    """Edit an image that a run has inverted; the results lie in the run's folder, under edits/.
 
     Args:
         run: the run's folder.
-        image: the picture's id, as its files in inversions/ are named.
+        image: the image's id, as its files in inversions/ are named.
         prompt: the target prompt, or several in one batch: prompt='["a blue car", "a red bus"]'.
         edit: how; edit.KEY=VALUE for any key of EditSettings.
-        region: a mask of the picture's size, white where edits may change it; it takes the place of edit.blend.
+        region: a mask of the image's size, white where edits may change it; it takes the place of edit.blend.
         device: where to compute.
 
     Raises:
@@ -158,9 +158,9 @@ def benchmark(
         backbone: "embedded", "sd15-random" (Stable Diffusion 1.5's architecture with random weights), a folder
             or a hub id.
         method: a preset's name or a method's YAML file.
-        size: side of the pictures in pixels; the backbone's own by default.
+        size: side of the images in pixels; the backbone's own by default.
         resolution: side of the attention maps.
-        batch_size: pictures that are inverted together, as many as in runs; the reference inverts one at a time.
+        batch_size: images that are inverted together, as many as in runs; the reference inverts one at a time.
         device: where; on "meta" nothing is timed, and everything counted.
         dtype: of our weights; the reference has float32.
         tuning: how our networks are run; tuning.KEY=VALUE for any key of Tuning.
@@ -171,7 +171,7 @@ def benchmark(
         repeats: of every timing; the median counts.
         ablation: measure every saving by itself, too.
         json: where to write all figures.
-        plot: where to draw how time and memory grow with pictures and steps, a PNG; measured only if asked for.
+        plot: where to draw how time and memory grow with images and steps, a PNG; measured only if asked for.
     """
     from locinv_pl.benchmark.bench import Benchmark
     from locinv_pl.benchmark.growth import draw_growth
@@ -193,7 +193,7 @@ def benchmark(
 
 
 def status(run: Path) -> None:
-    """Say how a run stands: pictures done, running and failed, its speed, and whether it lives.
+    """Say how a run stands: images done, running and failed, its speed, and whether it lives.
 
     Args:
         run: the run's folder.

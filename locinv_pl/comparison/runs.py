@@ -1,7 +1,7 @@
-"""Methods side by side on the same pictures: runs, one after the other, and a table of all.
+"""Methods side by side on the same images: runs, one after the other, and a table of all.
 
 Every run is ``train.py``'s own fit, predict and test in a process of its own, in a folder of its own under ``runs/``;
-what is measured comes from the pictures' files. A run that ended is not made again.
+what is measured comes from the images' files. A run that ended is not made again.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class Comparison:
         methods: entries as :meth:`Entry.parse` reads them.
         words: of every run's command line: data=, trainer.devices=, ….
         output: the folder.
-        edits: whether pictures are edited, too, or inverted only.
+        edits: whether images are edited, too, or inverted only.
         vary: values by key; every entry is run with each of them.
         reference: the label of the row that others are compared with.
         resamples: of the bootstrap.
@@ -220,11 +220,11 @@ class Comparison:
         return RunFolder(self.output / "runs" / file_name(entry.inversion, safe=":= "))
 
     def scores_path(self, entry: Entry) -> Path:
-        """The file of an entry's scores, picture by picture; there once it has ended."""
+        """The file of an entry's scores, image by image; there once it has ended."""
         return self.output / "scores" / f"{file_name(entry.label, safe=':= +')}.json"
 
     def scores(self, entry: Entry) -> EntryScores:
-        """An entry's scores, picture by picture.
+        """An entry's scores, image by image.
 
         Raises:
             InputError: their file is missing or damaged.
@@ -304,14 +304,14 @@ _OPTIONS: dict[str, Callable[[str, Any], Any]] = {
 
 
 def compare(scores: Sequence[Mapping[str, Any]], reference: str = "nti", resamples: int = 2000) -> dict[str, Any]:
-    """Means, intervals and paired differences of several runs over the same pictures.
+    """Means, intervals and paired differences of several runs over the same images.
 
-    Every mean is over nouns, reconstructions or edits; its 95% interval is the bootstrap's over pictures (percentiles).
+    Every mean is over nouns, reconstructions or edits; its 95% interval is the bootstrap's over images (percentiles).
     A paired difference is that of the same noun or edit to the reference's; ``better`` and ``worse`` count the
-    pictures on which its mean is on the good side or on the bad one.
+    images on which its mean is on the good side or on the bad one.
 
     Args:
-        scores: of each run, with "inversions" and "tests", one entry per picture.
+        scores: of each run, with "inversions" and "tests", one entry per image.
         reference: the label of the run that others are compared with; no differences where there is none.
         resamples: of the bootstrap.
 
@@ -339,7 +339,7 @@ def compare(scores: Sequence[Mapping[str, Any]], reference: str = "nti", resampl
 
 
 Values = dict[str, list[float]]
-"""Of every picture what was measured on it: on its nouns, its reconstruction, or its edits."""
+"""Of every image what was measured on it: on its nouns, its reconstruction, or its edits."""
 
 
 def _values_of(run: Mapping[str, Any], measure: Measure, kind: str | None = None) -> Values:
@@ -427,7 +427,7 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 def to_markdown(content: Mapping[str, Any]) -> str:
     """The tables.
 
-    Means, with half the width of their intervals; the differences to the reference, with the numbers of pictures on
+    Means, with half the width of their intervals; the differences to the reference, with the numbers of images on
     which they are for the better and for the worse; the means of every kind of edit.
     """
     rows, reference = content["rows"], content["reference"]

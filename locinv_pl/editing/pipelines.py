@@ -1,4 +1,4 @@
-"""Other editors to compare with, through diffusers, and our own: a picture and two prompts in, a picture out.
+"""Other editors to compare with, through diffusers, and our own: an image and two prompts in, an image out.
 
 :func:`load_editor` reads the presets in configs/editor/*.yaml. An editor's networks are those of a
 :class:`~locinv_pl.networks.backbone.Backbone`, which a pipeline leaves as they were.
@@ -37,22 +37,22 @@ LOOSE = {"a", "an", "the", "and", "with"}  # say nothing at the ends of a phrase
 
 
 class Editor(Protocol):
-    """Edits a picture as two prompts say."""
+    """Edits an image as two prompts say."""
 
     def __call__(self, image: Tensor, source: str, target: str, prior: Tensor | None = None) -> Tensor:
-        """Edit one picture; the same call gives the same picture.
+        """Edit one image; the same call gives the same image.
 
         Args:
             image: (3, H, W) in [0, 1], fp32, on the CPU.
             source: the prompt that describes it.
             target: the prompt that describes what it is to become.
-            prior: (H, W) in [0, 1] or bool, where the edit may change the picture.
+            prior: (H, W) in [0, 1] or bool, where the edit may change the image.
 
         Returns:
             (3, H, W) in [0, 1], fp32, on the CPU.
 
         Raises:
-            InputError: the prompts say the same or are too long, the picture's or the prior's size doesn't do, the
+            InputError: the prompts say the same or are too long, the image's or the prior's size doesn't do, the
                 editor needs a prior and there is none, or an option has a value that it can't have.
         """
 
@@ -138,7 +138,7 @@ class PipelineEditor(ABC):
     pipeline: ClassVar[str]  # diffusers' class
     calls: ClassVar[tuple[str, ...]] = ("__call__",)  # its methods that run
     channels: ClassVar[tuple[tuple[int, int], ...]] = ((1, 0),)  # (a, b): its UNet may take a C + b, C a latent's
-    multiple: ClassVar[int] = 8  # of pixels along the picture's sides
+    multiple: ClassVar[int] = 8  # of pixels along the image's sides
 
     def __init__(self, settings: EditorSettings, backbone: Backbone, on_pass: Callable[[], None] = nothing):
         import diffusers
@@ -171,9 +171,9 @@ class PipelineEditor(ABC):
         _refuse_same(source, target)
         h, w = image.shape[-2:]
         if h % self.multiple or w % self.multiple:
-            raise InputError(f"{self._name}: the picture is {w}x{h}; its sides must be multiples of {self.multiple}")
+            raise InputError(f"{self._name}: the image is {w}x{h}; its sides must be multiples of {self.multiple}")
         if prior is not None and prior.shape != (h, w):
-            raise InputError(f"{self._name}: the prior's shape is {tuple(prior.shape)}, the picture's {(h, w)}")
+            raise InputError(f"{self._name}: the prior's shape is {tuple(prior.shape)}, the image's {(h, w)}")
         for prompt in (source, target):
             tokenize(self.pipe.tokenizer, prompt)
         with _attention_restored(self.unet), _before_passes(self.unet, self.on_pass):
@@ -187,7 +187,7 @@ class PipelineEditor(ABC):
 
     @abstractmethod
     def _edit(self, image: Tensor, source: str, target: str, prior: Tensor | None) -> Tensor:
-        """Edit a picture of shape (1, 3, H, W); gives the same shape."""
+        """Edit an image of shape (1, 3, H, W); gives the same shape."""
 
     def _schedulers(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The pipeline's kind of schedulers, with the model's noise levels."""
@@ -223,7 +223,7 @@ class PipelineEditor(ABC):
 class Inpaint(PipelineEditor):
     """Paints the target prompt where the prior is above one half.
 
-    A UNet of 9 channels, in general of 2 C + 1, sees the mask and the picture around it (Rombach et al., arXiv
+    A UNet of 9 channels, in general of 2 C + 1, sees the mask and the image around it (Rombach et al., arXiv
     2112.10752). With one of 4, or C, the rest is put back at every step, as in Blended Latent Diffusion (Avrahami et
     al., arXiv 2206.02779).
     """
@@ -326,7 +326,7 @@ EDITORS: dict[str, type[PipelineEditor]] = {
 class PromptToPrompt:
     """Our own inversion and edit as an :class:`Editor`.
 
-    The prior becomes that of the source prompt's nouns that the target prompt changes, and where the picture may
+    The prior becomes that of the source prompt's nouns that the target prompt changes, and where the image may
     change; without it no noun has one.
 
     Args:

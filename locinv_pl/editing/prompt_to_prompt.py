@@ -1,4 +1,4 @@
-"""Pictures from inversions: reconstructed, or edited by Prompt-to-Prompt (Hertz et al., arXiv 2208.01626).
+"""Images from inversions: reconstructed, or edited by Prompt-to-Prompt (Hertz et al., arXiv 2208.01626).
 
 One loop denoises any number of rows together: for every inversion its source prompt and, below it, the target
 prompts of its edits. All rows of an inversion have its noise and its ∅_t; words that a target shares with the
@@ -53,7 +53,7 @@ class EditSettings:
         blend_threshold: of the maximum.
         blend_start: where an edit changes no noun of the inversion, blending by attention takes the changed words'
             maps so far, as in Prompt-to-Prompt, and begins after this share of the steps.
-        blend_margin: share of the picture's shorter side.
+        blend_margin: share of the image's shorter side.
         direct: puts the source row back on the DDIM trajectory after every step, so that what isn't edited equals
             the VAE's reconstruction (Ju et al., Direct Inversion, arXiv 2310.01506).
     """
@@ -95,7 +95,7 @@ def nothing() -> None:
 
 @torch.no_grad()
 def reconstruct(backbone: Backbone, inversions: Sequence[Inversion], on_step: Callable[[], None] = nothing) -> Tensor:
-    """The pictures again, from their inversions alone.
+    """The images again, from their inversions alone.
 
         ε = ε(z_t, ∅_t) + w (ε(z_t, V_t) - ε(z_t, ∅_t)),  z_{t-1} = DDIM step
 
@@ -124,14 +124,14 @@ def edit(
     with_source: bool = False,
     on_step: Callable[[], None] = nothing,
 ) -> Tensor:
-    """Edit an inverted picture; several edits run as one batch over one source branch.
+    """Edit an inverted image; several edits run as one batch over one source branch.
 
     Args:
         backbone: the one that made the inversion.
-        inversion: of the picture.
+        inversion: of the image.
         prompts: the target prompts, n of them; words may have weights, "a (red:1.5) cat".
         settings: how.
-        region: (H, W), where edits may change the picture: as ``blend="prior"``, with the region in place of the
+        region: (H, W), where edits may change the image: as ``blend="prior"``, with the region in place of the
             priors.
         with_source: whether the reconstruction comes before the edits.
         on_step: called before every timestep.
@@ -382,7 +382,7 @@ class Blend:
         rows: what is denoised.
         settings: by what m is found.
         size: (h, w) of the latents.
-        region: (H, W), where edits may change the picture, in place of the priors.
+        region: (H, W), where edits may change the image, in place of the priors.
     """
 
     def __init__(self, rows: _Rows, settings: EditSettings, size: Sequence[int], region: Tensor | None):
@@ -431,7 +431,7 @@ class Blend:
         return changed_nouns(noun_positions, self.rows.tokens[self.rows.source[row]], target, alignment, weighted)
 
     def _refuse_placeless(self, row: int, changed: Sequence[int], by_data: bool) -> None:
-        """Refuse an edit that no prior gives a place: it would change the whole picture, or what it adds, nothing.
+        """Refuse an edit that no prior gives a place: it would change the whole image, or what it adds, nothing.
 
         Args:
             row: the target's.

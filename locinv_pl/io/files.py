@@ -108,7 +108,7 @@ def read_file(path: Path, mend: str = "run the inversion first") -> bytes:
 
 
 def read_image(path: Path, mend: str = "run again") -> Image.Image:
-    """A picture's file, in RGB.
+    """An image's file, in RGB.
 
     Raises:
         InputError: it is missing or damaged.

@@ -1,4 +1,4 @@
-"""How a picture of any shape becomes one that the model takes, and its masks and boxes with it."""
+"""How an image of any shape becomes one that the model takes, and its masks and boxes with it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ MULTIPLE = 64  # pixels: a latent of Stable Diffusion then halves three times wi
 
 @dataclass(frozen=True)
 class Frame:
-    """A window on a picture and the size that it is shown at.
+    """A window on an image and the size that it is shown at.
 
-    Pictures, planes and boxes go through the same window, so that a mask stays on its object.
+    Images, planes and boxes go through the same window, so that a mask stays on its object.
 
     Args:
-        window: (x, y, w, h) in pixels of the picture; what lies beyond the picture is black.
+        window: (x, y, w, h) in pixels of the image; what lies beyond the image is black.
         size: (H, W) of what comes out.
-        image: (width, height) of the picture.
+        image: (width, height) of the image.
     """
 
     window: Box
@@ -41,13 +41,13 @@ class Frame:
 
     @classmethod
     def fitting(cls, width: int, height: int, side: int, fit: Fit = "crop") -> Frame:
-        """The frame for a picture of ``width`` x ``height``.
+        """The frame for an image of ``width`` x ``height``.
 
         Args:
-            width, height: of the picture.
+            width, height: of the image.
             side: of the square that "crop" and "pad" give; the shorter side of what "native" gives.
-            fit: "crop" shows the centred square, "pad" the whole picture between black bars, "native" keeps the
-                picture's shape, up to 4:1: sides are multiples of 64, what exceeds their aspect ratio is cut off.
+            fit: "crop" shows the centred square, "pad" the whole image between black bars, "native" keeps the
+                image's shape, up to 4:1: sides are multiples of 64, what exceeds their aspect ratio is cut off.
         """
         if fit == "native":
             return cls._native(width, height, side)
@@ -56,7 +56,7 @@ class Frame:
 
     @classmethod
     def whole(cls, width: int, height: int) -> Frame:
-        """The frame that shows a picture as it is."""
+        """The frame that shows an image as it is."""
         return cls((0, 0, width, height), (height, width), (width, height))
 
     @classmethod
@@ -68,11 +68,11 @@ class Frame:
         w, h = min(width, height * W / H), min(height, width * H / W)
         return cls(((width - w) / 2, (height - h) / 2, w, h), (H, W), (width, height))
 
-    def picture(self, picture: Image.Image) -> Image.Image:
+    def apply(self, image: Image.Image) -> Image.Image:
         """Cut out and resize, bicubic with antialiasing; untouched where it has that size already."""
         x, y, w, h = self.window
         left, top = math.floor(x), math.floor(y)
-        around = picture.crop((left, top, math.ceil(x + w), math.ceil(y + h)))
+        around = image.crop((left, top, math.ceil(x + w), math.ceil(y + h)))
         inner = (x - left, y - top, x - left + w, y - top + h)
         return around.resize(self.size[::-1], Image.Resampling.BICUBIC, box=inner)
 
@@ -108,8 +108,8 @@ def frame_mask(path: Path, frame: Frame) -> Tensor:
     """A mask's file as the model sees it, (H, W) bool.
 
     Args:
-        path: the file, of the size of the picture, or of the size that it is shown at.
-        frame: the picture's.
+        path: the file, of the size of the image, or of the size that it is shown at.
+        frame: the image's.
 
     Raises:
         InputError: it is no mask, of another size, or covers nothing of what the frame shows.
@@ -120,7 +120,7 @@ def frame_mask(path: Path, frame: Frame) -> Tensor:
         return torch.from_numpy(open_mask(path, frame.size[::-1]))
     mask = inside(frame.plane(torch.from_numpy(open_mask(path, frame.image))))
     if not mask.any():
-        raise InputError(f"{path}: the part of the picture that is shown has nothing of the mask; draw it there")
+        raise InputError(f"{path}: the part of the image that is shown has nothing of the mask; draw it there")
     return mask
 
 
@@ -136,7 +136,7 @@ def check_fit(fit: str) -> None:
         InputError: it is none.
     """
     if fit not in FITS:
-        raise InputError(f"data.fit={fit}: no way to fit a picture; choose {', '.join(FITS)}")
+        raise InputError(f"data.fit={fit}: no way to fit an image; choose {', '.join(FITS)}")
 
 
 def _round_to_multiple(pixels: float) -> int:

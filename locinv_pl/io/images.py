@@ -56,7 +56,7 @@ def open_image(path: Path, size: Size | None = None) -> Image.Image:
     if size is not None and image.size != size:
         raise InputError(
             f"{path}: is {image.width}x{image.height} but {size[0]}x{size[1]} was annotated; "
-            f"use the picture that was annotated or correct the annotation"
+            f"use the image that was annotated or correct the annotation"
         )
     return image
 
@@ -122,7 +122,7 @@ def open_mask(path: Path, size: Size, value: int | None = None) -> np.ndarray:
     Args:
         path: the file.
         size: of its image, which it has to have; turned like an image.
-        value: the pixels of this number in an index picture, whose palette then does not matter; by default what
+        value: the pixels of this number in an index image, whose palette then does not matter; by default what
             :func:`cut` takes.
 
     Raises:
@@ -151,13 +151,13 @@ def mask_file(path: Path, size: Size | None = None) -> Iterator[Image.Image]:
     """
     try:
         with (
-            _readably(f"{path}: the mask", "write it again, as a picture of one channel"),
+            _readably(f"{path}: the mask", "write it again, as an image of one channel"),
             _open(path, whole=True) as file,
         ):
             image = _upright(file, size)
             if size is not None and image.size != size:
                 raise InputError(
-                    f"{path}: the mask is {image.width}x{image.height} but its picture {size[0]}x{size[1]}; "
+                    f"{path}: the mask is {image.width}x{image.height} but its image {size[0]}x{size[1]}; "
                     f"make both the same size"
                 )
             yield image
@@ -188,7 +188,7 @@ def cut(mask: Image.Image, name: str) -> np.ndarray:
     if values is None:
         raise InputError(
             f"{name} is in colour, not one channel; write white on black, or, where its colours are labels, "
-            f"{{index: FILE, value: N}} of a picture of numbers"
+            f"{{index: FILE, value: N}} of an image of numbers"
         )
     return cut_values(values, name)
 
@@ -401,13 +401,13 @@ def _opened(path: Path, whole: bool = False) -> Iterator[Image.Image]:
         with _open(path, whole) as file:
             yield file
     except FileNotFoundError:
-        raise InputError(f"{path}: no such picture; put it there or remove it from the data set") from None
+        raise InputError(f"{path}: no such image; put it there or remove it from the data set") from None
     except UnidentifiedImageError:
         empty = path.is_file() and path.stat().st_size == 0
-        problem = "the file is empty" if empty else "is no picture, or of a format that PIL does not know"
+        problem = "the file is empty" if empty else "is no image, or of a format that PIL does not know"
         raise InputError(f"{path}: {problem}; {mend}") from None
     except InputError:
         raise
     except Exception as error:  # PIL's readers raise all kinds
         problem = (isinstance(error, OSError) and error.strerror) or one_line(str(error)) or type(error).__name__
-        raise InputError(f"{path}: cannot be read as a picture ({problem}); {mend}") from None
+        raise InputError(f"{path}: cannot be read as an image ({problem}); {mend}") from None

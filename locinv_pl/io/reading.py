@@ -99,7 +99,7 @@ def read_yaml(path: Path, missing: str) -> Any:
     return _parsed(path, "YAML", yaml_of, missing, "write it again")
 
 
-def read_list(path: Path, missing: str = "name the list of your pictures in data.samples=") -> list[Any]:
+def read_list(path: Path, missing: str = "name the list of your images in data.samples=") -> list[Any]:
     """The rows of a YAML, JSON or JSONL file, by its suffix.
 
     Raises:
@@ -108,7 +108,7 @@ def read_list(path: Path, missing: str = "name the list of your pictures in data
     kinds: dict[str, tuple[str, Callable[[str], Any]]] = {".jsonl": ("JSONL", _jsonl), ".json": ("JSON", json_of)}
     rows = _parsed(path, *kinds.get(path.suffix.lower(), ("YAML", yaml_of)), missing, "mend it")
     if not isinstance(rows, list):
-        raise InputError(f"{path}: is no list of pictures; begin every picture with '- image:'")
+        raise InputError(f"{path}: is no list of images; begin every image with '- image:'")
     return rows
 
 

@@ -1,4 +1,4 @@
-"""How good a text-to-image model of the drawn world is: pictures by its prompts, looked at by the judge."""
+"""How good a text-to-image model of the drawn world is: images by its prompts, looked at by the judge."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class BackboneScores:
         color_delta_e, color_delta_e_p90: CIEDE2000 between the mean colours of an object in a scene and in its
             reconstruction, the mean over all objects and the value that nine in ten keep below.
         judge_accuracy: unseen scenes of which the judge names all nouns and no other, each with its look.
-        noun_accuracy, color_accuracy: pictures generated for one object whose largest noun is the one asked
+        noun_accuracy, color_accuracy: images generated for one object whose largest noun is the one asked
             for, and that have it in the colour asked for.
-        two_noun_accuracy: pictures generated for two objects that have both nouns.
+        two_noun_accuracy: images generated for two objects that have both nouns.
         two_color_accuracy: those that have both nouns, each in its colour.
-        three_noun_accuracy: pictures generated for three objects that have all three nouns.
-        edit_targets: target prompts of edits, of scenes with two and three objects, whose pictures, generated from
+        three_noun_accuracy: images generated for three objects that have all three nouns.
+        edit_targets: target prompts of edits, of scenes with two and three objects, whose images, generated from
             nothing, show what they name and no other noun: the success that edits can have with this model.
-        clip_score: mean over all generated pictures with their prompts; ``clip_score_scenes`` over unseen scenes
+        clip_score: mean over all generated images with their prompts; ``clip_score_scenes`` over unseen scenes
             with their captions.
         ddim_iou: attention IoU of plain DDIM inversion at threshold 0.3, mean over the nouns of scenes with two
             and three objects; None for a model that isn't inverted.
@@ -84,10 +84,10 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Generated:
-    """The pictures that were judged, for a sheet: (N, 3, H, W), and what the judge saw."""
+    """The images that were judged, for a sheet: (N, 3, H, W), and what the judge saw."""
 
     requests: list[Request]
-    pictures: Tensor = field(repr=False)
+    images: Tensor = field(repr=False)
     seen: list[tuple[Sighting, ...]]
 
 
@@ -113,7 +113,7 @@ def evaluate_backbone(
     one, two, three = ([*make_requests(judge, seed, count, num_prompts)] for count in (1, 2, 3))
     targets = edit_targets(seed, num_prompts, backbone.image_size, judge.world)
     requests = one + two + three
-    pictures = generate(
+    images = generate(
         backbone,
         [*(r.prompt for r in requests), *targets],
         GUIDANCE_SCALE,
@@ -121,8 +121,8 @@ def evaluate_backbone(
         seed,
         batch_size=16 if backbone.device.type == "cpu" else 200,
     )
-    pictures, edited = pictures.split([len(requests), len(targets)])
-    generated = Generated(requests, pictures, judge_all(judge, pictures))
+    images, edited = images.split([len(requests), len(targets)])
+    generated = Generated(requests, images, judge_all(judge, images))
     seen = iter(zip(generated.requests, generated.seen, strict=True))
     singles, pairs, triples = ([next(seen) for _ in some] for some in (one, two, three))
     crowded = [s for s in scenes if len(s.objects) > 1][: max(1, num_scenes // 10)]
@@ -136,7 +136,7 @@ def evaluate_backbone(
         two_color_accuracy=_share(set(r.things) <= _pairs(saw) for r, saw in pairs),
         three_noun_accuracy=_share(_has_nouns(r, saw) for r, saw in triples),
         edit_targets=_share(bool(agrees) for agrees in judge.agrees(edited, targets)),
-        clip_score=judge.clip_score(pictures, [r.prompt for r in generated.requests]).mean().item(),
+        clip_score=judge.clip_score(images, [r.prompt for r in generated.requests]).mean().item(),
         clip_score_scenes=judge.clip_score(to_tensor(scenes), [s.caption for s in scenes]).mean().item(),
         ddim_iou=None if isinstance(backbone, FlowModel) else ddim_iou(backbone, crowded),
         package_mib=package_mib(),
@@ -193,9 +193,9 @@ def make_requests(judge: Judge, seed: int, num_objects: int, count: int) -> Iter
         yield Request(prompt, things)
 
 
-def judge_all(judge: Judge, pictures: Tensor, batch_size: int = 50) -> list[tuple[Sighting, ...]]:
-    """What the judge sees on many pictures (N, 3, H, W)."""
-    return [seen for batch in pictures.split(batch_size) for seen in judge.see(batch)]
+def judge_all(judge: Judge, images: Tensor, batch_size: int = 50) -> list[tuple[Sighting, ...]]:
+    """What the judge sees on many images (N, 3, H, W)."""
+    return [seen for batch in images.split(batch_size) for seen in judge.see(batch)]
 
 
 def judge_accuracy(judge: Judge, scenes: Sequence[Scene]) -> float:
@@ -217,12 +217,12 @@ def vae_quality(backbone: Backbone | FlowModel, scenes: Sequence[Scene], batch_s
     values, sources, copies = [], [], []
     for start in range(0, len(scenes), batch_size):
         some = scenes[start : start + batch_size]
-        pictures = to_tensor(some)
-        back = backbone.decode(backbone.encode(pictures)).cpu()
-        values += [psnr(b, p).item() for b, p in zip(back, pictures, strict=True)]
-        for scene, picture, copy in zip(some, pictures, back, strict=True):
+        images = to_tensor(some)
+        back = backbone.decode(backbone.encode(images)).cpu()
+        values += [psnr(b, p).item() for b, p in zip(back, images, strict=True)]
+        for scene, image, copy in zip(some, images, back, strict=True):
             masks = [torch.from_numpy(thing.mask) for thing in scene.objects]
-            sources += [picture[:, mask].mean(1).numpy() for mask in masks]
+            sources += [image[:, mask].mean(1).numpy() for mask in masks]
             copies += [copy[:, mask].mean(1).numpy() for mask in masks]
     apart = deltaE_ciede2000(rgb2lab(np.stack(sources)), rgb2lab(np.stack(copies)))
     return {
@@ -263,21 +263,21 @@ def package_mib() -> float:
 
 
 def to_tensor(scenes: Sequence[Scene]) -> Tensor:
-    """The scenes' pictures, (N, 3, H, W) in [0, 1]."""
+    """The scenes' images, (N, 3, H, W) in [0, 1]."""
     return torch.from_numpy(np.stack([np.asarray(s.image) for s in scenes])).permute(0, 3, 1, 2).float() / 255
 
 
 def draw_sheet(generated: Generated, columns: int = 10, rows: int = 6, gap: int = 42) -> Image.Image:
-    """Pictures for one object above those for two and for three, each with its prompt and what the judge saw."""
+    """Images for one object above those for two and for three, each with its prompt and what the judge saw."""
     each = len(generated.requests) // 3
     shown = [n * each + k for n in range(3) for k in range(min(columns * rows // 3, each))]
-    side = generated.pictures.shape[-1]
+    side = generated.images.shape[-1]
     width = max(side, 128)
     page = Image.new("RGB", (columns * width, -(-len(shown) // columns) * (side + gap)), "white")
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(9)
     for place, n in enumerate(shown):
         left, top = place % columns * width, place // columns * (side + gap)
-        pixels = (generated.pictures[n].movedim(0, -1).numpy() * 255).round().astype(np.uint8)
+        pixels = (generated.images[n].movedim(0, -1).numpy() * 255).round().astype(np.uint8)
         page.paste(Image.fromarray(pixels), (left, top))
         request, seen = generated.requests[n], generated.seen[n]
         right = set(request.things) <= _pairs(seen)

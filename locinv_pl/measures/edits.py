@@ -1,4 +1,4 @@
-"""What an edit keeps of a picture, and how well it does what the target prompt asks for.
+"""What an edit keeps of an image, and how well it does what the target prompt asks for.
 
 The measures are those of PIE-Bench's evaluation (Ju et al., PnP Inversion, arXiv 2310.01506), with two more: the
 similarity of a ViT's features, DINO's for photographs, and whether the judge of the drawn world sees what the prompt
@@ -45,12 +45,12 @@ class MeasureSettings:
     """Which networks look at edits. The embedded judge's know drawn scenes only; for photographs name others.
 
     Args:
-        clip: what compares pictures with prompts: "judge", the judge's CLIP, or another CLIP in transformers'
+        clip: what compares images with prompts: "judge", the judge's CLIP, or another CLIP in transformers'
             layout, a hub id or a local folder. PIE-Bench's is openai/clip-vit-large-patch14.
-        vit: whose features compare edits with their sources: "judge", the picture tower of the judge's CLIP, or a
+        vit: whose features compare edits with their sources: "judge", the image tower of the judge's CLIP, or a
             ViT, likewise. PIE-Bench's is facebook/dino-vitb8.
         vit_range: the value of white as the ViT sees it, before its mean and deviation are taken off. DINO learned
-            with 1; PIE-Bench's own code doesn't scale pictures for it: give 255 to compare with its tables.
+            with 1; PIE-Bench's own code doesn't scale images for it: give 255 to compare with its tables.
         lpips: whether LPIPS of reconstructions and backgrounds is measured, which needs torchvision.
 
     Raises:
@@ -93,19 +93,19 @@ class Measures:
         """Measure one edit.
 
         Args:
-            source: the picture before, (3, H, W) in [0, 1].
-            edited: the picture after, likewise.
+            source: the image before, (3, H, W) in [0, 1].
+            edited: the image after, likewise.
             target_prompt: P*.
-            region: where the edit changes the picture, (H, W), bool; its outermost frame of one pixel counts as
+            region: where the edit changes the image, (H, W), bool; its outermost frame of one pixel counts as
                 edited in any case.
 
         Returns:
             - structure_distance: see :func:`~locinv_pl.measures.metrics.structure_distance`;
             - background_psnr in dB, background_mse, background_ssim, and background_lpips where asked for: of what
               lies outside the region; None without a region or without anything outside of it;
-            - clip_target: 100 max(0, cos) of the edited picture with the target prompt;
+            - clip_target: 100 max(0, cos) of the edited image with the target prompt;
             - clip_edited: the same with all black but the region; None without a region;
-            - dino_similarity: cosine of the ViT's CLS features of both pictures;
+            - dino_similarity: cosine of the ViT's CLS features of both images;
             - success: 1 if the judge sees what the prompt names, else 0; None if it knows nothing of that, or
               where ``settings.clip`` is another network.
         """
@@ -127,9 +127,9 @@ class Measures:
     def reconstruction(self, source: Tensor, reconstruction: Tensor) -> dict[str, float]:
         """PSNR in dB, SSIM, and LPIPS where asked for, of a reconstruction; both (3, H, W) in [0, 1]."""
         measures = {"psnr": psnr, "ssim": ssim, **({"lpips": lpips} if self.settings.lpips else {})}
-        pictures = reconstruction.to(self.device), source.to(self.device)
+        images = reconstruction.to(self.device), source.to(self.device)
         with fp32(self.device.type):
-            return {name: measure(*pictures).item() for name, measure in measures.items()}
+            return {name: measure(*images).item() for name, measure in measures.items()}
 
     def _background(self, source: Tensor, edited: Tensor, region: Tensor | None) -> dict[str, float | None]:
         measures = {
@@ -142,12 +142,12 @@ class Measures:
             return dict.fromkeys(measures)
         return {name: measure(edited, source, region).item() for name, measure in measures.items()}
 
-    def _clip_score(self, picture: Tensor, prompt: str) -> float:
-        return self.clip.clip_score(picture[None], [prompt]).item()
+    def _clip_score(self, image: Tensor, prompt: str) -> float:
+        return self.clip.clip_score(image[None], [prompt]).item()
 
 
 class Clip:
-    """A CLIP of transformers, with the processor that prepares its pictures and prompts."""
+    """A CLIP of transformers, with the processor that prepares its images and prompts."""
 
     def __init__(self, network: Any, processor: Any):
         self.network, self.processor = network, processor
@@ -181,12 +181,12 @@ class Clip:
 
 
 class ViT:
-    """The features of pictures that a ViT has in the end.
+    """The features of images that a ViT has in the end.
 
     Args:
-        network: of transformers; takes pictures (B, 3, side, side).
-        side: in pixels; pictures of another size or shape are resized to it.
-        mean, std: of its pictures' channels.
+        network: of transformers; takes images (B, 3, side, side).
+        side: in pixels; images of another size or shape are resized to it.
+        mean, std: of its images' channels.
         white: the value of white before these are taken off.
     """
 
@@ -211,7 +211,7 @@ class ViT:
 
     @classmethod
     def of_judge(cls, judge: Judge, white: float) -> ViT:
-        """The picture tower of the judge's CLIP."""
+        """The image tower of the judge's CLIP."""
         tower = judge.clip.vision_model
         return cls(tower, tower.config.image_size, [0.5] * 3, [0.5] * 3, white)
 
@@ -233,10 +233,10 @@ class ViT:
 
 
 def edit_region(sample: EditSample, tokenizer: Any, edit: Edit, by_prior: bool = False) -> Tensor | None:
-    """Where an edit changes the picture: what the data says, else the masks of the nouns that the prompt changes.
+    """Where an edit changes the image: what the data says, else the masks of the nouns that the prompt changes.
 
     Args:
-        sample: the picture.
+        sample: the image.
         tokenizer: by whose tokens the prompts are compared.
         edit: the edit.
         by_prior: take the nouns' priors, which an editor may know, in place of their ground truth.

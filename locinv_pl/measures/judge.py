@@ -1,6 +1,6 @@
-"""An independent judge of pictures from the drawn world: what is on them, in which colour, and how they fit a text.
+"""An independent judge of images from the drawn world: what is on them, in which colour, and how they fit a text.
 
-Both networks learned from drawn pictures only, never from generated ones, and share nothing with the
+Both networks learned from drawn images only, never from generated ones, and share nothing with the
 text-to-image model but the tokenizer.
 """
 
@@ -22,7 +22,7 @@ from locinv_pl.assets import JUDGE
 from locinv_pl.errors import InputError
 from locinv_pl.words import inflect
 
-CELL = 4  # picture pixels to a side of the recogniser's cells
+CELL = 4  # image pixels to a side of the recogniser's cells
 
 
 class Recognizer(nn.Module):
@@ -38,7 +38,7 @@ class Recognizer(nn.Module):
         self.unet, self.num_nouns = unet, num_nouns
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of nouns (B, 1 + nouns, h, w) and colours (B, colours, h, w) for pictures (B, 3, 4h, 4w) in [0, 1]."""
+        """Logits of nouns (B, 1 + nouns, h, w) and colours (B, colours, h, w) for images (B, 3, 4h, 4w) in [0, 1]."""
         cells = F.pixel_unshuffle(images * 2 - 1, CELL)
         logits = self.unet(cells, 0).sample
         return logits[:, : 1 + self.num_nouns], logits[:, 1 + self.num_nouns :]
@@ -46,7 +46,7 @@ class Recognizer(nn.Module):
 
 @dataclass(frozen=True)
 class Sighting:
-    """A noun on a picture: its colour, and the share of the picture that it covers."""
+    """A noun on an image: its colour, and the share of the image that it covers."""
 
     noun: str
     color: str
@@ -54,7 +54,7 @@ class Sighting:
 
 
 class Judge:
-    """Says what is on a picture.
+    """Says what is on an image.
 
     Args:
         recognizer: the network for nouns and colours.
@@ -62,7 +62,7 @@ class Judge:
         tokenizer: of ``clip``.
         nouns, colors: the words for the recogniser's classes.
         world: the name of the drawn world that it knows.
-        min_area: the smallest share of a picture that counts as an object.
+        min_area: the smallest share of an image that counts as an object.
     """
 
     def __init__(
@@ -87,9 +87,9 @@ class Judge:
 
     @torch.no_grad()
     def see(self, images: Tensor) -> list[tuple[Sighting, ...]]:
-        """The nouns on each of the pictures (B, 3, H, W) in [0, 1], the largest first; each noun once.
+        """The nouns on each of the images (B, 3, H, W) in [0, 1], the largest first; each noun once.
 
-        A noun is there where it is the likeliest in at least ``min_area`` of the picture; its colour is
+        A noun is there where it is the likeliest in at least ``min_area`` of the image; its colour is
         the likeliest over those cells.
         """
         nouns, colors = self.recognizer(self._resized(images.to(self.device)))
@@ -108,7 +108,7 @@ class Judge:
 
     @torch.no_grad()
     def clip_score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """100 max(0, cos(image, text)) of each picture with its prompt: (B,), on the CPU (CLIPScore, arXiv 2104.08718).
+        """100 max(0, cos(image, text)) of each image with its prompt: (B,), on the CPU (CLIPScore, arXiv 2104.08718).
 
         Args:
             images: (B, 3, H, W) in [0, 1].
@@ -123,7 +123,7 @@ class Judge:
         return 100 * cosine.clamp(min=0).cpu()
 
     def agrees(self, images: Tensor, prompts: Sequence[str]) -> list[bool | None]:
-        """Whether each picture shows what its prompt names, every noun in its colour where the prompt says one.
+        """Whether each image shows what its prompt names, every noun in its colour where the prompt says one.
 
         A noun that the prompt doesn't name must not be there: an old object beside a new one is no swap.
 

@@ -1,7 +1,7 @@
-"""How well maps sit on objects, pictures come back, and edits keep what they are not to change.
+"""How well maps sit on objects, images come back, and edits keep what they are not to change.
 
 Functions, and torchmetrics shells. What is measured of edits follows PIE-Bench's evaluation (Ju et al., PnP
-Inversion, arXiv 2310.01506): pictures in [0, 1] with the edited region set to black, over all pixels.
+Inversion, arXiv 2310.01506): images in [0, 1] with the edited region set to black, over all pixels.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def attention_iou(maps: Tensor, masks: Tensor, threshold: float = 0.3) -> Tensor
     LocInv, arXiv 2405.01496, section 4.1).
 
     Args:
-        maps: A^k, averaged over the timesteps where a picture is meant, shape (K, r, c).
+        maps: A^k, averaged over the timesteps where an image is meant, shape (K, r, c).
         masks: ground truth, bool, shape (K, H, W).
 
     Returns:
@@ -81,7 +81,7 @@ class AttentionIoU(Metric):
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, maps: Tensor, masks: Tensor) -> None:
-        """Add the nouns of one picture: maps (K, r, c), masks (K, H, W)."""
+        """Add the nouns of one image: maps (K, r, c), masks (K, H, W)."""
         iou = attention_iou(maps, masks, self.threshold)
         self.total += iou.sum()
         self.count += len(iou)
@@ -91,53 +91,51 @@ class AttentionIoU(Metric):
         return self.total / self.count.clamp_min(1)
 
 
-def psnr(picture: Tensor, reference: Tensor) -> Tensor:
-    """PSNR in dB of one picture (3, H, W) in [0, 1] against another."""
-    return peak_signal_noise_ratio(picture, reference, data_range=1.0)
+def psnr(image: Tensor, reference: Tensor) -> Tensor:
+    """PSNR in dB of one image (3, H, W) in [0, 1] against another."""
+    return peak_signal_noise_ratio(image, reference, data_range=1.0)
 
 
-def ssim(picture: Tensor, reference: Tensor) -> Tensor:
-    """SSIM of one picture (3, H, W) in [0, 1] with another, of more than 10 pixels a side; 1 where they are equal.
+def ssim(image: Tensor, reference: Tensor) -> Tensor:
+    """SSIM of one image (3, H, W) in [0, 1] with another, of more than 10 pixels a side; 1 where they are equal.
 
     Wang et al., Image Quality Assessment (IEEE Trans. Image Process. 13(4), 2004): the mean over all Gaussian windows
-    of sigma 1.5, 11x11 pixels, that lie inside the picture.
+    of sigma 1.5, 11x11 pixels, that lie inside the image.
     """
     # torchmetrics itself takes this mean up to version 1.4.0; later ones count windows beyond the edge, too.
-    _, every = structural_similarity_index_measure(
-        picture[None], reference[None], data_range=1.0, return_full_image=True
-    )
+    _, every = structural_similarity_index_measure(image[None], reference[None], data_range=1.0, return_full_image=True)
     return every[..., 5:-5, 5:-5].mean()
 
 
 def with_border(region: Tensor) -> Tensor:
-    """An edit region (H, W), bool, to which the picture's outermost frame of one pixel belongs, too."""
+    """An edit region (H, W), bool, to which the image's outermost frame of one pixel belongs, too."""
     wide = torch.ones_like(region)
     wide[1:-1, 1:-1] = region[1:-1, 1:-1]
     return wide
 
 
-def background(picture: Tensor, region: Tensor) -> Tensor:
-    """A picture (3, H, W) times 1 - region, which is (H, W), bool, and True where the edit changes the picture."""
-    return picture * ~region
+def background(image: Tensor, region: Tensor) -> Tensor:
+    """An image (3, H, W) times 1 - region, which is (H, W), bool, and True where the edit changes the image."""
+    return image * ~region
 
 
 def background_mse(edited: Tensor, source: Tensor, region: Tensor) -> Tensor:
-    """Mean square difference of two pictures' backgrounds over all pixels; arguments as in :func:`background`."""
+    """Mean square difference of two images' backgrounds over all pixels; arguments as in :func:`background`."""
     return F.mse_loss(background(edited, region), background(source, region))
 
 
 def background_psnr(edited: Tensor, source: Tensor, region: Tensor) -> Tensor:
-    """PSNR of two pictures' backgrounds in dB, 100 at most, so that means stay finite where nothing differs."""
+    """PSNR of two images' backgrounds in dB, 100 at most, so that means stay finite where nothing differs."""
     return psnr(background(edited, region), background(source, region)).clamp(max=MOST_DECIBELS)
 
 
 def background_ssim(edited: Tensor, source: Tensor, region: Tensor) -> Tensor:
-    """SSIM of two pictures' backgrounds; arguments as in :func:`background`."""
+    """SSIM of two images' backgrounds; arguments as in :func:`background`."""
     return ssim(background(edited, region), background(source, region))
 
 
-def lpips(picture: Tensor, reference: Tensor) -> Tensor:
-    """LPIPS of two pictures (3, H, W) in [0, 1] by SqueezeNet (Zhang et al., arXiv 1801.03924); needs torchvision.
+def lpips(image: Tensor, reference: Tensor) -> Tensor:
+    """LPIPS of two images (3, H, W) in [0, 1] by SqueezeNet (Zhang et al., arXiv 1801.03924); needs torchvision.
 
     Raises:
         InputError: torchvision is missing, or its SqueezeNet is neither in torch's cache nor can be downloaded.
@@ -145,7 +143,7 @@ def lpips(picture: Tensor, reference: Tensor) -> Tensor:
     check_lpips()
     try:
         return learned_perceptual_image_patch_similarity(
-            picture[None], reference[None], net_type="squeeze", normalize=True
+            image[None], reference[None], net_type="squeeze", normalize=True
         )
     except OSError as error:
         raise InputError(
@@ -155,7 +153,7 @@ def lpips(picture: Tensor, reference: Tensor) -> Tensor:
 
 
 def background_lpips(edited: Tensor, source: Tensor, region: Tensor) -> Tensor:
-    """:func:`lpips` of two pictures' backgrounds; arguments as in :func:`background`."""
+    """:func:`lpips` of two images' backgrounds; arguments as in :func:`background`."""
     return lpips(background(edited, region), background(source, region))
 
 
@@ -170,14 +168,14 @@ def check_lpips() -> None:
 
 
 def structure_distance(keys: Tensor, others: Tensor) -> Tensor:
-    """How far two pictures' structures are apart: mean_ij (S_ij - S'_ij)^2 with S_ij = cos(k_i, k_j).
+    """How far two images' structures are apart: mean_ij (S_ij - S'_ij)^2 with S_ij = cos(k_i, k_j).
 
     S is the self-similarity of Tumanyan et al., Splicing ViT Features (arXiv 2201.00424); the mean square is
     PIE-Bench's.
 
     Args:
         keys: k_i of the last block of a ViT, its heads side by side, of all tokens with the CLS token, (N, D).
-        others: the same of the other picture.
+        others: the same of the other image.
     """
     one, other = (F.normalize(k, dim=-1) for k in (keys, others))
     return F.mse_loss(one @ one.mT, other @ other.mT)

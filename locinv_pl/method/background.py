@@ -1,4 +1,4 @@
-"""Where a picture's background is, found without a prior: DPL's estimate from attention."""
+"""Where an image's background is, found without a prior: DPL's estimate from attention."""
 
 from __future__ import annotations
 

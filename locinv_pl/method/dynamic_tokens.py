@@ -103,7 +103,7 @@ def optimize_tokens(
         i: step, one for all rows or (B,).
         V: V_{t+1}, (B, L, D), to start from.
         prefix: of z_t, where it is there.
-        images: which of the task's pictures the rows are of, (B,); all in turn by default.
+        images: which of the task's images the rows are of, (B,); all in turn by default.
         max_steps: in place of the policy's.
 
     Returns:
@@ -164,7 +164,7 @@ def propose_tokens(backbone: Backbone, task: Task, i: int) -> tuple[Tensor, Tens
 
         found = [done for _, done in halving(fit, range(len(at)))]
         if None in found:
-            raise torch.OutOfMemoryError("one timestep of one picture alone is too much")
+            raise torch.OutOfMemoryError("one timestep of one image alone is too much")
         V, taken = (torch.cat(parts) for parts in zip(*found, strict=True))
         task.proposals.update(zip(steps.tolist(), zip(V.split(B), taken.split(B), strict=True), strict=True))
     return task.proposals[i]

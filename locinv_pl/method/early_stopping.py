@@ -1,4 +1,4 @@
-"""Pictures that leave a batch: what is optimised for all of them together goes on for the others."""
+"""Images that leave a batch: what is optimised for all of them together goes on for the others."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ class ParallelPolicy:
     """Whether tokens are fitted at several timesteps at once, before they are corrected one timestep after the other.
 
     Args:
-        timesteps: of one picture fitted at once, on the DDIM trajectory's own latents; 0 fits them one after the other.
+        timesteps: of one image fitted at once, on the DDIM trajectory's own latents; 0 fits them one after the other.
         correction_steps: gradient steps a timestep at most, from what was fitted so, on the reconstruction's latent.
     """
 

@@ -1,4 +1,4 @@
-"""What stays the same for a batch of pictures while it is inverted: prompts, priors, the DDIM trajectory."""
+"""What stays the same for a batch of images while it is inverted: prompts, priors, the DDIM trajectory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from locinv_pl.words.tokens import PromptBatch, prompt_batch
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A batch of pictures to invert: everything that no timestep changes.
+    """A batch of images to invert: everything that no timestep changes.
 
     ``prompts`` holds the batch's token tensors; ``embeddings`` (B, L, D) the words' own input
     embeddings; ``plain`` (B, L, D) the text encoder's output for the unchanged prompt; ``empty``
@@ -78,7 +78,7 @@ class Task:
 
 
 def settings_of(backbone: Backbone, method: Method, num_steps: int, resolution: int) -> dict[str, Any]:
-    """What makes two inversions of a picture comparable; goes into every result file."""
+    """What makes two inversions of an image comparable; goes into every result file."""
     return {
         "backbone": backbone.name,
         "method": method.to_dict(),
@@ -88,7 +88,7 @@ def settings_of(backbone: Backbone, method: Method, num_steps: int, resolution: 
 
 
 def prepare(backbone: Backbone, samples: Sequence[EditSample], method: Method, num_steps: int, resolution: int) -> Task:
-    """Encode a batch's pictures and prompts and invert them by DDIM under the plain prompt."""
+    """Encode a batch's images and prompts and invert them by DDIM under the plain prompt."""
     began = time.perf_counter()
     device = backbone.device
     moves = method.tokens.policy == "optimize"
@@ -127,7 +127,7 @@ def prepare(backbone: Backbone, samples: Sequence[EditSample], method: Method, n
 
 
 def _background(parts: SelfAttentionMaps, A: Tensor, prompts: PromptBatch) -> Tensor:
-    """DPL's background of every picture, (B, r, c), from its mean maps A (B, K, r, c)."""
+    """DPL's background of every image, (B, r, c), from its mean maps A (B, K, r, c)."""
     each = zip(parts.mean, A, prompts.has_noun, strict=True)
     return torch.stack([estimate_background(rows, maps[real], parts.grid) for rows, maps, real in each]).to(A.device)
 

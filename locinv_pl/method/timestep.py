@@ -1,7 +1,7 @@
 """LocInv's algorithm, one timestep after the other.
 
 Every function takes its state and gives it back. A :class:`~locinv_pl.method.task.Task` is what stays the same for a
-batch of pictures; a :class:`~locinv_pl.types.StepRecord` is what a timestep adds, and the last one
+batch of images; a :class:`~locinv_pl.types.StepRecord` is what a timestep adds, and the last one
 is all that the next timestep needs. Symbols, here and in ``task.py``, ``dynamic_tokens.py`` and ``null_text.py``:
 z_t latent, V_t dynamic tokens, ∅_t null text, A_t attention maps, S priors, w guidance scale; step i = 0 is the
 noisiest.
@@ -66,7 +66,7 @@ def invert_step(backbone: Backbone, task: Task, i: int, before: StepRecord) -> S
 
 
 def collect(task: Task, records: Sequence[StepRecord]) -> list[Inversion]:
-    """The finished inversions of a batch, one for each picture, from its T records."""
+    """The finished inversions of a batch, one for each image, from its T records."""
     inversions = []
     for b, sample in enumerate(task.samples):
         K = len(sample.nouns)

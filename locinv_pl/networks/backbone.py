@@ -85,12 +85,12 @@ class Backbone:
 
     @property
     def downsampling(self) -> int:
-        """Picture pixels per latent pixel, along one side."""
+        """Image pixels per latent pixel, along one side."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
     def image_size(self) -> int:
-        """Side of the square pictures that the model was trained on, in pixels."""
+        """Side of the square images that the model was trained on, in pixels."""
         return self.unet.config.sample_size * self.downsampling
 
     def to(self, device: torch.device | str) -> Backbone:
@@ -105,13 +105,13 @@ class Backbone:
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """z_0 of pictures (B, 3, H, W) in [0, 1]: the mean of the posterior, scaled; (B, C, h, w)."""
+        """z_0 of images (B, 3, H, W) in [0, 1]: the mean of the posterior, scaled; (B, C, h, w)."""
         x = (images * 2 - 1).to(self.device, self.dtype)
         return (self.vae.encode(x).latent_dist.mean * self.vae.config.scaling_factor).float().contiguous()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [0, 1] of latents (B, C, h, w)."""
+        """Images (B, 3, H, W) in [0, 1] of latents (B, C, h, w)."""
         z = (latents / self.vae.config.scaling_factor).to(self.device, self.dtype)
         return (self.vae.decode(z).sample.float() / 2 + 0.5).clamp(0, 1)
 

@@ -14,7 +14,7 @@ from locinv_pl.networks.forwards import Forward
 
 
 def fused_forwards(unet: Any) -> dict[nn.Module, Forward]:
-    """For pictures with channels last: normalisation and activation in one, gated units in one, 1x1 as products.
+    """For images with channels last: normalisation and activation in one, gated units in one, 1x1 as products.
 
     Returns:
         what to call in place of the forward passes of some modules of the UNet.

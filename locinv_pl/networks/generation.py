@@ -1,4 +1,4 @@
-"""Pictures from text alone, by the same DDIM step that reconstructs and edits."""
+"""Images from text alone, by the same DDIM step that reconstructs and edits."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def generate(
     seed: int = 0,
     batch_size: int = 16,
 ) -> Tensor:
-    """A picture for every prompt.
+    """An image for every prompt.
 
-    Picture n starts from noise of (seed, n) alone, whatever the batch size.
+    Image n starts from noise of (seed, n) alone, whatever the batch size.
 
     Args:
         backbone: the model.
         prompts: B of them.
         guidance_scale: w.
         num_steps: T.
-        seed: another seed, other pictures.
-        batch_size: pictures that are denoised together.
+        seed: another seed, other images.
+        batch_size: images that are denoised together.
 
     Returns:
         (B, 3, H, W) in [0, 1], on the CPU.
@@ -41,16 +41,16 @@ def generate(
     Raises:
         InputError: a prompt is too long.
     """
-    pictures = []
+    images = []
     for start in range(0, len(prompts), batch_size):
         some = range(start, min(start + batch_size, len(prompts)))
         noise = torch.stack([torch.randn(_shape(backbone), generator=_seeded(seed + n)) for n in some])
         texts = [prompts[n] for n in some]
         if isinstance(backbone, FlowModel):
-            pictures.append(backbone.generate(texts, noise, guidance_scale, num_steps).cpu())
+            images.append(backbone.generate(texts, noise, guidance_scale, num_steps).cpu())
         else:
-            pictures.append(_denoise(backbone, texts, noise, guidance_scale, num_steps))
-    return torch.cat(pictures)
+            images.append(_denoise(backbone, texts, noise, guidance_scale, num_steps))
+    return torch.cat(images)
 
 
 def _denoise(backbone: Backbone, prompts: Sequence[str], z: Tensor, guidance_scale: float, num_steps: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from locinv_pl.errors import one_line
 
 LARGEST = 8
-"""Pictures in a batch, at most: every recording keeps memory of its own for all that it computes."""
+"""Images in a batch, at most: every recording keeps memory of its own for all that it computes."""
 
 
 class Graphs:

@@ -83,7 +83,7 @@ def _from_disk_or_hub(key: str, where: str, network: Any, processor: Any) -> Loa
 def _read_model(key: str, where: str, network: Any, processor: Any, local_files_only: bool) -> Loaded:
     """Load a model, and check what transformers would make up: a network of another kind, weights, a vocabulary.
 
-    Pictures are prepared with Pillow, also where torchvision is installed: it rounds otherwise.
+    Images are prepared with Pillow, also where torchvision is installed: it rounds otherwise.
     """
     from transformers import AutoConfig
 

@@ -1,6 +1,6 @@
 """Triton kernels for what PyTorch does slowly on a GPU: group normalisation with channels last, and GEGLU.
 
-PyTorch's group normalisation turns pictures with channels last round, and back, and its GEGLU walks through halves of
+PyTorch's group normalisation turns images with channels last round, and back, and its GEGLU walks through halves of
 rows number by number. Here the activation comes with the normalisation, in one pass, and everything is recomputed from
 the input for the gradients. These are those of the input alone: the networks' weights are frozen.
 """
@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 COLUMNS = tl.constexpr(64)
-"""Channels of a tile; its pixels are ROWS, up to 64, all of one picture."""
+"""Channels of a tile; its pixels are ROWS, up to 64, all of one image."""
 
 
 def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, silu: bool) -> Tensor:
@@ -81,7 +81,7 @@ class _GEGLU(torch.autograd.Function):
 
 
 def _rows(x: Tensor) -> int:
-    """Pixels of a tile: a power of two that divides a picture's."""
+    """Pixels of a tile: a power of two that divides an image's."""
     pixels = x.shape[2] * x.shape[3]
     return min(64, pixels & -pixels)
 
@@ -137,8 +137,8 @@ def _moments(x, out, HW, C, groups, ROWS: tl.constexpr):
 @triton.jit
 def _of_groups(statistic, channels, real, HW, C, groups, ROWS: tl.constexpr):
     """A number (B, groups) for each of the channels of this tile."""
-    picture = tl.program_id(0) * ROWS // HW
-    return tl.load(statistic + picture * groups + channels // (C // groups), mask=real, other=0)
+    image = tl.program_id(0) * ROWS // HW
+    return tl.load(statistic + image * groups + channels // (C // groups), mask=real, other=0)
 
 
 @triton.jit

@@ -11,7 +11,7 @@ import torch
 
 
 class Divisible(Protocol):
-    """Anything of a length that slices: pictures, a part of a batch, a range of rows."""
+    """Anything of a length that slices: images, a part of a batch, a range of rows."""
 
     def __len__(self) -> int: ...
 

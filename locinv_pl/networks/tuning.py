@@ -30,7 +30,7 @@ class Tuning:
             minutes. Attention itself stays as it is: it is read and changed. It comes in place of Triton's kernels.
         gradient_checkpointing: the UNet keeps the inputs of its blocks alone and computes the rest once more for the
             gradients: about a third more time, a fraction of the memory.
-        cuda_graphs: on a GPU, passes of up to eight pictures are recorded once and replayed: starting their kernels one
+        cuda_graphs: on a GPU, passes of up to eight images are recorded once and replayed: starting their kernels one
             by one takes longer than running them. Not with autocast, compile or gradient_checkpointing. Set
             it to false where ``data.pin_memory`` is true: that thread may use the device while a pass is recorded.
         fuse_projections: one matrix product for attention's projections of one input, hidden states or text.

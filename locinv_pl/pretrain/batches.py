@@ -46,7 +46,7 @@ def rows(array: Tensor | NDArray, device: torch.device | str = "cpu") -> Column:
     return lambda numbers: tensor[numbers.to(tensor.device)]
 
 
-def pictures(array: NDArray, device: torch.device | str = "cpu") -> Column:
-    """Pictures (B, 3, H, W) in [0, 1], channels last, of an array (N, H, W, 3) of bytes."""
+def images(array: NDArray, device: torch.device | str = "cpu") -> Column:
+    """Images (B, 3, H, W) in [0, 1], channels last, of an array (N, H, W, 3) of bytes."""
     of_bytes = rows(array, device)
     return lambda numbers: of_bytes(numbers).movedim(-1, 1).float() / 255

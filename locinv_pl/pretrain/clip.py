@@ -1,4 +1,4 @@
-"""A small CLIP, trained from scratch on pictures and captions."""
+"""A small CLIP, trained from scratch on images and captions."""
 
 from __future__ import annotations
 

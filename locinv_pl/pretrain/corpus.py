@@ -1,4 +1,4 @@
-"""Drawn scenes as arrays on disk: pictures, captions, and what stands in every cell of a coarse grid."""
+"""Drawn scenes as arrays on disk: images, captions, and what stands in every cell of a coarse grid."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Corpus:
     """N drawn scenes.
 
     Attributes:
-        pictures: (N, H, W, 3) uint8.
+        images: (N, H, W, 3) uint8.
         captions: N of them.
         nouns, colors: (N, H / 4, W / 4) uint8, the noun and the look of the object that covers most of a cell
             of 4x4 pixels, counted from 1 in the world's; 0 is background.
     """
 
-    pictures: NDArray[np.uint8]
+    images: NDArray[np.uint8]
     captions: list[str]
     nouns: NDArray[np.uint8]
     colors: NDArray[np.uint8]
@@ -54,7 +54,7 @@ def draw_corpus(
         root: the folder.
         num_scenes: N.
         seed: another seed, other scenes; sets of scenes to work on have numbers for seeds.
-        size: side of the pictures in pixels.
+        size: side of the images in pixels.
         world_name: what is drawn.
         counts: how often a scene has one object, two, and so on; as the world has it by default.
         fault_rate: share of the objects that are half gone, gone or smudged (:mod:`locinv_pl.scenes.faults`); of
@@ -101,8 +101,8 @@ def _draw(root: Path, num_scenes: int, what: _What, processes: int) -> None:
     with multiprocessing.get_context("spawn").Pool(processes) if processes > 1 else nullcontext() as pool:
         draw, numbers = partial(_scene, what), range(num_scenes)
         scenes = pool.imap(draw, numbers, chunksize=64) if pool else map(draw, numbers)
-        for index, (picture, caption, nouns, colors) in enumerate(scenes):
-            arrays["pictures"][index] = picture
+        for index, (image, caption, nouns, colors) in enumerate(scenes):
+            arrays["pictures"][index] = image
             arrays["nouns"][index] = nouns
             arrays["colors"][index] = colors
             captions.append(caption)

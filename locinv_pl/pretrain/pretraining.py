@@ -35,7 +35,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from locinv_pl.errors import InputError
 from locinv_pl.io.files import write_json
 from locinv_pl.networks.backbone import model_folder
-from locinv_pl.pretrain.batches import Batches, Column, pictures, rows
+from locinv_pl.pretrain.batches import Batches, Column, images, rows
 from locinv_pl.pretrain.clip import ClipModule, build_clip, text_config
 from locinv_pl.pretrain.corpus import Corpus, draw_corpus
 from locinv_pl.pretrain.diffusion import DiffusionModule, build_unet, noise_scheduler
@@ -104,14 +104,14 @@ class Pretraining:
     def _columns(self, stage: str) -> tuple[int, tuple[Column, ...]]:
         """How many rows there are, and what a batch takes of them."""
         if stage.endswith("vae"):
-            return len(self.corpus.captions), (pictures(self.corpus.pictures, self.device),)
+            return len(self.corpus.captions), (images(self.corpus.images, self.device),)
         if stage == "clip":
             ids = self._encode(self.tokenizer, self.corpus.captions)
-            return len(ids), (pictures(self.corpus.pictures, self.device), rows(ids, self.device))
+            return len(ids), (images(self.corpus.images, self.device), rows(ids, self.device))
         if stage == "recognizer":
             faulty = self.faulty_corpus
             labels = (rows(array, self.device) for array in (faulty.nouns, faulty.colors))
-            return len(faulty.captions), (pictures(faulty.pictures, self.device), *labels)
+            return len(faulty.captions), (images(faulty.images, self.device), *labels)
         latents, ids = self.latents(stage), self._encode(self._prompt_tokenizer(stage), self.corpus.captions)
         halves, both = rows(latents, self.device), torch.cat([ids, ids])
         return len(latents), (lambda numbers: halves(numbers).float(), rows(both, self.device))
@@ -167,7 +167,7 @@ class Pretraining:
             return
         vae = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32).eval()
         vae.to(self.device, memory_format=torch.channels_last)
-        read, parts = pictures(self.corpus.pictures, self.device), []
+        read, parts = images(self.corpus.images, self.device), []
         scale, shift = vae.config.scaling_factor, vae.config.shift_factor or 0.0
         with torch.no_grad(), torch.autocast(self.device, torch.bfloat16):
             for mirrored in (False, True):
@@ -338,7 +338,7 @@ class Pretraining:
     def _write_vae(self, module: VaeModule, folder: Path, centred: bool) -> None:
         vae = module.vae
         vae.to(self.device)
-        sample = pictures(self.corpus.pictures[:512], self.device)(torch.arange(min(512, len(self.corpus.captions))))
+        sample = images(self.corpus.images[:512], self.device)(torch.arange(min(512, len(self.corpus.captions))))
         with torch.no_grad():
             latents = torch.cat([vae.encode(batch * 2 - 1).latent_dist.mean for batch in sample.split(32)])
         if module.train_encoder:

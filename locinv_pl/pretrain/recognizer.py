@@ -1,4 +1,4 @@
-"""The judge's recogniser: which noun, in which colour, in every cell of a picture."""
+"""The judge's recogniser: which noun, in which colour, in every cell of an image."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class RecognizerModule(PretrainModule):
     """Trains a recogniser by cross-entropy: nouns over all cells, colours over the objects' cells.
 
     A batch is (images, nouns, colors): (B, 3, H, W) in [0, 1], and (B, H / 4, W / 4) labels from 1, 0 for
-    background. Pictures are blurred and made noisy at random, so that it doesn't live on sharp edges.
+    background. Images are blurred and made noisy at random, so that it doesn't live on sharp edges.
 
     Args:
         recognizer: the network.
@@ -57,7 +57,7 @@ class RecognizerModule(PretrainModule):
 
 
 def worsen(images: Tensor) -> Tensor:
-    """Half of the pictures blurred to a third of their resolution at most, all with pale blotches and some noise."""
+    """Half of the images blurred to a third of their resolution at most, all with pale blotches and some noise."""
     side = images.shape[-1]
     small = int(side * (1 / 3 + 2 / 3 * torch.rand(()).item()))
     blurred = F.interpolate(images, size=(small, small), mode="bilinear", antialias=True)

@@ -1,4 +1,4 @@
-"""The VAE: four picture pixels to a latent pixel along each side, trained on crops of drawn scenes."""
+"""The VAE: four image pixels to a latent pixel along each side, trained on crops of drawn scenes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class VaeModule(PretrainModule):
         return self.vae.decoder
 
     def training_step(self, batch: tuple[Tensor], batch_idx: int) -> Tensor:
-        """The loss of one batch, every picture cropped at the same random place."""
+        """The loss of one batch, every image cropped at the same random place."""
         x = batch[0] * 2 - 1
         top, left = (int(torch.randint(0, side - self.crop + 1, ())) for side in x.shape[-2:])
         x = x[..., top : top + self.crop, left : left + self.crop]
@@ -82,7 +82,7 @@ class VaeModule(PretrainModule):
 
 
 def reconstruction_loss(r: Tensor, x: Tensor) -> Tensor:
-    """What a reconstruction r (B, 3, H, W) of pictures x in [-1, 1] misses, mean over pixels.
+    """What a reconstruction r (B, 3, H, W) of images x in [-1, 1] misses, mean over pixels.
 
     |r - x| by Charbonnier's root √(d² + 10⁻⁶), which looks at every channel alike however small the error; 2 d²
     for single pixels far off; half of it for differences between neighbours, so that edges stay sharp; and |d| of

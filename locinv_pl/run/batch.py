@@ -1,7 +1,7 @@
-"""A batch of pictures on its way, and what becomes of it when something goes wrong.
+"""A batch of images on its way, and what becomes of it when something goes wrong.
 
-State goes in and comes out: a batch is a tuple of parts, whose pictures take their timesteps together. It begins as
-one part. Where memory runs out a part becomes its halves; a picture whose numbers stop being finite leaves it, to be
+State goes in and comes out: a batch is a tuple of parts, whose images take their timesteps together. It begins as
+one part. Where memory runs out a part becomes its halves; an image whose numbers stop being finite leaves it, to be
 inverted again alone in fp32, or to fail.
 """
 
@@ -35,7 +35,7 @@ MEND = "data.on_error=skip leaves it out"
 
 @dataclass(frozen=True, eq=False)
 class Engine:
-    """What inverts pictures.
+    """What inverts images.
 
     Args:
         backbone, method, num_steps, resolution: as in :func:`~locinv_pl.method.task.prepare`.
@@ -51,7 +51,7 @@ class Engine:
     precision: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def prepare(self, samples: Sequence[EditSample]) -> Task:
-        """Invert the pictures by DDIM."""
+        """Invert the images by DDIM."""
         with self.precision():
             return prepare(self.backbone, samples, self.method, self.num_steps, self.resolution)
 
@@ -68,9 +68,9 @@ class Engine:
 
     def _finish(self, task: Task, records: Sequence[StepRecord]) -> list[Result]:
         inversions = collect(task, records)
-        pictures = self.backbone.decode(torch.stack([inversion.latent for inversion in inversions])).cpu()
+        images = self.backbone.decode(torch.stack([inversion.latent for inversion in inversions])).cpu()
         seconds = (task.seconds + sum(r.seconds for r in records)) / len(inversions)
-        return score(self.backbone, task.samples, inversions, pictures, seconds)
+        return score(self.backbone, task.samples, inversions, images, seconds)
 
 
 def make_engine(
@@ -98,7 +98,7 @@ def make_engine(
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Pictures that take their timesteps together.
+    """Images that take their timesteps together.
 
     Args:
         engine: what inverts them.
@@ -114,7 +114,7 @@ class Part:
 
     @property
     def ids(self) -> list[str]:
-        """The pictures' names."""
+        """The images' names."""
         return [sample.id for sample in self.task.samples]
 
     def __len__(self) -> int:
@@ -123,18 +123,18 @@ class Part:
     def __getitem__(self, some: slice) -> Part:
         return self.pick(range(len(self))[some])
 
-    def pick(self, pictures: Sequence[int]) -> Part:
-        """Some of the pictures, by number."""
-        if len(pictures) == len(self):
+    def pick(self, images: Sequence[int]) -> Part:
+        """Some of the images, by number."""
+        if len(images) == len(self):
             return self
-        records = tuple(record.pick(pictures) for record in self.records)
-        results = tuple(self.results[b] for b in pictures) if self.results else ()
-        return replace(self, task=_pick(self.task, pictures), records=records, results=results)
+        records = tuple(record.pick(images) for record in self.records)
+        results = tuple(self.results[b] for b in images) if self.results else ()
+        return replace(self, task=_pick(self.task, images), records=records, results=results)
 
 
-def _pick(of: Any, pictures: Sequence[int]) -> Any:
-    """The task, or the prompts, of some of a batch's pictures; each has an equal share of the time."""
-    some = list(pictures)
+def _pick(of: Any, images: Sequence[int]) -> Any:
+    """The task, or the prompts, of some of a batch's images; each has an equal share of the time."""
+    some = list(images)
     changed: dict[str, Any] = {}
     for name in (field.name for field in fields(of)):
         value = getattr(of, name)
@@ -154,7 +154,7 @@ def _pick(of: Any, pictures: Sequence[int]) -> Any:
 
 
 Outcome = tuple[tuple[Part, ...], dict[str, InputError]]
-"""The parts that go on, and the pictures that can't, by id, with the reason."""
+"""The parts that go on, and the images that can't, by id, with the reason."""
 
 
 def begin(
@@ -162,7 +162,7 @@ def begin(
     samples: Sequence[EditSample],
     kept: Callable[[Sequence[str]], Sequence[StepRecord]] = lambda ids: (),
 ) -> Outcome:
-    """Prepare a batch; ``kept`` answers the records that an earlier run has left of pictures, by their ids."""
+    """Prepare a batch; ``kept`` answers the records that an earlier run has left of images, by their ids."""
     parts, failed = [], {}
     for some, task in halving(engine.prepare, tuple(samples)):
         if task is None:
@@ -181,7 +181,7 @@ def _goes_on(start: StepRecord, record: StepRecord) -> bool:
 
 
 def advance(parts: Sequence[Part], i: int) -> Outcome:
-    """Take timestep i with every part; i = T decodes and scores the pictures."""
+    """Take timestep i with every part; i = T decodes and scores the images."""
     going: list[Part] = []
     failed: dict[str, InputError] = {}
     for part in parts:
@@ -201,7 +201,7 @@ def advance(parts: Sequence[Part], i: int) -> Outcome:
 
 
 def _again(engine: Engine, sample: EditSample, i: int) -> Outcome:
-    """A picture that wasn't finite after timestep i, once more from its beginning to there, in fp32."""
+    """An image that wasn't finite after timestep i, once more from its beginning to there, in fp32."""
     where = f"timestep {i + 1} of {engine.num_steps}" if i < engine.num_steps else "its reconstruction"
     if engine.exact is None:
         problem = f"image {sample.id!r}: its losses or latents aren't finite at {where}; {MEND}"
@@ -217,7 +217,7 @@ def _again(engine: Engine, sample: EditSample, i: int) -> Outcome:
 
 
 def finite(part: Part, i: int) -> list[bool]:
-    """Of every picture, whether timestep i has left it in finite numbers; NaN is one loss that doesn't apply to it."""
+    """Of every image, whether timestep i has left it in finite numbers; NaN is one loss that doesn't apply to it."""
     if i == part.engine.num_steps:
         return [bool(r.reconstruction.isfinite().all() and r.vae.isfinite().all()) for r in part.results]
     record, task = part.records[i], part.task
@@ -228,4 +228,4 @@ def finite(part: Part, i: int) -> list[bool]:
 
 
 def _too_large(id: str) -> InputError:
-    return InputError(f"image {id!r}: out of memory with this picture alone; take a smaller data.size, or {MEND}")
+    return InputError(f"image {id!r}: out of memory with this image alone; take a smaller data.size, or {MEND}")

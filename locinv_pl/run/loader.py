@@ -1,4 +1,4 @@
-"""Batches of pictures, timestep by timestep, as processes claim them."""
+"""Batches of images, timestep by timestep, as processes claim them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Opened = list[tuple[str, EditSample | InputError]]
 
 
 class Timestep:
-    """One item of work for the module: a batch of pictures and the step i to take with it.
+    """One item of work for the module: a batch of images and the step i to take with it.
 
-    The pictures are opened at first use: Lightning asks for an item before it is through with the
-    one before, and a picture that can't be read must not keep the batch before from its last step.
+    The images are opened at first use: Lightning asks for an item before it is through with the
+    one before, and an image that can't be read must not keep the batch before from its last step.
 
     A plain class, which Lightning hands over as it is: dataclasses and tuples it would take apart to
     move their tensors, and the engine moves what it needs.
@@ -32,7 +32,7 @@ class Timestep:
 
     @property
     def samples(self) -> tuple[EditSample, ...]:
-        """The batch's pictures, the same objects at every step."""
+        """The batch's images, the same objects at every step."""
         self.is_used = True
         return self._open()
 
@@ -42,7 +42,7 @@ class Timestep:
         return self._report is not None
 
     def leave_out(self, id: str, problem: InputError) -> None:
-        """Report a picture that can't go on, or, where nobody is told, stop at it."""
+        """Report an image that can't go on, or, where nobody is told, stop at it."""
         if self._report is None:
             raise problem
         self._report(id, problem)
@@ -54,18 +54,18 @@ class TimestepLoader:
     It has no length: how many batches a process gets shows only as it goes.
 
     Args:
-        samples: all pictures, in the same order in every process.
+        samples: all images, in the same order in every process.
         ids: their ids.
-        batches: numbers of the pictures that belong together, batch by batch.
+        batches: numbers of the images that belong together, batch by batch.
         num_steps: T.
         claim: answers the number of the next batch to take, over all processes.
         pending: of a batch's ids, those that are still to do.
-        report: told of each picture that can't be opened or inverted, which then is left out of its batch; without
-            it such a picture raises its InputError.
-        num_workers: processes that open pictures ahead; every one makes this process claim a batch earlier than
+        report: told of each image that can't be opened or inverted, which then is left out of its batch; without
+            it such an image raises its InputError.
+        num_workers: processes that open images ahead; every one makes this process claim a batch earlier than
             it can start on it. 0 opens them in this process.
-        pin_memory: opened pictures lie in page-locked memory; with workers only.
-        accept: what becomes of a picture that is open; it may refuse it, which counts as one that can't be opened.
+        pin_memory: opened images lie in page-locked memory; with workers only.
+        accept: what becomes of an image that is open; it may refuse it, which counts as one that can't be opened.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class TimestepLoader:
 
     @property
     def ids_to_do(self) -> list[str]:
-        """The ids of all pictures in the batches."""
+        """The ids of all images in the batches."""
         return [self.ids[j] for batch in self.batches for j in batch]
 
     def __iter__(self) -> Iterator[Timestep]:
@@ -107,7 +107,7 @@ class TimestepLoader:
                 yield self._last
 
     def _claimed(self) -> Iterator[list[int]]:
-        """The pictures that are to do of every batch that this process claims."""
+        """The images that are to do of every batch that this process claims."""
         while (n := self.claim()) < len(self.batches):
             todo = set(self.pending([self.ids[j] for j in self.batches[n]]))
             mine = [j for j in self.batches[n] if self.ids[j] in todo]
@@ -115,12 +115,12 @@ class TimestepLoader:
                 yield mine
 
     def _opened(self) -> Iterator[Callable[[], Opened]]:
-        pictures = _Pictures(self.samples, self.ids)
+        images = _Images(self.samples, self.ids)
         if not self.num_workers:
-            yield from (partial(pictures.__getitem__, mine) for mine in self._claimed())
+            yield from (partial(images.__getitem__, mine) for mine in self._claimed())
             return
         loader: DataLoader = DataLoader(
-            pictures,
+            images,
             batch_size=None,
             sampler=self._claimed(),
             num_workers=self.num_workers,
@@ -145,8 +145,8 @@ class TimestepLoader:
         return tuple(samples)
 
 
-class _Pictures(Dataset):
-    """Item: the pictures of a list of numbers, opened, or what is wrong with them."""
+class _Images(Dataset):
+    """Item: the images of a list of numbers, opened, or what is wrong with them."""
 
     def __init__(self, samples: Sequence[EditSample], ids: Sequence[str]):
         self.samples, self.ids = samples, ids

@@ -1,4 +1,4 @@
-"""Inversion as a LightningModule: a training step is one timestep of one batch of pictures."""
+"""Inversion as a LightningModule: a training step is one timestep of one batch of images."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from locinv_pl.types import Edit, EditSample, Inversion, MadeOf
 
 
 class LocInvModule(LightningModule):
-    """Inverts pictures in ``fit`` and reconstructs them in ``validate``; edits them in ``predict``, scored in ``test``.
+    """Inverts images in ``fit`` and reconstructs them in ``validate``; edits them in ``predict``, scored in ``test``.
 
     Args:
         backbone: "embedded", a folder in diffusers' layout, or a hub id.
@@ -94,7 +94,7 @@ class LocInvModule(LightningModule):
 
     @property
     def _inverts(self) -> bool:
-        """Whether this process is here to invert pictures, or to reconstruct them."""
+        """Whether this process is here to invert images, or to reconstruct them."""
         return self._trainer is None or self._trainer.state.fn in ("fit", "validate")
 
     @property
@@ -128,10 +128,10 @@ class LocInvModule(LightningModule):
         }
 
     def unfinished(self, samples: Any) -> Callable[[Sequence[str]], list[str]]:
-        """What answers which pictures of a batch are still to invert, as :meth:`RunFolder.pending` does.
+        """What answers which images of a batch are still to invert, as :meth:`RunFolder.pending` does.
 
         Args:
-            samples: all pictures, with their ``ids``.
+            samples: all images, with their ``ids``.
         """
         numbers, settings = {id: number for number, id in enumerate(samples.ids)}, settings_digest(self.settings)
         return partial(self.run.pending, made_of=lambda id: _made_of(samples[numbers[id]], settings))
@@ -164,7 +164,7 @@ class LocInvModule(LightningModule):
         return {"i": batch.i, "parts": self._parts, "finished": finished}
 
     def _take(self, batch: Timestep, outcome: Outcome) -> None:
-        """Keep what a step has left of the pictures that go on, then leave out the others, or stop at them."""
+        """Keep what a step has left of the images that go on, then leave out the others, or stop at them."""
         self._parts, failed = outcome
         for part in self._parts:
             for result in part.results:
@@ -175,7 +175,7 @@ class LocInvModule(LightningModule):
             batch.leave_out(id, problem)
 
     def on_train_batch_end(self, outputs: Any, batch: Timestep, batch_idx: int) -> None:
-        """After the callbacks have drawn them, mark pictures as finished."""
+        """After the callbacks have drawn them, mark images as finished."""
         if outputs["finished"]:
             self.run.finish({r.sample.id: r.scores for r in outputs["finished"]}, self._made_of)
 
@@ -183,17 +183,17 @@ class LocInvModule(LightningModule):
         """Reconstruct from the files alone, and score."""
         began = time.perf_counter()
         inversions = [self.run.inversion(s.id, s.fingerprint) for s in batch.samples]
-        pictures = reconstruct(self.backbone, inversions, self._stop_if_told)
+        images = reconstruct(self.backbone, inversions, self._stop_if_told)
         seconds = (time.perf_counter() - began) / len(inversions)
-        for result in score(self.backbone, batch.samples, inversions, pictures, seconds):
+        for result in score(self.backbone, batch.samples, inversions, images, seconds):
             self.run.save_scores("validation", result.sample.id, result.scores)
 
     def predict_step(self, batch: Timestep, batch_idx: int) -> list[EditResult]:
-        """Edit every picture of the batch by the edits that its data names; from the files alone."""
+        """Edit every image of the batch by the edits that its data names; from the files alone."""
         return [self._edit(sample, batch.skips) for sample in batch.samples]
 
     def _edit(self, sample: EditSample, skip: bool) -> EditResult:
-        """Make a picture's edits; with ``skip`` those that can't be made are noted and left out."""
+        """Make an image's edits; with ``skip`` those that can't be made are noted and left out."""
         values, inversion, refused = self._edit_values, None, []
         if self.editor is None:
             inversion = self.run.inversion(sample.id, sample.fingerprint)
@@ -210,17 +210,17 @@ class LocInvModule(LightningModule):
         note_refused(self.run, sample.id, refused)
         if inversion is not None:
             region = self._region(sample)
-            pictures = edit(self.backbone, inversion, edits, self.edit, region, True, self._stop_if_told)
+            images = edit(self.backbone, inversion, edits, self.edit, region, True, self._stop_if_told)
         else:
             back = self.backbone.decode(self.backbone.encode(sample.image[None])).cpu()
-            pictures = torch.cat([back, *(picture[None] for picture in made)])
-        back, edited = pictures[0], pictures[1:]
+            images = torch.cat([back, *(image[None] for image in made)])
+        back, edited = images[0], images[1:]
         about = (sample.id, sample.prompt, sample.fingerprint, values)
         save_edits(self.run, *about, sample.image, back, edits, edited, self._region(sample))
         return EditResult(sample, inversion, values, back, edits, edited)
 
     def _made_alone(self, sample: EditSample, inversion: Inversion | None, listed: Edit) -> list[Tensor]:
-        """What another editor makes, (3, H, W); ours makes all edits of a picture together, and is only asked here."""
+        """What another editor makes, (3, H, W); ours makes all edits of an image together, and is only asked here."""
         if inversion is not None:
             check_edit(self.backbone, inversion, listed, self.edit, self._region(sample))
             return []
@@ -232,11 +232,11 @@ class LocInvModule(LightningModule):
         return [self._editor(sample.image, sample.prompt, listed.prompt, region)]
 
     def _region(self, sample: EditSample) -> Tensor | None:
-        """Where the data says that our own edits may change the picture, if they are to keep to that."""
+        """Where the data says that our own edits may change the image, if they are to keep to that."""
         return sample.region if self.editor is None and self.edit.blend == "prior" else None
 
     def _stop_if_told(self) -> None:
-        """Answer SIGTERM in the middle of a picture that is made again from its beginning."""
+        """Answer SIGTERM in the middle of an image that is made again from its beginning."""
         if isinstance(self.trainer.strategy, ImageParallelStrategy):
             self.trainer.strategy.stop_if_told()
         elif self.trainer.received_sigterm:
@@ -249,11 +249,11 @@ class LocInvModule(LightningModule):
 
     @property
     def _edit_values(self) -> dict[str, Any]:
-        """What edits the pictures, as plain values."""
+        """What edits the images, as plain values."""
         return self.edit.to_dict() if self.editor is None else asdict(self.editor)
 
     def test_step(self, batch: Timestep, batch_idx: int) -> None:
-        """Score the edits that ``predict`` made of every picture of the batch; from the files alone."""
+        """Score the edits that ``predict`` made of every image of the batch; from the files alone."""
         for sample in batch.samples:
             self._stop_if_told()
             with fp32(self.trainer.strategy.root_device.type):
@@ -280,7 +280,7 @@ class LocInvModule(LightningModule):
         self._require_all(stage)
 
     def _require_all(self, stage: str) -> None:
-        """Refuse to pass a part for the whole: the Trainer can end a run before its pictures are done."""
+        """Refuse to pass a part for the whole: the Trainer can end a run before its images are done."""
         names = {"fit": "train_dataloader", "validate": "val_dataloaders", "predict": "predict_dataloaders"}
         loader = getattr(self.trainer, names.get(stage, "test_dataloaders"))
         if not isinstance(loader, TimestepLoader):
@@ -289,7 +289,7 @@ class LocInvModule(LightningModule):
         left = len(self.run.unfinished(loader.ids_to_do)) if stage == "fit" else int(not loader.is_through)
         if left:
             raise InputError(
-                f"{name}: {left if stage == 'fit' else 'some'} of {len(loader.ids_to_do)} pictures are unfinished: "
+                f"{name}: {left if stage == 'fit' else 'some'} of {len(loader.ids_to_do)} images are unfinished: "
                 f"max_steps, max_time, limit_*_batches or fast_dev_run of the Trainer ended it; run the same command "
                 f"without that to go on"
             )

@@ -1,4 +1,4 @@
-"""Finished pictures and their scores."""
+"""Finished images and their scores."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from locinv_pl.types import Edit, EditSample, Inversion
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A picture with its inversion, its reconstruction and the VAE's own, (3, H, W) in [0, 1], and scores."""
+    """An image with its inversion, its reconstruction and the VAE's own, (3, H, W) in [0, 1], and scores."""
 
     sample: EditSample
     inversion: Inversion
@@ -41,7 +41,7 @@ class Result:
 
 
 class EditResult:
-    """A picture with its reconstruction (3, H, W) and its edits' pictures (n, 3, H, W), in [0, 1].
+    """An image with its reconstruction (3, H, W) and its edits' images (n, 3, H, W), in [0, 1].
 
     The inversion is None for editors that make none; the reconstruction then is the VAE's. A plain class, which
     Lightning hands over as it is: it would take a dataclass apart.
@@ -54,10 +54,10 @@ class EditResult:
         settings: Mapping[str, Any],
         reconstruction: Tensor,
         edits: Sequence[Edit],
-        pictures: Tensor,
+        images: Tensor,
     ):
         self.sample, self.inversion, self.settings = sample, inversion, settings
-        self.reconstruction, self.edits, self.pictures = reconstruction, tuple(edits), pictures
+        self.reconstruction, self.edits, self.images = reconstruction, tuple(edits), images
 
 
 def score(
@@ -67,9 +67,9 @@ def score(
     reconstructions: Tensor,
     seconds: float,
 ) -> list[Result]:
-    """Score a batch's reconstructions (B, 3, H, W); ``seconds`` is the time that each picture took."""
-    pictures = torch.stack([s.image for s in samples])
-    vae = backbone.decode(backbone.encode(pictures)).cpu()
+    """Score a batch's reconstructions (B, 3, H, W); ``seconds`` is the time that each image took."""
+    images = torch.stack([s.image for s in samples])
+    vae = backbone.decode(backbone.encode(images)).cpu()
     with fp32():
         return [
             Result(sample, inversion, back, ceiling, {**_scores(sample, inversion, back, ceiling), "seconds": seconds})
@@ -135,15 +135,15 @@ def save_edits(
     source: Tensor | None,
     reconstruction: Tensor,
     edits: Sequence[Edit],
-    pictures: Tensor,
+    images: Tensor,
     region: Tensor | None = None,
 ) -> list[Path]:
     """Write ``edits/<id>/``: source.png, reconstruction.png, a numbered PNG for each edit, and edits.json.
 
-    ``prompt`` is the source prompt, ``fingerprint`` that of the picture with its prompt and priors, ``settings`` are
+    ``prompt`` is the source prompt, ``fingerprint`` that of the image with its prompt and priors, ``settings`` are
     those of the edits, as plain values, and ``region`` is the one that they keep to. An edit that is there already,
     with this prompt, these settings and this region, is written again under its own number; others are kept, those of
-    another fingerprint only as files. Without a ``source`` that picture is left as it is. Every PNG holds prompt and
+    another fingerprint only as files. Without a ``source`` that image is left as it is. Every PNG holds prompt and
     settings in its metadata; edits.json is written last.
 
     Returns:
@@ -159,25 +159,25 @@ def save_edits(
         int(name.partition("-")[0]) for name in [*_edit_files(run, id), *(row["file"] for row in before["edits"])]
     ]
 
-    def write(name: str, picture: Tensor, text: str, row: Mapping[str, Any] | None = None) -> Path:
+    def write(name: str, image: Tensor, text: str, row: Mapping[str, Any] | None = None) -> Path:
         path, own = run.edits_path(id, name), settings if row is None else row["settings"]
         about = {"prompt": text, "source_prompt": prompt, "settings": to_json(own)}
         told = {} if row is None else {"edit": to_json(dict(row) | {"fingerprint": fingerprint})}
-        write_atomically(path, to_png(Image.fromarray(to_array(picture)), about | told))
+        write_atomically(path, to_png(Image.fromarray(to_array(image)), about | told))
         return path
 
     if source is not None:
         write("source.png", source, prompt)
     write("reconstruction.png", reconstruction, prompt)
     paths = []
-    for edit, picture in zip(edits, pictures, strict=True):
+    for edit, image in zip(edits, images, strict=True):
         row = edit_row(edit, settings, region)
         same = [there for there in rows if row.items() <= there.items()]
         if not same:
             numbers.append(max(numbers, default=0) + 1)
             same = [{"file": f"{numbers[-1]}-{file_name(edit.kind)}.png", **row}]
             rows += same
-        paths.append(write(same[0]["file"], picture, edit.prompt, same[0]))
+        paths.append(write(same[0]["file"], image, edit.prompt, same[0]))
     listed = {"id": id, "prompt": prompt, "fingerprint": fingerprint, "edits": rows}
     write_json(run.edits_path(id, "edits.json"), listed, sealed=True)
     return paths
@@ -187,7 +187,7 @@ def list_edits(run: RunFolder, id: str) -> EditedImage:
     """The content of ``edits/<id>/edits.json``; where that is damaged, what the PNGs say of themselves.
 
     Raises:
-        InputError: it is another picture's, or names files as this package doesn't.
+        InputError: it is another image's, or names files as this package doesn't.
     """
     path = run.edits_path(id, "edits.json")
     if not path.exists():
@@ -195,10 +195,10 @@ def list_edits(run: RunFolder, id: str) -> EditedImage:
     try:
         listed: EditedImage = read_json(path, EditedImage)
     except DamagedError as problem:
-        tell(f"{problem.problem}; what the pictures beside it say of themselves is taken")
+        tell(f"{problem.problem}; what the images beside it say of themselves is taken")
         return _told_by_files(run, id)
     if listed["id"] != id:
-        raise InputError(f"{path}: of another picture, {listed['id']!r}; delete it and run again")
+        raise InputError(f"{path}: of another image, {listed['id']!r}; delete it and run again")
     return listed
 
 
@@ -225,7 +225,7 @@ def _edit_files(run: RunFolder, id: str) -> list[str]:
 
 
 def edited_images(run: RunFolder) -> list[EditedImage]:
-    """What :func:`list_edits` answers for every picture that has been edited, by id.
+    """What :func:`list_edits` answers for every image that has been edited, by id.
 
     Raises:
         InputError: for some it can't; names all of them.
@@ -237,7 +237,7 @@ def edited_images(run: RunFolder) -> list[EditedImage]:
             id = id_of(name)
             id = read_json(path, EditedImage)["id"] if id is None else id
             if file_name(id) != name:
-                raise InputError(f"{path}: the folder isn't named after picture {id!r}; delete it")
+                raise InputError(f"{path}: the folder isn't named after image {id!r}; delete it")
             found.append(list_edits(run, id))
         except InputError as problem:
             problems.append(str(problem))
@@ -247,7 +247,7 @@ def edited_images(run: RunFolder) -> list[EditedImage]:
 
 
 def damaged_edits(run: RunFolder) -> list[str]:
-    """What is wrong with the pictures of all edits, file by file."""
+    """What is wrong with the images of all edits, file by file."""
     problems = []
     for edited in edited_images(run):
         for name in ("source.png", "reconstruction.png", *(row["file"] for row in edited["edits"])):
@@ -264,7 +264,7 @@ def edit_row(edit: Edit, settings: Mapping[str, Any], region: Tensor | None = No
     Args:
         edit: the edit.
         settings: those of all edits, as plain values.
-        region: (H, W), where it may change the picture.
+        region: (H, W), where it may change the image.
     """
     own: dict[str, Any] = {}
     if edit.weights:
@@ -296,11 +296,11 @@ def score_edits(
     by_region: bool = False,
     skip: bool = False,
 ) -> list[dict[str, Any]]:
-    """Measure every edit that a sample names, on its file in ``edits/<id>/``, against the sample's picture.
+    """Measure every edit that a sample names, on its file in ``edits/<id>/``, against the sample's image.
 
     Args:
         run: whose edits.
-        sample: the picture and its edits.
+        sample: the image and its edits.
         tokenizer: of the model that edited it.
         settings: the edits that were made with these.
         measures: what measures them.
@@ -311,7 +311,7 @@ def score_edits(
         for each edit, in the sample's order, its kind, prompt, file and measures.
 
     Raises:
-        InputError: an edit is missing, or its file isn't the picture that it was.
+        InputError: an edit is missing, or its file isn't the image that it was.
     """
     listed, scored = list_edits(run, sample.id), []
     if listed["edits"] and listed.get("fingerprint") != sample.fingerprint:
@@ -332,23 +332,23 @@ def score_edits(
                 f"image {sample.id!r}: {run.edits_path(sample.id)} has no edit to {edit.prompt!r} with these settings; "
                 f"run predict first, with the same words"
             )
-        picture = _read_png(run, made["file"], sample)
+        image = _read_png(run, made["file"], sample)
         region = edit_region(sample, tokenizer, edit)
-        scored.append({**row, "file": made["file"], **measures.score(sample.image, picture, edit.prompt, region)})
+        scored.append({**row, "file": made["file"], **measures.score(sample.image, image, edit.prompt, region)})
     return scored
 
 
 def score_reconstruction(run: RunFolder, sample: EditSample, measures: Measures) -> dict[str, float]:
-    """Measure ``edits/<id>/reconstruction.png`` against the sample's picture.
+    """Measure ``edits/<id>/reconstruction.png`` against the sample's image.
 
     Raises:
-        InputError: the file is missing, or isn't the picture that it was.
+        InputError: the file is missing, or isn't the image that it was.
     """
     return measures.reconstruction(sample.image, _read_png(run, "reconstruction.png", sample))
 
 
 def _read_png(run: RunFolder, name: str, sample: EditSample) -> Tensor:
-    """A picture of a sample's edits, (3, H, W) in [0, 1]; where it is damaged, all that are damaged are named."""
+    """An image of a sample's edits, (3, H, W) in [0, 1]; where it is damaged, all that are damaged are named."""
     path = run.edits_path(sample.id, name)
     try:
         pixels = torch.from_numpy(np.array(read_image(path, AGAIN))).movedim(-1, 0) / 255

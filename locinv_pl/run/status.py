@@ -21,13 +21,13 @@ class Status:
     """A run at one moment.
 
     Args:
-        total: pictures to invert; None before the first start has counted them.
-        done: pictures finished.
-        running: pictures under way, with the timesteps that are kept of them.
+        total: images to invert; None before the first start has counted them.
+        done: images finished.
+        running: images under way, with the timesteps that are kept of them.
         num_steps: T.
-        failed: ids of the pictures left out.
+        failed: ids of the images left out.
         reasons: of the first of these.
-        per_hour: pictures finished per hour since the last start; None before the first.
+        per_hour: images finished per hour since the last start; None before the first.
         silence: seconds since the newest file of the run.
         step: seconds that a timestep takes, the slowest of those under way; None where that can't be told.
     """
@@ -58,7 +58,7 @@ class Status:
 
 
 def status(run: str | Path, now: float | None = None) -> Status:
-    """Look at a run's folder; of finished pictures only the directory is read, no file.
+    """Look at a run's folder; of finished images only the directory is read, no file.
 
     Args:
         run: the folder.
@@ -99,7 +99,7 @@ def to_text(run: str | Path, status: Status) -> str:
     """A status as lines for people."""
     names = [f"{id} {steps}/{status.num_steps}" for id, steps in status.running.items()]
     left = "" if status.hours_left is None or status.state != "running" else f", {duration(status.hours_left)} left"
-    speed = "-" if status.per_hour is None else f"{status.per_hour:.1f} pictures per hour since the last start"
+    speed = "-" if status.per_hour is None else f"{status.per_hour:.1f} images per hour since the last start"
     mend = "; run the same command to go on" if status.state == "dead" else ""
     lines = [
         f"{run}: {status.state}, last sign of life {duration(status.silence / 3600)} ago{mend}",
@@ -135,7 +135,7 @@ def _files(folder: Path, suffix: str = ".json") -> Iterator[tuple[str, float]]:
     """Names without suffix, and times in seconds since 1970, of a folder's files."""
     for entry in _listed(folder):
         if entry.name.endswith(suffix) and entry.name[0] != ".":
-            with suppress(FileNotFoundError):  # a picture that has just been finished
+            with suppress(FileNotFoundError):  # an image that has just been finished
                 yield entry.name[: -len(suffix)], entry.stat().st_mtime
 
 

@@ -1,24 +1,24 @@
-"""A run's folder: one set of files for every picture, each written whole or not at all.
+"""A run's folder: one set of files for every image, each written whole or not at all.
 
 No id, and nothing that is read from a run's folder, is ever a path: :func:`file_name` makes one name of an id, and
 :meth:`RunFolder.place` alone puts names together, without following links. So whatever the ids are, files are
 written, read and deleted strictly below the folder that is meant for them.
 
 settings.json               what makes the run; another configuration is refused
-pictures.json               how many pictures it is to invert; written at every start
+pictures.json               how many images it is to invert; written at every start
 inversions/<id>.safetensors the inversion
-inversions/<id>.json        its scores; written last, it marks the picture as finished
-running/<id>/<i>            one record per timestep of a picture that isn't finished
-sheets/<id>.png, strips/<id>.png, reconstructions/<id>.png  drawings of a finished picture, where they are asked for
+inversions/<id>.json        its scores; written last, it marks the image as finished
+running/<id>/<i>            one record per timestep of an image that isn't finished
+sheets/<id>.png, strips/<id>.png, reconstructions/<id>.png  drawings of a finished image, where they are asked for
 validation/<id>.json        scores of the reconstruction from the files
 edits/<id>/                 its source, its reconstruction, its edits, and edits.json
 edits.json                  all of these
 test/<id>.json              scores of its edits
-skipped/<id>.json           why a picture was left out; gone once it is finished after all
+skipped/<id>.json           why an image was left out; gone once it is finished after all
 summary.json, validation.json, test.json  the whole run
 
-Scores and records say what they were made of: the picture's fingerprint, that of the settings, and which pictures
-went together. What was made of something else, or is damaged, counts as not there, with all pictures of its batch.
+Scores and records say what they were made of: the image's fingerprint, that of the settings, and which images
+went together. What was made of something else, or is damaged, counts as not there, with all images of its batch.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Settings(TypedDict):
     data: dict[str, Any]
 
 
-class _Pictures(TypedDict):
+class _Images(TypedDict):
     total: Annotated[int, Field(ge=0)]
 
 
@@ -174,19 +174,19 @@ class RunFolder:
         return path
 
     def inversion_path(self, id: str) -> Path:
-        """Where the inversion of picture ``id`` is kept."""
+        """Where the inversion of image ``id`` is kept."""
         return self.place("inversions", f"{file_name(id)}.safetensors")
 
     def image_path(self, kind: str, id: str) -> Path:
-        """Where a picture made of ``id`` is kept; ``kind`` names the folder."""
+        """Where an image made of ``id`` is kept; ``kind`` names the folder."""
         return self.place(kind, f"{file_name(id)}.png")
 
     def edits_path(self, id: str, *names: str) -> Path:
-        """The folder of the edits of picture ``id``, or what has a name in it."""
+        """The folder of the edits of image ``id``, or what has a name in it."""
         return self.place("edits", file_name(id), *names)
 
     def curves_path(self, id: str) -> Path:
-        """The folder of TensorBoard's files of picture ``id``."""
+        """The folder of TensorBoard's files of image ``id``."""
         return self.place("tensorboard", file_name(id))
 
     @property
@@ -229,21 +229,21 @@ class RunFolder:
         return None
 
     def announce(self, total: int) -> None:
-        """Say how many pictures the run is to invert."""
+        """Say how many images the run is to invert."""
         write_json(self.place("pictures.json"), {"total": total}, sealed=True)
 
     @property
     def total(self) -> int | None:
         """What :meth:`announce` said."""
         path = self.place("pictures.json")
-        return read_json(path, _Pictures)["total"] if path.exists() else None
+        return read_json(path, _Images)["total"] if path.exists() else None
 
     def count(self, kind: str) -> int:
-        """How many pictures there are of a kind."""
+        """How many images there are of a kind."""
         return len(self._files(kind))
 
     def problem(self, id: str) -> str:
-        """Why picture ``id`` was left out."""
+        """Why image ``id`` was left out."""
         try:
             return read_json(self._skipped(id), _Skipped)["problem"]
         except InputError as problem:
@@ -260,11 +260,11 @@ class RunFolder:
         return name if id is None or file_name(id) != name else id
 
     def is_marked(self, id: str) -> bool:
-        """Whether picture ``id`` has the files of a finished one, whatever is in them."""
+        """Whether image ``id`` has the files of a finished one, whatever is in them."""
         return self.inversion_path(id).exists() and self._scores_path("inversions", id).exists()
 
     def damage(self, id: str) -> str | None:
-        """What is wrong with the files of a finished picture, which are read for it; None if nothing is."""
+        """What is wrong with the files of a finished image, which are read for it; None if nothing is."""
         try:
             score = self._read_score("inversions", self._scores_path("inversions", id).name)
             inversion = Inversion.load(self.inversion_path(id))
@@ -274,21 +274,21 @@ class RunFolder:
         except InputError as error:
             return error.problem
         if inversion.id != id:
-            return f"{self.inversion_path(id)}: of another picture, {inversion.id!r}"
+            return f"{self.inversion_path(id)}: of another image, {inversion.id!r}"
         if inversion.fingerprint != score.get("made_of", {}).get("sample", inversion.fingerprint):
             return f"{self.inversion_path(id)}: of other data than its scores"
         return None
 
     def pending(self, ids: Sequence[str], made_of: Callable[[str], MadeOf] | None = None) -> list[str]:
-        """Of a batch, the pictures to run: the unfinished, and those that belong to them.
+        """Of a batch, the images to run: the unfinished, and those that belong to them.
 
-        Finished pictures whose files are damaged, or were made of other data, are unfinished. With an unfinished one
+        Finished images whose files are damaged, or were made of other data, are unfinished. With an unfinished one
         belong those that an earlier run was finishing with it, and those that were inverted with it: results depend on
         a batch's size, if by rounding alone, and are to be those of an undisturbed run.
 
         Args:
             ids: the batch's.
-            made_of: answers what a picture's results are to be made of; may raise an InputError where that can't be
+            made_of: answers what an image's results are to be made of; may raise an InputError where that can't be
                 known, and then results that are whole are kept.
         """
         unfinished, together = set(), {}
@@ -308,19 +308,19 @@ class RunFolder:
         return [id for id in ids if id in unfinished | begun | belong]
 
     def unskipped(self, ids: Sequence[str]) -> list[str]:
-        """Of a batch, the pictures that weren't left out."""
+        """Of a batch, the images that weren't left out."""
         return [id for id in ids if not self._skipped(id).exists()]
 
     def unfinished(self, ids: Iterable[str]) -> list[str]:
-        """The pictures that are neither finished nor left out."""
+        """The images that are neither finished nor left out."""
         return [id for id in ids if not (self.is_marked(id) or self._skipped(id).exists())]
 
     def inversion(self, id: str, fingerprint: str) -> Inversion:
-        """The inversion of picture ``id``.
+        """The inversion of image ``id``.
 
         Raises:
             InputError: it is missing or damaged, and then all others of the run that are damaged are named, too; or
-                the picture with its prompt and priors isn't the one that was inverted.
+                the image with its prompt and priors isn't the one that was inverted.
         """
         try:
             inversion = Inversion.load(self.inversion_path(id))
@@ -342,12 +342,12 @@ class RunFolder:
     def save_record(
         self, ids: Sequence[str], i: int, record: StepRecord, made_of: Mapping[str, MadeOf] | None = None
     ) -> None:
-        """Keep the record of timestep i of pictures that run together, a file for each; ``made_of`` by id."""
+        """Keep the record of timestep i of images that run together, a file for each; ``made_of`` by id."""
         for b, id in enumerate(ids):
             record.pick([b]).save(self._running(id, i), (made_of or {}).get(id))
 
     def load_records(self, ids: Sequence[str], made_of: Mapping[str, MadeOf] | None = None) -> list[StepRecord]:
-        """The records that all of these pictures have, from step 0 without a gap; one that is damaged is one.
+        """The records that all of these images have, from step 0 without a gap; one that is damaged is one.
 
         So is one that was made of something else than ``made_of`` says, by id.
         """
@@ -358,7 +358,7 @@ class RunFolder:
         return found
 
     def finish(self, scores: Mapping[str, Mapping[str, Any]], made_of: Mapping[str, MadeOf] | None = None) -> None:
-        """Mark a batch's pictures as finished, with their scores, and what they were made of, by id."""
+        """Mark a batch's images as finished, with their scores, and what they were made of, by id."""
         for id, score in scores.items():
             for path in (self.image_path(kind, id) for kind in DRAWINGS):
                 if path.exists() and not _is_image(path):
@@ -369,11 +369,11 @@ class RunFolder:
         self._clear(scores)
 
     def save_scores(self, kind: str, id: str, scores: Mapping[str, Any]) -> None:
-        """Keep the scores of picture ``id``; ``kind`` names the folder."""
+        """Keep the scores of image ``id``; ``kind`` names the folder."""
         write_json(self._scores_path(kind, id), scores, sealed=True)
 
     def scores(self, kind: str = "inversions") -> Scores:
-        """The scores of all pictures of a kind, by id.
+        """The scores of all images of a kind, by id.
 
         Raises:
             InputError: some are damaged; names all of them.
@@ -384,7 +384,7 @@ class RunFolder:
         """Write what ``summarize`` makes of the scores of a kind into ``file``, and give it back.
 
         Jobs that share the folder may come to their ends together, so what is written is compared with what is there
-        afterwards: the last one to write has seen all. While pictures are running, the last one is still to come.
+        afterwards: the last one to write has seen all. While images are running, the last one is still to come.
         """
         while True:
             seen = self._files(kind)
@@ -418,16 +418,16 @@ class RunFolder:
         path = self.place(kind, file)
         score = read_json(path, KINDS.get(kind, Any))
         if f"{file_name(score['id'])}.json" != file:
-            raise InputError(f"{path}: of another picture, {score['id']!r}; delete it and run again")
+            raise InputError(f"{path}: of another image, {score['id']!r}; delete it and run again")
         return score
 
     def _origin(self, id: str) -> _Origin:
-        """What a finished picture was made of."""
+        """What a finished image was made of."""
         score = self._read_score("inversions", self._scores_path("inversions", id).name)
         return score.get("made_of", {"batch": [id]})
 
     def _change(self, id: str, made_of: Callable[[str], MadeOf] | None) -> str | None:
-        """Whether a finished picture was made of something else than it is to be made of."""
+        """Whether a finished image was made of something else than it is to be made of."""
         if made_of is None:
             return None
         try:
@@ -440,7 +440,7 @@ class RunFolder:
         return "its prompt, nouns, priors or pixels have changed since"
 
     def _damages(self) -> Iterator[str]:
-        """What is wrong with the files of all finished pictures."""
+        """What is wrong with the files of all finished images."""
         for file in sorted(self._files("inversions")):
             try:
                 problem = self.damage(self._read_score("inversions", file)["id"])
@@ -475,7 +475,7 @@ class RunFolder:
             yield record
 
     def _clear(self, ids: Iterable[str]) -> None:
-        """Delete the records of these pictures, and what writing them has left; any other file stays."""
+        """Delete the records of these images, and what writing them has left; any other file stays."""
         for folder in map(self._running, ids):
             with suppress(OSError):  # there is none, or another process clears it or fills it again
                 for path in [*folder.glob("*.safetensors"), *folder.glob(".*.tmp")]:
@@ -483,7 +483,7 @@ class RunFolder:
                 folder.rmdir()
 
     def _running(self, id: str, i: int | None = None) -> Path:
-        """The folder of a picture's records, or the record of timestep i."""
+        """The folder of an image's records, or the record of timestep i."""
         return self.place("running", file_name(id), *([] if i is None else [f"{i:04d}.safetensors"]))
 
     def _skipped(self, id: str) -> Path:

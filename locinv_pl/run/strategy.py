@@ -24,12 +24,12 @@ GRACE = 20.0  # seconds that a stopped process keeps the store for the others
 
 
 class ImageParallelStrategy(DDPStrategy):
-    """Processes that invert different pictures and never wait for each other.
+    """Processes that invert different images and never wait for each other.
 
     Launching, ranks and devices are DDP's, on one node or on several: by Lightning itself, torchrun, SLURM or any
     other cluster environment of Lightning's. There is no process group, since nothing is averaged:
     Lightning's collectives are then no-ops. What the processes share is torch's key-value store,
-    with the number of the next batch of pictures in it.
+    with the number of the next batch of images in it.
     """
 
     strategy_name = "image_parallel"
@@ -211,5 +211,5 @@ def _add(store: Store, key: str, number: int) -> int:
 StrategyRegistry.register(
     ImageParallelStrategy.strategy_name,
     ImageParallelStrategy,
-    description="Pictures are spread over processes by a shared queue",
+    description="Images are spread over processes by a shared queue",
 )

@@ -1,4 +1,4 @@
-"""A run in numbers: from the pictures' scores to summary.json and a table."""
+"""A run in numbers: from the images' scores to summary.json and a table."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Summary(TypedDict):
 def summarize(scores: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> dict[str, Any]:
     """The content of summary.json.
 
-    Attention IoU is the mean over all nouns of all pictures, PSNR, SSIM and seconds over pictures; None
+    Attention IoU is the mean over all nouns of all images, PSNR, SSIM and seconds over images; None
     where there is nothing to take a mean of.
 
     Args:
-        scores: one entry per finished picture.
+        scores: one entry per finished image.
         settings: of the run.
     """
 
@@ -65,10 +65,10 @@ def summarize_edits(
     """The content of test.json.
 
     Means of measures are over edits, all together and kind by kind, and leave out edits that have none;
-    attention IoU is as in summary.json, of the same pictures.
+    attention IoU is as in summary.json, of the same images.
 
     Args:
-        scores: one entry per picture, with its "reconstruction" and its "edits".
+        scores: one entry per image, with its "reconstruction" and its "edits".
         inversions: the scores of the run's inversions.
         settings: of the run, with those of editing and measuring in "edit" and "measures".
     """

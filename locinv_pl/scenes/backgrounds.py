@@ -21,7 +21,7 @@ class Backdrop:
 
     Attributes:
         image: RGB.
-        horizon: height of the ground's far end, as a share of the picture's from the top; None where there is
+        horizon: height of the ground's far end, as a share of the image's from the top; None where there is
             no ground.
         shadow: the colour of shadows on the ground.
     """
@@ -48,7 +48,7 @@ def _noisy(rng: random.Random, image: Image.Image) -> Image.Image:
 
 
 class Plate:
-    """A picture with a horizon to paint a background on, in coordinates from 0 to 1."""
+    """An image with a horizon to paint a background on, in coordinates from 0 to 1."""
 
     def __init__(self, rng: random.Random, side: int, horizon: float) -> None:
         self.rng, self.side, self.horizon = rng, side, horizon
@@ -92,7 +92,7 @@ class Plate:
         self.draw.polygon([n * self.side for point in points for n in point], fill=fill)
 
     def ground(self, depth: float) -> float:
-        """The height of the ground at a depth: 0 is the horizon, 1 the picture's lower edge."""
+        """The height of the ground at a depth: 0 is the horizon, 1 the image's lower edge."""
         return self.horizon + (1 - self.horizon) * depth
 
     def scattered(self, count: int) -> list[tuple[float, float]]:

@@ -61,11 +61,11 @@ class Canvas:
 
     @property
     def image(self) -> Image.Image:
-        """The picture so far, RGBA."""
+        """The image so far, RGBA."""
         return self.render(lambda paint: paint)
 
     def render(self, repaint: Callable[[Color], Color]) -> Image.Image:
-        """The picture, RGBA, with every shade of paint replaced."""
+        """The image, RGBA, with every shade of paint replaced."""
         palette = bytearray(4)
         for color, is_paint in self._inks:
             palette += bytes((*(repaint(color) if is_paint else color), 255))

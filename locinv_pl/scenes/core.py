@@ -17,7 +17,7 @@ from locinv_pl.scenes.scene import Mask, Scene, SceneObject
 if TYPE_CHECKING:
     from locinv_pl.scenes.worlds import World
 
-# The colours of the picture's top and bottom row.
+# The colours of the image's top and bottom row.
 BACKGROUNDS: dict[str, tuple[Color, Color]] = {
     "grass": ((120, 180, 90), (90, 150, 70)),
     "sand": ((230, 205, 150), (210, 185, 130)),
@@ -34,7 +34,7 @@ def compose(world: World, rng: random.Random, size: int, wanted: int | None) -> 
     """Draw a scene; an object that finds no room is left out."""
     background = rng.choice(list(BACKGROUNDS))
     count = wanted or rng.choices(list(world.counts), list(world.counts.values()))[0]
-    picture = _background(rng, background, size)
+    image = _background(rng, background, size)
     squares: list[Square] = []
     drawn: list[tuple[str, str, Mask]] = []
     for noun in rng.sample(list(world.nouns), count):
@@ -43,13 +43,13 @@ def compose(world: World, rng: random.Random, size: int, wanted: int | None) -> 
             continue
         color = rng.choice(list(world.colors))
         sprite = _sprite(rng, world.nouns[noun][0], world.colors[color], square.side)
-        picture.alpha_composite(sprite, (square.left, square.top))
+        image.alpha_composite(sprite, (square.left, square.top))
         squares.append(square)
         drawn.append((noun, color, square.paste(np.asarray(sprite)[:, :, 3] > 127, size)))
     say_colors = rng.random() < 0.7
     groups = tuple(Group(noun, (color,) * say_colors, (k,)) for k, (noun, color, _) in enumerate(drawn))
     caption = Caption(groups, background=background if rng.random() < 0.7 else "")
-    return Scene(picture.convert("RGB"), tuple(SceneObject(*thing) for thing in drawn), background, caption)
+    return Scene(image.convert("RGB"), tuple(SceneObject(*thing) for thing in drawn), background, caption)
 
 
 def _background(rng: random.Random, name: str, size: int) -> Image.Image:

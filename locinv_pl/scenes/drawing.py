@@ -1,6 +1,6 @@
 """Drawing scenes: coloured objects on a background, with exact masks and a caption.
 
-The embedded text-to-image model learned from pictures of the core world; it knows its words only.
+The embedded text-to-image model learned from images of the core world; it knows its words only.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def draw_scene(rng: random.Random, size: int = 128, num_objects: int | None = No
 
     Args:
         rng: the only source of chance: equal states draw equal scenes.
-        size: side of the square picture in pixels.
+        size: side of the square image in pixels.
         num_objects: exactly so many objects, as many as the world allows; by default chance decides, and an
             object that finds no room is left out.
         world: what can be drawn.

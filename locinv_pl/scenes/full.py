@@ -45,7 +45,7 @@ def compose(world: World, rng: random.Random, size: int, wanted: int | None) -> 
 
 
 def cast(world: World, rng: random.Random, count: int, outlines: Iterable[str]) -> list[Look]:
-    """Who is on the picture: objects of one noun share their material and differ in colour at most."""
+    """Who is on the image: objects of one noun share their material and differ in colour at most."""
     outline = rng.choice(list(outlines))
     looks: list[Look] = []
     unused = rng.sample(list(world.nouns), count)

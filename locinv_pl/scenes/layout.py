@@ -41,7 +41,7 @@ class Placed:
 
     @cached_property
     def mask(self) -> Mask:
-        """Its pixels on the picture, also those that something hides."""
+        """Its pixels on the image, also those that something hides."""
         mask = np.zeros((self.size, self.size), dtype=bool)
         mask[self.top : self.bottom, self.left : self.right] = np.asarray(self.sprite.getchannel("A")) > 127
         return mask
@@ -81,14 +81,14 @@ def visible(placed: Sequence[Placed]) -> list[Mask]:
 
 
 def paint(backdrop: Backdrop, placed: Sequence[Placed], light: Light) -> Image.Image:
-    """The picture, RGB: background, all shadows, the objects from far to near, and the light on them."""
-    picture = backdrop.image.copy()
+    """The image, RGB: background, all shadows, the objects from far to near, and the light on them."""
+    image = backdrop.image.copy()
     if backdrop.horizon is not None:
         for thing in placed:
-            _cast_shadow(picture, thing, backdrop, light)
+            _cast_shadow(image, thing, backdrop, light)
     for thing in placed:
-        picture.paste(thing.sprite, (thing.left, thing.top), thing.sprite)
-    return light.on(picture)
+        image.paste(thing.sprite, (thing.left, thing.top), thing.sprite)
+    return light.on(image)
 
 
 def _depths(rng: random.Random, count: int, backdrop: Backdrop) -> list[float]:
@@ -106,7 +106,7 @@ def _depths(rng: random.Random, count: int, backdrop: Backdrop) -> list[float]:
 def _spot(
     rng: random.Random, sprite: Image.Image, depth: float, placed: Sequence[Placed], backdrop: Backdrop, size: int
 ) -> tuple[int, int]:
-    """A place inside the picture; often close to an object that is there already."""
+    """A place inside the image; often close to an object that is there already."""
     room = size - sprite.width, size - sprite.height
     left, top = rng.randint(0, room[0]), rng.randint(0, room[1])
     if placed and rng.random() < 0.4:
@@ -129,13 +129,13 @@ def _still_seen(thing: Placed, others: Sequence[Placed], newest: Placed) -> bool
     return bool(np.count_nonzero(seen) >= MIN_VISIBLE * np.count_nonzero(thing.mask))
 
 
-def _cast_shadow(picture: Image.Image, thing: Placed, backdrop: Backdrop, light: Light) -> None:
+def _cast_shadow(image: Image.Image, thing: Placed, backdrop: Backdrop, light: Light) -> None:
     width, height = thing.right - thing.left, thing.bottom - thing.top
     half, low = max(2, int(width * 0.58)), max(2, int(min(width, height) * 0.13))
     x = (thing.left + thing.right) // 2 - int(light.x * width * 0.14)
     y = thing.bottom - low // 3
     soft = _spot_of_shadow().resize((2 * half, 2 * low), Image.Resampling.BILINEAR)
-    picture.paste(backdrop.shadow, (x - half, y - low), soft)
+    image.paste(backdrop.shadow, (x - half, y - low), soft)
 
 
 @lru_cache

@@ -32,7 +32,7 @@ class Material:
 
 
 def cover(canvas: Canvas, rng: random.Random, color: Color, material: Material | None) -> Image.Image:
-    """The picture, RGBA, of what was drawn in shades of ``NEUTRAL``, in a colour and a material."""
+    """The image, RGBA, of what was drawn in shades of ``NEUTRAL``, in a colour and a material."""
     if material is None:
         return canvas.render(lambda paint: _shaded(color, paint))
     first, second = material.tones(color)

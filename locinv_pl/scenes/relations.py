@@ -9,7 +9,7 @@ import numpy as np
 
 from locinv_pl.scenes.layout import Placed
 
-CLOSE = 0.06  # of the picture's side: the widest gap between neighbours
+CLOSE = 0.06  # of the image's side: the widest gap between neighbours
 COVERS = 0.06  # of an object's pixels: what it takes to be in front of it
 
 

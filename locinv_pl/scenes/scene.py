@@ -37,7 +37,7 @@ class SceneObject:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A drawn picture, RGB, and what is on it.
+    """A drawn image, RGB, and what is on it.
 
     Attributes:
         objects: in the order in which the caption names them.

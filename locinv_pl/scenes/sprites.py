@@ -1,4 +1,4 @@
-"""One object as a small picture: its pose, its outline, its material and the light on it."""
+"""One object as a small image: its pose, its outline, its material and the light on it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Light:
     Attributes:
         x, y: direction to the light; right and down are positive.
         depth: how much darker the far side is.
-        gains: what every channel of the picture is multiplied with.
+        gains: what every channel of the image is multiplied with.
     """
 
     x: float
@@ -40,9 +40,9 @@ class Light:
         gains = (brightness * (1 + warmth), brightness, brightness * (1 - warmth))
         return cls(math.cos(angle), math.sin(angle), rng.uniform(0.0, 0.22), gains)
 
-    def on(self, picture: Image.Image) -> Image.Image:
-        """The whole picture in this light."""
-        return picture.point([min(255, int(value * gain)) for gain in self.gains for value in range(256)])
+    def on(self, image: Image.Image) -> Image.Image:
+        """The whole image in this light."""
+        return image.point([min(255, int(value * gain)) for gain in self.gains for value in range(256)])
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,8 @@ class World:
         materials: names of materials and patterns.
         backgrounds: their names.
         counts: how often a scene has one object, two, and so on.
-        sides: sizes of a scene's objects by their number, as a share of the picture's side.
-        compose: draws a scene; takes the world, the source of chance, the picture's side and the number of
+        sides: sizes of a scene's objects by their number, as a share of the image's side.
+        compose: draws a scene; takes the world, the source of chance, the image's side and the number of
             objects, None for a random one.
     """
 

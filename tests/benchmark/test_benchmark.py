@@ -171,9 +171,7 @@ def test_steps_of_a_mode(tiny, task):
     assert modes["shipped"].stops_early and not modes["fixed"].stops_early
     timings = time_modes(modes, timesteps=1, repeats=2)
     assert timings["fixed"].steps(0) == [(3, 3)] and len(timings["shipped"].steps(1)) == 2
-    assert all(
-        timing.seconds > 0.5 for timing in timings.values()
-    )  # of the batch's one second before, a picture's half
+    assert all(timing.seconds > 0.5 for timing in timings.values())  # of the batch's one second before, an image's half
     costs = modes["fixed"].costs()
     fewer = modes["fixed"].flops(costs, [(3, 3), (1, 0)])
     saved = 2 * costs["token"].flops - costs["maps"].flops + 3 * costs["null"].flops
@@ -198,13 +196,13 @@ SMALL = ["resolution=8", "num_steps=2", "timesteps=1", "token_steps=2", "null_st
 
 @pytest.fixture
 def small(tiny_folder, monkeypatch):
-    """Options of a short benchmark; the tiny model's words are those of its own pictures."""
+    """Options of a short benchmark; the tiny model's words are those of its own images."""
     samples = [make_two_objects(str(n), seed=n) for n in range(4)]
     monkeypatch.setattr("locinv_pl.benchmark.bench.drawn_samples", lambda count, size: samples[:count])
     return [*SMALL, f"backbone={tiny_folder}"]
 
 
-def test_pictures_have_words_of_the_embedded_model(embedded):
+def test_images_have_words_of_the_embedded_model(embedded):
     one, two = drawn_samples(2, 64)
     assert one.image.shape == (3, 64, 64) and len(one.nouns) == len(two.nouns) == 2 and one.prompt != two.prompt
     adjective = one.adjectives[0]
@@ -238,7 +236,7 @@ def test_early_stops_of_random_weights_are_not_timed(small, tiny_folder, tmp_pat
     assert found["equal_steps_seconds"] > 0 and found["default_seconds"] is found["speedup_default"] is None
     shipped = found["inversions"]["ours, as shipped"]
     assert shipped["seconds"] is shipped["token_steps"] is shipped["tflop"] is None
-    assert "depends on the picture" in capsys.readouterr().out
+    assert "depends on the image" in capsys.readouterr().out
 
 
 def test_command_counts_every_saving_without_a_device(small, tmp_path, capsys, monkeypatch):
@@ -275,8 +273,8 @@ def test_checkpointing_trades_operations_for_memory(tiny_folder, task):
 def test_growth_is_that_of_its_numbers(tiny, task, monkeypatch):
     monkeypatch.setattr("locinv_pl.benchmark.growth.SWEEPS", {"pictures": (1, 2), "timesteps": (1, 3)})
     growth = measure_growth(tiny, load_method("nti"), task.samples, RESOLUTION)
-    pictures, timesteps = growth["pictures"], growth["timesteps"]
-    assert pictures["memory_gib"][0] == pictures["memory_gib"][1]
+    images, timesteps = growth["pictures"], growth["timesteps"]
+    assert images["memory_gib"][0] == images["memory_gib"][1]
     assert timesteps["memory_gib"][0] <= timesteps["memory_gib"][1] < 1.1 * timesteps["memory_gib"][0]
     assert timesteps["seconds"][1] > timesteps["seconds"][0]
     assert [axes.get_xlabel() for axes in draw_growth(growth).axes if axes.get_xlabel()] == ["pictures", "timesteps"]

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import make_picture, make_two_objects
+from conftest import make_image, make_two_objects
 from lightning.pytorch import Trainer
 from locinv_pl.callbacks.edits import EditSheets
 from locinv_pl.callbacks.report import MAPS
@@ -31,7 +31,7 @@ IDS = ["bare", "p0", "p1"]
 def make_samples() -> list[EditSample]:
     """Two edits, no edit, and one edit without nouns."""
     two, none = (make_two_objects(f"p{n}", seed=n) for n in range(2))
-    bare = EditSample("bare", make_picture(), "a dog", edits=(Edit("a red dog", "attribute"),))
+    bare = EditSample("bare", make_image(), "a dog", edits=(Edit("a red dog", "attribute"),))
     return [replace(two, edits=EDITS), none, bare]
 
 
@@ -59,7 +59,7 @@ def run(model: Path, root: Path, stage: str, samples: list[EditSample]) -> tuple
 
 @pytest.fixture(scope="module")
 def inverted(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three pictures, inverted."""
+    """Three images, inverted."""
     root = tmp_path_factory.mktemp("edited")
     run(tiny_folder, root, "fit", make_samples())
     assert not (root / "report.html").exists() and not (root / "edits.json").exists()
@@ -68,18 +68,18 @@ def inverted(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def edited(tiny_folder: Path, inverted: Path) -> tuple[Path, Trainer, LocInvModule]:
-    """And edited: the last two pictures by another run than the first, as by another process."""
+    """And edited: the last two images by another run than the first, as by another process."""
     for samples in (make_samples()[:1], make_samples()[1:]):
         trainer, module = run(tiny_folder, inverted, "predict", samples)
     return inverted, trainer, module
 
 
 def colors(path: Path) -> int:
-    with Image.open(path) as picture:
-        return len(picture.convert("RGB").getcolors(10**6))
+    with Image.open(path) as image:
+        return len(image.convert("RGB").getcolors(10**6))
 
 
-def test_every_picture_has_a_sheet(edited: Any) -> None:
+def test_every_image_has_a_sheet(edited: Any) -> None:
     root = edited[0]
     assert sorted(path.name for path in (root / "edit_sheets").iterdir()) == [f"{id}.png" for id in IDS]
     for id in IDS:
@@ -87,15 +87,15 @@ def test_every_picture_has_a_sheet(edited: Any) -> None:
     assert not list(root.rglob("*.tmp"))
 
 
-def test_pictures_say_what_made_them(edited: Any) -> None:
+def test_images_say_what_made_them(edited: Any) -> None:
     root = edited[0]
     with Image.open(root / "edit_sheets/p0.png") as sheet:
         assert sheet.text["source_prompt"] == "a red cat and a dog"
         assert sheet.text["prompt 2"] == EDITS[1].prompt
         assert json.loads(sheet.text["settings"]) == EditSettings().to_dict()
     for row in read_json(root / "edits/p0/edits.json")["edits"]:
-        with Image.open(root / "edits/p0" / row["file"]) as picture:
-            assert picture.text["prompt"] == row["prompt"]
+        with Image.open(root / "edits/p0" / row["file"]) as image:
+            assert image.text["prompt"] == row["prompt"]
 
 
 def test_edits_json_has_what_any_process_wrote(edited: Any) -> None:
@@ -159,4 +159,4 @@ def test_nothing_edited_is_no_error(edited: Any, tmp_path: Path, monkeypatch: py
     RunFolder(tmp_path).claim(module.settings)
     EditSheets().teardown(trainer, module, "predict")
     assert read_json(tmp_path / "edits.json") == []
-    assert "No picture of this run" in (tmp_path / "report.html").read_text()
+    assert "No image of this run" in (tmp_path / "report.html").read_text()

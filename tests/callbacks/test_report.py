@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_picture
+from conftest import make_image
 from locinv_pl.callbacks.report import MAPS, marked, write_report
 from PIL import Image
 from test_types import SETTINGS, make_scores
@@ -33,11 +33,11 @@ CHROMIUM = ("chromium", "chromium-headless-shell", "chromium-browser", "google-c
 
 
 def save(path: Path, seed: int, size: int) -> None:
-    write_atomically(path, to_png(Image.fromarray(to_array(make_picture(size, seed)))))
+    write_atomically(path, to_png(Image.fromarray(to_array(make_image(size, seed)))))
 
 
-def add_picture(run: RunFolder, id: str, prompt: str, edits: Sequence[str], size: int = 64, **given: Any) -> None:
-    """What predict writes of a picture with a cat and a dog."""
+def add_image(run: RunFolder, id: str, prompt: str, edits: Sequence[str], size: int = 64, **given: Any) -> None:
+    """What predict writes of an image with a cat and a dog."""
     folder, rows = run.edits_path(id), []
     settings = {"cross_replace_steps": 0.8, "blend": "none"} | given.get("settings", {})
     for n, name in enumerate(("source", "reconstruction")):
@@ -62,10 +62,10 @@ def new_run(root: Path) -> RunFolder:
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
-    """Two pictures, three edits."""
+    """Two images, three edits."""
     run = new_run(tmp_path)
-    add_picture(run, "one", "a red cat on grass", ["a red tiger on grass", "a cat on grass"], nouns=("cat", "grass"))
-    add_picture(run, "two", "a dog", ["a big dog"], nouns=())
+    add_image(run, "one", "a red cat on grass", ["a red tiger on grass", "a cat on grass"], nouns=("cat", "grass"))
+    add_image(run, "two", "a dog", ["a big dog"], nouns=())
     run.save_scores("inversions", "one", make_scores("one", psnr=31.26))
     return run
 
@@ -119,11 +119,11 @@ class TestPage:
         assert "default-src 'none'; img-src data:" in page
         assert {tag for tag, _ in reader.elements} & {"iframe", "object", "embed"} == set()
 
-    def test_it_has_every_picture_once(self, run: RunFolder) -> None:
+    def test_it_has_every_image_once(self, run: RunFolder) -> None:
         _, reader = read(run)
         images = reader.of("img")
         uris = [a["src"] for a in images if "src" in a]
-        assert len(uris) == (2 + 2 + 3 + 2 * 2) + (2 + 1 + 2)  # pictures, differences and maps
+        assert len(uris) == (2 + 2 + 3 + 2 * 2) + (2 + 1 + 2)  # images, differences and maps
         assert all(a["loading"] == "lazy" and "alt" in a for a in images)
         ids = {a["id"] for a in images if "id" in a}
         assert {a["data-copy"] for a in images if "data-copy" in a} <= ids
@@ -139,7 +139,7 @@ class TestPage:
         assert json.dumps(["mean of all 50", "50 of 50"]) in [a.get("data-texts") for a in reader.of("input")]
 
     def test_settings_that_differ_stand_with_their_edits(self, run: RunFolder) -> None:
-        add_picture(run, "three", "a dog", ["a cat"], settings={"blend": "prior"})
+        add_image(run, "three", "a dog", ["a cat"], settings={"blend": "prior"})
         _, reader = read(run)
         texts = [text for _, text in reader.texts]
         assert texts.count("blend none") == 3 and texts.count("blend prior") == 1
@@ -147,8 +147,8 @@ class TestPage:
 
     def test_texts_are_escaped(self, tmp_path: Path) -> None:
         run = new_run(tmp_path)
-        add_picture(run, EVIL, EVIL, [EVIL + " x"], kind=EVIL, nouns=(EVIL,), settings={"blend": EVIL})
-        add_picture(run, "other", "a cat", ["a dog"])
+        add_image(run, EVIL, EVIL, [EVIL + " x"], kind=EVIL, nouns=(EVIL,), settings={"blend": EVIL})
+        add_image(run, "other", "a cat", ["a dog"])
         path = tmp_path / "settings.json"
         write_json(path, {**read_json(path), "backbone": EVIL})
         _, reader = read(run)
@@ -158,10 +158,10 @@ class TestPage:
         assert texts.count(EVIL) == 6  # backbone, prompt, id, kind, noun, and in the marked prompt
         assert all(src is None or src.startswith("data:") for src in (a.get("src") for _, a in reader.elements))
 
-    def test_large_pictures_are_made_light(self, tmp_path: Path) -> None:
+    def test_large_images_are_made_light(self, tmp_path: Path) -> None:
         run = new_run(tmp_path)
         noise = torch.rand(3, 700, 900, generator=torch.Generator().manual_seed(0))
-        add_picture(run, "large", "a cat", ["a dog"], nouns=())
+        add_image(run, "large", "a cat", ["a dog"], nouns=())
         for name in ("source", "reconstruction", "1-edit"):
             write_atomically(run.edits_path("large") / f"{name}.png", to_png(Image.fromarray(to_array(noise))))
         page, reader = read(run)
@@ -171,14 +171,14 @@ class TestPage:
 
     def test_a_run_without_edits_and_maps(self, tmp_path: Path) -> None:
         run = new_run(tmp_path)
-        assert "No picture" in read(run)[0]
-        add_picture(run, "bare", "a cat", [])
+        assert "No image" in read(run)[0]
+        add_image(run, "bare", "a cat", [])
         shutil.rmtree(run.edits_path("bare") / MAPS)
         assert len(read(run)[1].of("article")) == 1
 
     @pytest.mark.parametrize("name", ["source.png", "1-edit.png"])
     @pytest.mark.parametrize("is_there", [True, False])
-    def test_a_damaged_picture_is_named(self, run: RunFolder, name: str, is_there: bool) -> None:
+    def test_a_damaged_image_is_named(self, run: RunFolder, name: str, is_there: bool) -> None:
         path = run.edits_path("one") / name
         path.unlink()
         if is_there:
@@ -354,7 +354,7 @@ class TestBrowser:
         yield browser
         assert browser.complaints() == []
 
-    def test_all_pictures_are_there(self, page: Browser) -> None:
+    def test_all_images_are_there(self, page: Browser) -> None:
         sizes = page.run(LOADED)
         assert len(sizes) == 16 + 2 * 3 + 2 * 2 and min(sizes) > 0
 
@@ -374,7 +374,7 @@ class TestBrowser:
             page.press("ArrowRight", 39)
         assert page.run(CLIP) == "inset(0px 0px 0px 11%)"
 
-    def test_the_picture_before_is_chosen(self, page: Browser) -> None:
+    def test_the_image_before_is_chosen(self, page: Browser) -> None:
         seen = (
             "[...document.querySelectorAll('.of-back, .of-source')]"
             ".filter(e => getComputedStyle(e).visibility == 'visible').map(e => e.className)"
@@ -425,8 +425,8 @@ class TestBrowser:
 
     def test_a_script_in_a_prompt_does_not_run(self, browser: Browser, tmp_path: Path) -> None:
         run = new_run(tmp_path)
-        add_picture(run, EVIL, EVIL, [EVIL + " x"], kind=EVIL, nouns=(EVIL,))
+        add_image(run, EVIL, EVIL, [EVIL + " x"], kind=EVIL, nouns=(EVIL,))
         browser.open(write_report(run))
         assert min(browser.run(LOADED)) > 0
-        assert browser.run("document.title") == "Edited pictures"
+        assert browser.run("document.title") == "Edited images"
         assert browser.complaints() == []

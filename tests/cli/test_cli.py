@@ -15,7 +15,7 @@ import conftest
 import pytest
 import torch
 import yaml
-from conftest import make_picture, write_tiny_model
+from conftest import make_image, write_tiny_model
 from locinv_pl.configs import CONFIGS
 from PIL import Image
 from processes import MARKS, Run
@@ -46,7 +46,7 @@ def here(tmp_path, monkeypatch) -> None:
 
 
 def words(backbone: Path, *more: str, steps: int = T) -> list[str]:
-    """A short run's words; its pictures are still to name."""
+    """A short run's words; its images are still to name."""
     return [
         f"backbone={backbone}",
         f"model.num_steps={steps}",
@@ -99,12 +99,12 @@ def built(monkeypatch) -> Callable[..., LocInvCLI]:
 
 
 def write_coco(root: Path, count: int) -> Path:
-    """A COCO-format folder of pictures with "a cat and a dog"."""
+    """A COCO-format folder of images with "a cat and a dog"."""
     (root / "images").mkdir(parents=True)
     (root / "annotations").mkdir()
     images, annotations, captions = [], [], []
     for n in range(count):
-        pixels = (make_picture(seed=n).movedim(0, -1) * 255).round().to(torch.uint8).numpy()
+        pixels = (make_image(seed=n).movedim(0, -1) * 255).round().to(torch.uint8).numpy()
         Image.fromarray(pixels).save(root / f"images/p{n}.png")
         images.append({"id": n, "file_name": f"p{n}.png", "width": 32, "height": 32})
         for category, box in ((1, [2, 4, 14, 10]), (2, [20, 18, 10, 12])):
@@ -215,7 +215,7 @@ class TestConfigs:
         assert load_method("locinv") == Method()
 
     @pytest.mark.parametrize("data", ["folder", "pie_bench"])
-    def test_all_pictures_are_taken_where_no_number_is_named(self, built, data):
+    def test_all_images_are_taken_where_no_number_is_named(self, built, data):
         assert built(f"data={data}", "trainer.accelerator=cpu", "trainer.devices=1").datamodule.num_images is None
 
     @pytest.mark.parametrize("group", ["data", "model", "callbacks"])
@@ -350,8 +350,8 @@ class TestRefusals:
         line = refused(words(tiny_folder, "data=coco_edit", "data.root=missing"))
         assert "missing: no such folder" in line
 
-    @pytest.mark.parametrize("content", [b"", b"no picture", "half"])
-    def test_unreadable_picture(self, tiny_folder, refused, content):
+    @pytest.mark.parametrize("content", [b"", b"no image", "half"])
+    def test_unreadable_image(self, tiny_folder, refused, content):
         coco = write_coco(Path("coco"), 3)
         whole = (coco / "images/p1.png").read_bytes()
         (coco / "images/p1.png").write_bytes(whole[: len(whole) // 2] if content == "half" else content)

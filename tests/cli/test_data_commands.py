@@ -19,8 +19,8 @@ SIZE = (90, 60)  # w x h
 
 
 @pytest.fixture
-def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three pictures of one's own: a good one, one whose noun is not in its prompt, a truncated one."""
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three images of one's own: a good one, one whose noun is not in its prompt, a truncated one."""
     root = tmp_path / "mine"
     root.mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (*SIZE[::-1], 3), dtype=np.uint8)
@@ -51,13 +51,13 @@ def run(*words: str) -> int | str | None:
     return 0
 
 
-def test_check_names_every_problem(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("check", "data=folder", f"data.root={pictures}", "--json", "found.json") == 1
+def test_check_names_every_problem(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("check", "data=folder", f"data.root={images}", "--json", "found.json") == 1
     found = json.loads(Path("found.json").read_text())
     assert (found["images"], found["samples"]) == (3, 1)
     problems = {row["id"]: row["problem"] for row in found["problems"]}
     assert "'dog' is not in the prompt 'a cat'" in problems["wrong"]
-    assert "cut.png: cannot be read as a picture" in problems["cut"]
+    assert "cut.png: cannot be read as an image" in problems["cut"]
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "3 images, 1 samples, 2 problems" and len(lines) == 3
 
@@ -69,15 +69,15 @@ def test_check_of_sound_data_ends_well(tmp_path: Path, monkeypatch: pytest.Monke
     assert json.loads(Path("found.json").read_text()) == {"images": 3, "samples": 3, "problems": []}
 
 
-def test_check_holds_prompts_against_the_backbone(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_holds_prompts_against_the_backbone(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     long = "a cat " + "and another one " * 9
     rows = [
         {"id": "prompt", "image": "good.png", "prompt": long, "priors": {}},
         {"id": "edit", "image": "good.png", "prompt": "a cat", "priors": {}, "edits": ["a dog", long]},
     ]
-    (pictures / "samples.yaml").write_text(yaml.safe_dump(rows))
+    (images / "samples.yaml").write_text(yaml.safe_dump(rows))
     for words in ((), ("backbone=embedded",)):
-        assert run("check", "data=folder", f"data.root={pictures}", *words) == 1
+        assert run("check", "data=folder", f"data.root={images}", *words) == 1
         lines = capsys.readouterr().out.splitlines()
         assert [line.partition(":")[0] for line in lines[:-1]] == ["prompt", "edit"]
         assert all("the text encoder takes 24" in line for line in lines[:-1])
@@ -90,7 +90,7 @@ BIG, SMALL = (0, 0, *SIZE), (10, 10, 40, 40)
     ("prior", "says"),
     [
         ([10, 10, 50, 50], "its box [10, 10, 50, 50] would fit better as corners"),
-        ([0, 0, 90, 60], "covers all of the picture"),
+        ([0, 0, 90, 60], "covers all of the image"),
         ((0, 255, BIG), "has one value, 255"),
         ((255, 0, SMALL), "is it inverted"),
         ((0, 255, SMALL), None),
@@ -98,35 +98,35 @@ BIG, SMALL = (0, 0, *SIZE), (10, 10, 40, 40)
     ],
 )
 def test_check_notes_what_is_probably_meant_otherwise(
-    prior: Any, says: str | None, pictures: Path, capsys: pytest.CaptureFixture[str]
+    prior: Any, says: str | None, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if isinstance(prior, tuple):
         outside, inside, (x, y, x2, y2) = prior
         mask = np.full(SIZE[::-1], outside, dtype=np.uint8)
         mask[y:y2, x:x2] = inside
-        Image.fromarray(mask).save(pictures / "m.png")
+        Image.fromarray(mask).save(images / "m.png")
         prior = "m.png"
     rows = [{"image": "good.png", "prompt": "a cat", "priors": {"cat": prior}}]
-    (pictures / "samples.yaml").write_text(yaml.safe_dump(rows))
-    assert run("check", "data=folder", f"data.root={pictures}", "data.fit=pad", "json=found.json") == 0
+    (images / "samples.yaml").write_text(yaml.safe_dump(rows))
+    assert run("check", "data=folder", f"data.root={images}", "data.fit=pad", "json=found.json") == 0
     notes = [row["note"] for row in json.loads(Path("found.json").read_text()).get("notes", [])]
     assert bool(notes) == (says is not None) and (says is None or any(says in note for note in notes)), notes
     assert capsys.readouterr().out.count("note good: cat: ") == len(notes)
 
 
-def test_check_notes_weights_in_brackets(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_notes_weights_in_brackets(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edits = ["a (red:1.5) cat", "a [red] cat"]
     rows = [{"image": "good.png", "prompt": "a cat", "priors": {}, "edits": edits}]
-    (pictures / "samples.yaml").write_text(yaml.safe_dump(rows))
-    assert run("check", "data=folder", f"data.root={pictures}") == 0
+    (images / "samples.yaml").write_text(yaml.safe_dump(rows))
+    assert run("check", "data=folder", f"data.root={images}") == 0
     told = capsys.readouterr().out
     assert "'a red cat' has a weight in brackets: attention to 'red' times 1.5" in told
     assert "'a [red] cat' has brackets, '[red]', which count as words" in told
 
 
 @pytest.mark.parametrize(("fit", "size"), [("crop", (128, 128)), ("pad", (128, 128)), ("native", (192, 128))])
-def test_preview_draws_samples_and_priors(fit: str, size: tuple[int, int], pictures: Path) -> None:
-    assert run("preview", f"data.root={pictures}", "data=folder", f"data.fit={fit}", "output=seen") == 0
+def test_preview_draws_samples_and_priors(fit: str, size: tuple[int, int], images: Path) -> None:
+    assert run("preview", f"data.root={images}", "data=folder", f"data.fit={fit}", "output=seen") == 0
     assert sorted(path.name for path in Path("seen").iterdir()) == [
         "contact_sheet.png",
         "good.cat-2.png",
@@ -143,9 +143,9 @@ def test_preview_draws_samples_and_priors(fit: str, size: tuple[int, int], pictu
         assert drawing.width > 3 * size[0] and drawing.height > 128
 
 
-def test_preview_of_nothing_usable(pictures: Path) -> None:
-    (pictures / "samples.yaml").write_text(yaml.safe_dump([{"image": "gone.png", "prompt": "a cat", "priors": {}}]))
-    code = run("preview", "data=folder", f"data.root={pictures}", "output=seen")
+def test_preview_of_nothing_usable(images: Path) -> None:
+    (images / "samples.yaml").write_text(yaml.safe_dump([{"image": "gone.png", "prompt": "a cat", "priors": {}}]))
+    code = run("preview", "data=folder", f"data.root={images}", "output=seen")
     assert "no sample to draw; locinv data check says why" in str(code)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import write_pictures
+from conftest import write_images
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
@@ -31,9 +31,9 @@ STEPS = 3
 
 @pytest.fixture(scope="module")
 def run(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two pictures, inverted and edited."""
+    """Two images, inverted and edited."""
     root = tmp_path_factory.mktemp("edits")
-    write_pictures(root / "mine", 2)
+    write_images(root / "mine", 2)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setattr(sys, "argv", ["train.py"])
@@ -80,16 +80,16 @@ def listed(run: Path, id: str) -> dict[str, str]:
     return {row["prompt"]: row["file"] for row in rows}
 
 
-def test_predict_edits_every_picture_by_its_data(run: Path) -> None:
+def test_predict_edits_every_image_by_its_data(run: Path) -> None:
     for id in ("p0", "p1"):
         found = listed(run, id)
         assert found["a red dog and a dog"] == "1-edit.png" and found["a blue cat and a dog"] == "2-attribute.png"
         for name in ("source.png", "reconstruction.png", *found.values()):
-            with Image.open(run / "edits" / id / name) as picture:
-                assert picture.size == (32, 32)
-        with Image.open(run / f"edits/{id}/1-edit.png") as picture:
-            assert picture.info["prompt"] == "a red dog and a dog"
-            assert json.loads(picture.info["settings"])["cross_replace_steps"] == 0.8
+            with Image.open(run / "edits" / id / name) as image:
+                assert image.size == (32, 32)
+        with Image.open(run / f"edits/{id}/1-edit.png") as image:
+            assert image.info["prompt"] == "a red dog and a dog"
+            assert json.loads(image.info["settings"])["cross_replace_steps"] == 0.8
 
 
 def test_predict_again_gives_equal_files(run: Path, tiny_folder: Path) -> None:
@@ -98,7 +98,7 @@ def test_predict_again_gives_equal_files(run: Path, tiny_folder: Path) -> None:
     assert {path: path.read_bytes() for path in (run / "edits").rglob("*.png")} == before
 
 
-def test_edit_one_picture(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_edit_one_image(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert edit("run", "--image", "p1", "--prompt", "a red zebra and a dog") == 0
     path = Path(capsys.readouterr().out.strip())
     assert path == Path("run/edits/p1") / listed(run, "p1")["a red zebra and a dog"]
@@ -133,8 +133,8 @@ def test_edits_in_two_regions_are_two_edits(run: Path, capsys: pytest.CaptureFix
     rows = json.loads((run / "edits/p1/edits.json").read_text())["edits"]
     regions = {row["file"]: row["settings"]["region"] for row in rows if "region" in row["settings"]}
     assert set(regions) == {path.name for path in paths[:2]} and len(set(regions.values())) == 2
-    with Image.open(paths[1]) as picture:
-        assert json.loads(picture.info["settings"])["region"] == regions[paths[1].name]
+    with Image.open(paths[1]) as image:
+        assert json.loads(image.info["settings"])["region"] == regions[paths[1].name]
 
 
 def test_weights_in_brackets_are_read_and_make_an_edit_of_the_source_prompt(run: Path) -> None:
@@ -181,8 +181,8 @@ def test_an_inversion_of_another_backbone(run: Path) -> None:
 
 def pixels(path: Path) -> np.ndarray:
     """(3, H, W) in [0, 1]."""
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"), dtype=np.float32).transpose(2, 0, 1) / 255
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"), dtype=np.float32).transpose(2, 0, 1) / 255
 
 
 def scores(run: Path, id: str) -> dict[str, Any]:
@@ -210,7 +210,7 @@ class TestScores:
             ]
             assert found["edit"]["cross_replace_steps"] == 0.8 and found["measures"]["clip"] == "judge"
 
-    def test_values_are_those_of_the_pictures(self, tested: Path) -> None:
+    def test_values_are_those_of_the_images(self, tested: Path) -> None:
         judge = load_judge()
         for id in ("p0", "p1"):
             source, back = pixels(Path(f"mine/{id}.png")), pixels(tested / f"edits/{id}/reconstruction.png")
@@ -331,7 +331,7 @@ class TestOtherEditors:
                 main([command, *own])
         return run.parent / "painted"
 
-    def test_pictures_are_the_editor_s(self, painted: Path, tiny_folder: Path) -> None:
+    def test_images_are_the_editor_s(self, painted: Path, tiny_folder: Path) -> None:
         backbone = load_backbone(str(tiny_folder))
         settings = json.loads((painted / "edits/p0/edits.json").read_text())["edits"][0]["settings"]
         assert (settings["editor"], settings["num_steps"]) == ("inpaint", 4)
@@ -362,7 +362,7 @@ class TestStops:
 
     @pytest.fixture
     def own(self, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        """The run and its pictures; p0 has an edit that is too long, p1 nothing but such edits."""
+        """The run and its images; p0 has an edit that is too long, p1 nothing but such edits."""
         for name in ("mine", "run"):
             shutil.copytree(run.parent / name, tmp_path / name)
         rows = yaml.safe_load((tmp_path / "mine/samples.yaml").read_text())
@@ -397,7 +397,7 @@ class TestStops:
     def test_sigterm_is_answered_between_timesteps(
         self, own: Path, tiny_folder: Path, editor: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """After the first picture's edits: its files are kept, the second's are never begun."""
+        """After the first image's edits: its files are kept, the second's are never begun."""
         saved = module.save_edits
 
         def save_and_stop(*args: Any) -> list[Path]:

@@ -90,11 +90,11 @@ def test_a_region_goes_through_the_frame_of_its_image(here: Path, tiny_folder: P
     before = np.asarray(Image.open("run/edits/one/reconstruction.png")).astype(int)
     change = np.abs(edited[0].astype(int) - before).sum(-1).mean(0)
     assert 4 <= change.argmax() < 12 and change[4:12].mean() > 2 * change[20:].mean(), change
-    with pytest.raises(SystemExit, match="other.png: the mask is 20x20 but its picture 48x32; make both the same size"):
+    with pytest.raises(SystemExit, match="other.png: the mask is 20x20 but its image 48x32; make both the same size"):
         main(["edit", "run", "image=one", "prompt=a dog on grass", "edit.blend=prior", "region=other.png"])
 
 
-def test_a_picture_of_dots_has_a_name_and_takes_nothing_with_it(here: Path, tiny_folder: Path) -> None:
+def test_an_image_of_dots_has_a_name_and_takes_nothing_with_it(here: Path, tiny_folder: Path) -> None:
     (here / "mine/...png").write_bytes((here / "mine/a.png").read_bytes())
     (here / "run").mkdir()
     (here / "run/mine.txt").write_text("kept")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import write_pictures
+from conftest import write_images
 from locinv_pl.configs import CONFIGS
 from PIL import Image
 
@@ -118,7 +118,7 @@ def made_up(label: str, seed: int, images: int = 12) -> dict[str, Any]:
     return {"label": label, **rest, "inversions": inversions, "tests": tests}
 
 
-def test_means_are_over_nouns_pictures_and_edits() -> None:
+def test_means_are_over_nouns_images_and_edits() -> None:
     run = made_up("locinv", 0)
     (row,) = compare([run])["rows"]
     nouns = [value for score in run["inversions"] for value in score["iou"]]
@@ -137,7 +137,7 @@ def test_means_are_over_nouns_pictures_and_edits() -> None:
     assert row["kinds"]["attribute"]["num_edits"] == 6
 
 
-def test_intervals_are_the_bootstrap_s_over_pictures() -> None:
+def test_intervals_are_the_bootstrap_s_over_images() -> None:
     run = made_up("locinv", 1, images=30)
     (row,) = compare([run], resamples=4000)["rows"]
     rng = np.random.default_rng(7)
@@ -148,9 +148,9 @@ def test_intervals_are_the_bootstrap_s_over_pictures() -> None:
     assert row["attention_iou_ci95"] == pytest.approx(np.quantile(means, [0.025, 0.975]).tolist(), abs=0.01)
 
 
-def test_differences_are_those_of_the_same_pictures() -> None:
+def test_differences_are_those_of_the_same_images() -> None:
     nti, locinv = made_up("nti", 2), made_up("locinv", 3)
-    locinv["inversions"] = locinv["inversions"][::-1][:10]  # another order, two pictures fewer
+    locinv["inversions"] = locinv["inversions"][::-1][:10]  # another order, two images fewer
     content = compare([locinv, nti])
     row = content["rows"][0]
     theirs = {score["id"]: score["psnr"] for score in nti["inversions"]}
@@ -165,7 +165,7 @@ def test_differences_are_those_of_the_same_pictures() -> None:
     assert compare([locinv])["rows"][0]["paired"] == {} and compare([locinv])["reference"] is None
 
 
-def test_one_picture_has_no_interval() -> None:
+def test_one_image_has_no_interval() -> None:
     content = compare([made_up("locinv", 0, images=1)])
     assert content["rows"][0]["psnr_ci95"] is None and "locinv" in to_markdown(content)
 
@@ -175,7 +175,7 @@ def test_one_picture_has_no_interval() -> None:
 
 @pytest.fixture
 def words(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    write_pictures(tmp_path / "mine", 2)
+    write_images(tmp_path / "mine", 2)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["locinv"])
     engine = ["model.num_steps=3", "model.resolution=8", "method.tokens.max_steps=1", "method.null_text.max_steps=1"]
@@ -215,8 +215,8 @@ def test_a_comparison(words: list[str], stages: list[str], capsys: pytest.Captur
         table = list(csv.DictReader(file))
     assert [float(row["psnr"]) for row in table] == pytest.approx([row["psnr"] for row in rows.values()])
     for name in ("iou_curves.png", "sheet.png"):
-        with Image.open(f"out/{name}") as picture:
-            assert len(picture.convert("RGB").getcolors(10**6)) > 50
+        with Image.open(f"out/{name}") as image:
+            assert len(image.convert("RGB").getcolors(10**6)) > 50
     assert len(stages) == 6
 
 

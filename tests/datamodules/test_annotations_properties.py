@@ -135,7 +135,7 @@ sizes = st.one_of(st.just([HEIGHT, WIDTH]), st.just([float(HEIGHT), float(WIDTH)
 
 @st.composite
 def almost(draw: st.DrawFn) -> list[Any]:
-    """Numbers that add up to the picture, but for what else is wrong with them."""
+    """Numbers that add up to the image, but for what else is wrong with them."""
     runs: list[Any] = draw(st.lists(st.sampled_from([0, 1, 2.5, -4, True, 30, 0.5, 1e18, -1e18]), max_size=6))
     return [*runs, WIDTH * HEIGHT - sum(runs)]
 
@@ -159,7 +159,7 @@ def test_what_is_no_segmentation_is_one_clear_line(segmentation: Any) -> None:
 
 @many
 @given(sizes, st.one_of(almost(), letters, letters.map(str.encode), anything))
-@example([HEIGHT, WIDTH], bytes([100, 17]))  # its bytes add up to the picture
+@example([HEIGHT, WIDTH], bytes([100, 17]))  # its bytes add up to the image
 @example([HEIGHT, WIDTH], [1.5, 115.5])
 @example([HEIGHT, WIDTH], {0: "a", 117: "b"})
 def test_what_are_no_run_lengths_is_one_clear_line(size: Any, counts: Any) -> None:
@@ -220,7 +220,7 @@ def within(n: float, low: float, high: float) -> bool:
 @example([0.5, 1, 10**400, 2])
 @example([10**400, 1, 1, 1])
 @example([0, 0, WIDTH, HEIGHT])
-def test_a_box_lies_on_the_picture_or_is_one_clear_line(box: Any) -> None:
+def test_a_box_lies_on_the_image_or_is_one_clear_line(box: Any) -> None:
     try:
         x, y, w, h = check_box(box, WIDTH, HEIGHT, "here")
     except InputError as error:

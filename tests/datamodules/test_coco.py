@@ -26,7 +26,7 @@ from locinv_pl.priors import box_mask
 from locinv_pl.scenes.drawing import COLORS
 
 CATEGORIES = {"cat": 1, "dog": 2, "hot dog": 3, "dog house": 4}
-# A plain picture of 12x8 (w x h): its centre square is x in [2, 10).
+# A plain image of 12x8 (w x h): its centre square is x in [2, 10).
 WIDTH, HEIGHT = 12, 8
 Json = dict[str, Any]
 
@@ -60,7 +60,7 @@ def annotated(id: int, box: tuple[int, int, int, int], name: str = "cat", **extr
 
 
 class Folder:
-    """A COCO-format folder with one picture, to change before it is read."""
+    """A COCO-format folder with one image, to change before it is read."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -71,8 +71,8 @@ class Folder:
         (root / "images").mkdir(parents=True)
         (root / "annotations").mkdir()
         pixels = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-        self.picture = Image.fromarray(pixels)
-        self.picture.save(root / "images/a.png")
+        self.image = Image.fromarray(pixels)
+        self.image.save(root / "images/a.png")
 
     def caption(self, *texts: str) -> Folder:
         self.captions = [{"id": k, "image_id": 1, "caption": text} for k, text in enumerate(texts)]
@@ -95,7 +95,7 @@ class Folder:
 
 
 def read(root: Path, size: int = 64, on_error: Any = "raise", **options: Any) -> EntrySamples:
-    """Every picture of a folder whose caption names an annotated object."""
+    """Every image of a folder whose caption names an annotated object."""
     return CocoEditDataModule(str(root), **options).read(size, Problems(on_error))
 
 
@@ -125,10 +125,10 @@ def test_masks_are_annToMask_pixel_for_pixel(scenes: Path) -> None:
             assert torch.equal(noun.prior, mask.float()) and torch.equal(noun.mask, mask.bool())
 
 
-def test_pictures_are_untouched_at_their_own_size(scenes: Path) -> None:
+def test_images_are_untouched_at_their_own_size(scenes: Path) -> None:
     sample = read(scenes)[3]
-    with Image.open(scenes / "images/000003.png") as picture:
-        expected = torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255
+    with Image.open(scenes / "images/000003.png") as image:
+        expected = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
     assert torch.equal(sample.image, expected) and sample.id == "000003"
 
 
@@ -172,7 +172,7 @@ def test_nothing_is_printed(scenes: Path, capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr() == ("", "")
 
 
-def test_ids_need_no_pictures(folder: Folder) -> None:
+def test_ids_need_no_images(folder: Folder) -> None:
     (folder.root / "images/a.png").unlink()
     assert folder.read().ids == ["a"]
 
@@ -180,18 +180,18 @@ def test_ids_need_no_pictures(folder: Folder) -> None:
 # --- crop and resize ---
 
 
-def test_the_centre_square_is_cut_out_of_picture_mask_and_box(folder: Folder) -> None:
+def test_the_centre_square_is_cut_out_of_image_mask_and_box(folder: Folder) -> None:
     folder.annotations = [annotated(1, (1, 2, 4, 3))]
     expected = torch.from_numpy(rectangle(0, 2, 3, 3, 8, 8)).float()  # x from 1..5 to -1..3
     for prior in ("segment", "box"):
         noun = folder.read(prior=prior)[0].nouns[0]
         assert torch.equal(noun.prior, expected) and torch.equal(noun.mask, expected.bool())
-    pixels = np.asarray(folder.picture)[:, 2:10]
+    pixels = np.asarray(folder.image)[:, 2:10]
     assert torch.equal(folder.read()[0].image, torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255)
 
 
-def test_a_tall_picture_is_cropped_at_top_and_bottom(folder: Folder) -> None:
-    folder.picture.transpose(Image.Transpose.ROTATE_90).save(folder.root / "images/a.png")
+def test_a_tall_image_is_cropped_at_top_and_bottom(folder: Folder) -> None:
+    folder.image.transpose(Image.Transpose.ROTATE_90).save(folder.root / "images/a.png")
     folder.images[0].update(width=HEIGHT, height=WIDTH)
     mask = rectangle(1, 1, 2, 5, HEIGHT, WIDTH)
     folder.annotations = [annotated(1, (1, 1, 2, 5), segmentation=encode(mask))]
@@ -217,9 +217,9 @@ def test_boxes_are_resized_as_boxes(folder: Folder) -> None:
     torch.testing.assert_close(noun.prior, expected)
 
 
-def test_pictures_are_resized_bicubic_with_antialiasing(folder: Folder) -> None:
+def test_images_are_resized_bicubic_with_antialiasing(folder: Folder) -> None:
     sample = folder.read(size=3)[0]
-    square = torch.from_numpy(np.asarray(folder.picture)[:, 2:10].copy()).permute(2, 0, 1).float() / 255
+    square = torch.from_numpy(np.asarray(folder.image)[:, 2:10].copy()).permute(2, 0, 1).float() / 255
     expected = torch.nn.functional.interpolate(square[None], (3, 3), mode="bicubic", antialias=True)[0]
     torch.testing.assert_close(sample.image, expected.clamp(0, 1), rtol=0, atol=2 / 255)
 
@@ -244,9 +244,9 @@ def test_an_object_whose_box_is_outside_the_square_has_no_box_prior(folder: Fold
 def test_an_exif_rotation_is_applied(folder: Folder) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # stored turned a quarter to the left
-    stored = folder.picture.transpose(Image.Transpose.ROTATE_90)
+    stored = folder.image.transpose(Image.Transpose.ROTATE_90)
     stored.save(folder.root / "images/a.png", exif=exif)
-    plain = np.asarray(folder.picture)[:, 2:10].copy()
+    plain = np.asarray(folder.image)[:, 2:10].copy()
     assert torch.equal(folder.read()[0].image, torch.from_numpy(plain).permute(2, 0, 1) / 255)
 
 
@@ -254,7 +254,7 @@ def test_an_exif_rotation_is_applied(folder: Folder) -> None:
 def test_every_mode_becomes_rgb(mode: str, folder: Folder) -> None:
     suffix = "tif" if mode == "CMYK" else "png"
     folder.images[0]["file_name"] = f"b.{suffix}"
-    folder.picture.convert(mode).save(folder.root / f"images/b.{suffix}")
+    folder.image.convert(mode).save(folder.root / f"images/b.{suffix}")
     assert folder.read()[0].image.shape == (3, 8, 8)
 
 
@@ -338,7 +338,7 @@ def test_adjectives_choose_among_the_instances(folder: Folder) -> None:
         assert len(found) == len(expected) and all(map(torch.equal, found, expected)), caption
 
 
-def test_pictures_without_a_usable_caption_or_annotation_are_left_out(folder: Folder) -> None:
+def test_images_without_a_usable_caption_or_annotation_are_left_out(folder: Folder) -> None:
     row = folder.images[0]
     folder.images = [{**row, "id": k, "file_name": f"{k}.png"} for k in (3, 1, 2)]
     folder.annotations.append(annotated(2, (3, 2, 2, 2), image_id=2))
@@ -451,13 +451,13 @@ def test_edits_that_are_no_list_or_of_no_image(folder: Folder) -> None:
     refused(folder.read, "edits.json: has no list of edits")
 
 
-def test_a_missing_picture(folder: Folder) -> None:
+def test_a_missing_image(folder: Folder) -> None:
     (folder.root / "images/a.png").unlink()
-    refused(lambda: folder.read()[0], "images/a.png: no such picture; put it there")
+    refused(lambda: folder.read()[0], "images/a.png: no such image; put it there")
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg"])
-def test_a_damaged_picture(kind: str, folder: Folder) -> None:
+def test_a_damaged_image(kind: str, folder: Folder) -> None:
     path = folder.root / f"images/b.{kind}"
     folder.images[0]["file_name"] = path.name
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8)).save(path)
@@ -467,16 +467,16 @@ def test_a_damaged_picture(kind: str, folder: Folder) -> None:
     assert folder.read()[0].nouns  # fine as yet
     mend = "; get it again or remove it from the data set"
     path.write_bytes(content[: len(content) // 2])
-    refused(lambda: folder.read()[0], f"images/b.{kind}: cannot be read as a picture (", "runcated", mend)
+    refused(lambda: folder.read()[0], f"images/b.{kind}: cannot be read as an image (", "runcated", mend)
     path.write_bytes(b"<html>not found</html>")
-    refused(lambda: folder.read()[0], f"images/b.{kind}: is no picture, or of a format", mend)
+    refused(lambda: folder.read()[0], f"images/b.{kind}: is no image, or of a format", mend)
     path.write_bytes(b"")
     refused(lambda: folder.read()[0], f"images/b.{kind}: the file is empty", mend)
 
 
-def test_a_picture_of_another_size(folder: Folder) -> None:
-    folder.picture.resize((24, 16)).save(folder.root / "images/a.png")
-    refused(lambda: folder.read()[0], "images/a.png: is 24x16 but 12x8 was annotated; use the picture")
+def test_an_image_of_another_size(folder: Folder) -> None:
+    folder.image.resize((24, 16)).save(folder.root / "images/a.png")
+    refused(lambda: folder.read()[0], "images/a.png: is 24x16 but 12x8 was annotated; use the image")
 
 
 def test_a_size_that_is_none(folder: Folder) -> None:
@@ -491,7 +491,7 @@ WHERE = "instances.json: annotation 1 of image a.png: "
 def test_a_segmentation_of_another_size(encoder: Callable[[np.ndarray], Json], folder: Folder) -> None:
     turned = encoder(rectangle(3, 2, 4, 3).T.copy())
     folder.annotations = [annotated(1, (3, 2, 4, 3), segmentation=turned)]
-    refused(folder.read, WHERE + "its segmentation has size [12, 8] but the picture [8, 12]", "; make")
+    refused(folder.read, WHERE + "its segmentation has size [12, 8] but the image [8, 12]", "; make")
 
 
 @pytest.mark.parametrize("extra", [{"segmentation": []}, {"segmentation": None}])
@@ -558,10 +558,10 @@ def test_a_malformed_segmentation(segmentation: Any, folder: Folder) -> None:
         ([3, 2, 4], "is not four numbers"),
         (["3", 2, 4, 3], "is not four numbers"),
         ([float("nan"), 2, 4, 3], "is not four numbers"),
-        ([-1.5, 2, 4, 3], "lies outside the picture of 12x8"),
-        ([3, 2, 4, 7.5], "lies outside the picture of 12x8"),
-        ([9, 2, 4.5, 3], "lies outside the picture of 12x8"),
-        ([12.2, 2, 0.5, 3], "lies outside the picture of 12x8"),
+        ([-1.5, 2, 4, 3], "lies outside the image of 12x8"),
+        ([3, 2, 4, 7.5], "lies outside the image of 12x8"),
+        ([9, 2, 4.5, 3], "lies outside the image of 12x8"),
+        ([12.2, 2, 0.5, 3], "lies outside the image of 12x8"),
     ],
 )
 @pytest.mark.parametrize("prior", ["segment", "box"])
@@ -575,13 +575,13 @@ def test_an_unknown_category(folder: Folder) -> None:
     refused(folder.read, WHERE + "its category_id 99 is not in the file; correct it")
 
 
-def test_no_usable_picture(folder: Folder) -> None:
+def test_no_usable_image(folder: Folder) -> None:
     refused(folder.caption("a bird").read, "instances.json: no image has a caption that names", "; add")
     folder.caption("a cat").annotations = []
     refused(folder.read, "instances.json: no image has a caption that names")
 
 
-def test_two_pictures_of_one_name(folder: Folder) -> None:
+def test_two_images_of_one_name(folder: Folder) -> None:
     folder.images.append({**folder.images[0], "id": 2, "file_name": "a.jpg"})
     folder.annotations.append(annotated(2, (3, 2, 4, 3), image_id=2))
     folder.captions.append({"id": 2, "image_id": 2, "caption": "a cat"})

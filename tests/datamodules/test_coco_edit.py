@@ -39,14 +39,14 @@ class Set:
         self.annotations: list[dict[str, Any]] = []
         self.captions: list[dict[str, Any]] = []
         (root / "annotations").mkdir(parents=True)
-        self.pictures = root / (split.strip("_") or "images")
-        self.pictures.mkdir()
+        self.image_folder = root / (split.strip("_") or "images")
+        self.image_folder.mkdir()
 
     def add(self, objects: Objects, *captions: str, crowd: bool = False) -> int:
         id = len(self.images) + 1
         name = f"{id:012d}.png"
         self.images.append({"id": id, "file_name": name, "width": SIDE, "height": SIDE})
-        Image.new("RGB", (SIDE, SIDE), "gray").save(self.pictures / name)
+        Image.new("RGB", (SIDE, SIDE), "gray").save(self.image_folder / name)
         for category, (x, y, w, h) in objects:
             row = {"id": len(self.annotations) + 1, "image_id": id, "category_id": 1 + [*CATEGORIES].index(category)}
             polygon: Any = [[x, y, x + w, y, x + w, y + h, x, y + h]]
@@ -83,7 +83,7 @@ def coco(tmp_path: Path) -> Set:
     return Set(tmp_path / "coco")
 
 
-# --- which pictures ---
+# --- which images ---
 
 
 def test_a_search_wants_just_its_categories_named_and_annotated(coco: Set) -> None:
@@ -241,7 +241,7 @@ def test_the_validation_set_comes_first_and_others_can_be_named(coco: Set) -> No
     train = Set(coco.root / "other", "_train2017")
     train.add([("dog", BOX)], "a dog")
     train.data()
-    for path in [*train.root.glob("annotations/*"), train.pictures]:
+    for path in [*train.root.glob("annotations/*"), train.image_folder]:
         path.rename(coco.root / path.relative_to(train.root))
     assert [e.prompt for e in CocoEditDataModule(str(coco.root)).entries(64, Problems())] == ["a cat"]
     named = CocoEditDataModule(str(coco.root), instances="annotations/instances_train2017.json")
@@ -251,16 +251,16 @@ def test_the_validation_set_comes_first_and_others_can_be_named(coco: Set) -> No
         CocoEditDataModule(str(coco.root)).entries(64, Problems())
 
 
-def test_pictures_may_lie_relative_to_the_root(coco: Set) -> None:
+def test_images_may_lie_relative_to_the_root(coco: Set) -> None:
     coco.add([("cat", BOX)], "a cat")
     coco.images[0]["file_name"] = f"val2017/{coco.images[0]['file_name']}"
     assert coco.data().read(64, Problems())[0].id == "000000000001"
 
 
-# --- one bad picture ---
+# --- one bad image ---
 
 
-def test_a_bad_annotation_is_skipped_with_its_picture(coco: Set) -> None:
+def test_a_bad_annotation_is_skipped_with_its_image(coco: Set) -> None:
     coco.add([("cat", BOX)], "a cat")
     coco.add([("cat", (10, 10, 30, 0))], "a cat")
     problems = Problems("skip")
@@ -268,7 +268,7 @@ def test_a_bad_annotation_is_skipped_with_its_picture(coco: Set) -> None:
     assert [entry.image_id for entry in entries] == [1]
     (problem,) = problems.found
     assert problem.id == "000000000002" and "its box [10, 10, 30, 0] has no area" in problem.problem
-    assert problems.num_pictures == 2
+    assert problems.num_images == 2
     with pytest.raises(InputError, match="has no area"):
         coco.data().entries(64, Problems("raise"))
 
@@ -305,7 +305,7 @@ def test_a_manifest_gives_the_same_samples_without_the_annotations(prior: Any, c
         path.unlink()
     frozen = CocoEditDataModule(str(coco.root), manifest=str(manifest), prior=prior)
     problems = Problems()
-    assert equal(frozen.read(64, problems), before) and problems.num_pictures == 3
+    assert equal(frozen.read(64, problems), before) and problems.num_images == 3
     row = json.loads(manifest.read_text())["images"][0]
     assert row["image_id"] == 1 and row["nouns"][0]["annotation_ids"] == [1, 2] and row["nouns"][0]["span"] == [10, 14]
 
@@ -393,11 +393,11 @@ coco_index.main()
 
 
 def test_scenes_and_pixels(tmp_path: Path) -> None:
-    """The whole picture at its own size is bit-equal in every fit of a square picture."""
+    """The whole image at its own size is bit-equal in every fit of a square image."""
     coco = Set(tmp_path / "coco")
     coco.add([("cat", (0, 0, 64, 64))], "a cat")
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(coco.pictures / coco.images[0]["file_name"])
+    Image.fromarray(pixels).save(coco.image_folder / coco.images[0]["file_name"])
     coco.images[0].update(width=64, height=64)
     expected = torch.from_numpy(pixels).permute(2, 0, 1) / 255
     for fit in ("crop", "pad", "native"):

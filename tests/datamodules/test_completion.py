@@ -32,12 +32,12 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The models answer at once; what they were asked is noted."""
     asked: list[Any] = []
 
-    def find(self: GroundedSam, picture: Image.Image, nouns: list[str]) -> dict[str, Found]:
-        asked.append((picture.size, list(nouns)))
+    def find(self: GroundedSam, image: Image.Image, nouns: list[str]) -> dict[str, Found]:
+        asked.append((image.size, list(nouns)))
         return {noun: found(5, 25) if noun == "cat" else found(35, 60) for noun in nouns if noun != "ghost"}
 
     monkeypatch.setattr(GroundedSam, "find", find)
-    monkeypatch.setattr(Blip, "caption", lambda self, picture: "a black cat and a dog")
+    monkeypatch.setattr(Blip, "caption", lambda self, image: "a black cat and a dog")
     return asked
 
 

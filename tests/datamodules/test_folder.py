@@ -1,4 +1,4 @@
-"""Anyone's own pictures: what a list of samples may say, and what bad lists are told."""
+"""Anyone's own images: what a list of samples may say, and what bad lists are told."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def uncompressed(mask: np.ndarray) -> Json:
 
 
 class Mine:
-    """A folder with a picture and its masks; ``row`` is what its list says."""
+    """A folder with an image and its masks; ``row`` is what its list says."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -169,15 +169,15 @@ def test_a_folded_prompt_is_one_line(mine: Mine) -> None:
 @pytest.mark.parametrize("kind", ["png", "tif"])
 def test_a_mask_is_what_is_not_zero(mode: str, kind: str, mine: Mine) -> None:
     if mode == "I;16":
-        picture = Image.fromarray(CAT.astype(np.uint16) * 40_000)
+        image = Image.fromarray(CAT.astype(np.uint16) * 40_000)
     elif mode == "P":
-        picture = Image.fromarray(CAT)
-        picture.putpalette([0, 0, 0, 255, 255, 255])
+        image = Image.fromarray(CAT)
+        image.putpalette([0, 0, 0, 255, 255, 255])
     else:
-        picture = Image.fromarray(CAT * np.uint8(255)).convert(mode)
+        image = Image.fromarray(CAT * np.uint8(255)).convert(mode)
     if (mode, kind) == ("I", "png"):
         return
-    picture.save(mine.root / f"masks/m.{kind}")
+    image.save(mine.root / f"masks/m.{kind}")
     assert torch.equal(mine.priors("a cat", {"cat": f"masks/m.{kind}"})[0], centre(CAT))
 
 
@@ -187,7 +187,7 @@ def test_any_value_of_a_mask_counts_the_same(high: int, mine: Mine) -> None:
 
 
 @pytest.mark.parametrize("index", ["masks/labels.png", "masks/palette.png"])
-def test_an_index_picture_holds_many_masks(index: str, mine: Mine) -> None:
+def test_an_index_image_holds_many_masks(index: str, mine: Mine) -> None:
     with Image.open(mine.root / index) as file:
         assert file.mode == {"masks/labels.png": "L", "masks/palette.png": "P"}[index]
     given = {"cat": {"index": index, "value": 3}, "dog": {"index": index, "value": 7}}
@@ -257,7 +257,7 @@ def test_prior_box_is_the_box_of_the_mask(mine: Mine) -> None:
         assert torch.equal(mask.prior, centre(corner)) and torch.equal(mask.mask, box.mask)
 
 
-def test_a_prior_may_hold_all_of_the_picture(mine: Mine) -> None:
+def test_a_prior_may_hold_all_of_the_image(mine: Mine) -> None:
     mine.mask("all.png", rectangle(0, 0, WIDTH, HEIGHT))
     for prior in ("masks/all.png", [0, 0, WIDTH, HEIGHT], encode(rectangle(0, 0, WIDTH, HEIGHT))):
         assert (mine.priors("a cat", {"cat": prior})[0] == 1).all()
@@ -275,9 +275,9 @@ def test_a_longer_noun_hides_the_shorter_one_in_it(mine: Mine) -> None:
     assert [(noun.word, noun.span) for noun in sample.nouns] == [("hot dog", (2, 9)), ("dog", (16, 19))]
     assert torch.equal(sample.nouns[1].prior, centre(DOG))
     mine.row["prompt"] = "a hot dog"
-    refused(mine.samples, "picture pets: 'dog' stands in the prompt only within another of its nouns; leave it out")
+    refused(mine.samples, "image pets: 'dog' stands in the prompt only within another of its nouns; leave it out")
     mine.row["priors"] = {"dog": "masks/dog.png", "Dog": "masks/cat.png"}
-    refused(mine.samples, "picture pets: 'Dog' stands in the prompt only within another of its nouns")
+    refused(mine.samples, "image pets: 'Dog' stands in the prompt only within another of its nouns")
 
 
 def test_no_priors_at_all(mine: Mine) -> None:
@@ -358,14 +358,14 @@ def test_num_images_takes_the_first(mine: Mine) -> None:
         refused(lambda: mine.samples(*rows, num_images=number), f"data.num_images={number}: must be 1")  # noqa: B023
 
 
-def test_pictures_are_opened_only_when_asked_for(mine: Mine) -> None:
+def test_images_are_opened_only_when_asked_for(mine: Mine) -> None:
     samples = mine.samples(mine.row, {**mine.row, "id": "other"})
     (mine.root / "pets.png").unlink()
     assert samples.ids == ["pets", "other"] and samples.frame(1).size == (8, 8)
-    refused(lambda: samples[0], "pets.png: no such picture; put it there")
+    refused(lambda: samples[0], "pets.png: no such image; put it there")
 
 
-def test_a_turned_picture_has_upright_masks(mine: Mine) -> None:
+def test_a_turned_image_has_upright_masks(mine: Mine) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(mine.pixels).transpose(Image.Transpose.ROTATE_90).save(mine.root / "pets.jpg", exif=exif)
@@ -378,7 +378,7 @@ def test_a_turned_picture_has_upright_masks(mine: Mine) -> None:
 
 @pytest.mark.parametrize("fit", ["pad", "native"])
 @pytest.mark.parametrize("prior", ["segment", "box"])
-def test_other_fits_frame_picture_mask_and_region_alike(fit: Any, prior: str, mine: Mine) -> None:
+def test_other_fits_frame_image_mask_and_region_alike(fit: Any, prior: str, mine: Mine) -> None:
     mine.row |= {"region": "masks/cat.png", "priors": {"cat": "masks/cat.png", "dog": [7, 4, 3, 4]}}
     mine.row["prompt"] = "a cat and a dog"
     sample = mine.sample(side=64, fit=fit, prior=prior)
@@ -396,7 +396,7 @@ def test_other_fits_frame_picture_mask_and_region_alike(fit: Any, prior: str, mi
 def test_a_noun_that_the_crop_cuts_off_is_told(mine: Mine) -> None:
     mine.row["priors"] = {"cat": [0, 0, 2, 8]}
     samples = mine.samples()
-    problem = "pets.png: the part of the picture that is shown has nothing of noun 'cat'; use data.fit=pad or native"
+    problem = "pets.png: the part of the image that is shown has nothing of noun 'cat'; use data.fit=pad or native"
     for kind in ("segment", "box"):
         refused(lambda: mine.samples(prior=kind)[0], problem)  # noqa: B023
     assert samples.ids == ["pets"]
@@ -412,15 +412,15 @@ def test_no_folder_no_list_several_lists(mine: Mine) -> None:
         return FolderDataModule(str(root), **options).read(8, Problems("raise"))
 
     gone = mine.root / "gone"
-    refused(lambda: read(gone), f"{gone}: no such folder; give the folder of your pictures in data.root=")
+    refused(lambda: read(gone), f"{gone}: no such folder; give the folder of your images in data.root=")
     refused(lambda: read(mine.root / "pets.png"), "pets.png: no such folder")
-    refused(lambda: read(mine.root), f"{mine.root}: has no list of pictures; write samples.yaml")
-    refused(lambda: read(mine.root, samples="a.yaml"), "mine/a.yaml: no such file; name the list of your pictures")
+    refused(lambda: read(mine.root), f"{mine.root}: has no list of images; write samples.yaml")
+    refused(lambda: read(mine.root, samples="a.yaml"), "mine/a.yaml: no such file; name the list of your images")
     refused(lambda: read(mine.root, samples="masks"), "mine/masks: cannot be read (Is a directory)")
     mine.write(mine.row, name="b.jsonl")
     assert read(mine.root).ids == ["pets"]
     mine.write(mine.row, name="a.YML")
-    refused(lambda: read(mine.root), "mine: has several lists of pictures (a.YML, b.jsonl); name one in data.samples=")
+    refused(lambda: read(mine.root), "mine: has several lists of images (a.YML, b.jsonl); name one in data.samples=")
     assert read(mine.root, samples="b.jsonl").ids == ["pets"]
 
 
@@ -438,11 +438,11 @@ def test_no_folder_no_list_several_lists(mine: Mine) -> None:
         ("a.yaml", b"- 2020-99-99", "a.yaml: not valid YAML ("),
         ("a.yaml", b"- {[a, b]: c, {a: b}: d}", "a.yaml: not valid YAML ("),
         ("a.yaml", b"[" * 2000, "a.yaml: not valid YAML ("),
-        ("a.yaml", b"", "a.yaml: is no list of pictures; begin every picture with '- image:'"),
-        ("a.yaml", b"image: pets.png", "a.yaml: is no list of pictures"),
-        ("a.yaml", b"pets.png", "a.yaml: is no list of pictures"),
-        ("a.yaml", b"[]", "a.yaml: names no picture; add some"),
-        ("a.jsonl", b"", "a.jsonl: names no picture; add some"),
+        ("a.yaml", b"", "a.yaml: is no list of images; begin every image with '- image:'"),
+        ("a.yaml", b"image: pets.png", "a.yaml: is no list of images"),
+        ("a.yaml", b"pets.png", "a.yaml: is no list of images"),
+        ("a.yaml", b"[]", "a.yaml: names no image; add some"),
+        ("a.jsonl", b"", "a.jsonl: names no image; add some"),
         ("a.jsonl", b'{"image": "pets.png"}\n\n{"image": ', "a.jsonl: not valid JSONL (line 3: "),
         ("a.jsonl", b'{"image": "pets.png"} {}', "a.jsonl: not valid JSONL (line 1: "),
         ("a.jsonl", b"[" * 100_000, "a.jsonl: not valid JSONL ("),
@@ -462,77 +462,77 @@ def test_a_list_that_refers_to_itself(mine: Mine) -> None:
         refused(lambda: FolderDataModule(str(mine.root)).read(8, Problems()), "yaml: not valid YAML (its aliases (*)")
 
 
-# --- pictures of the list, each with one mistake ---
+# --- images of the list, each with one mistake ---
 
 BAD: list[tuple[Any, str]] = [
-    ("pets.png", "picture 1: has no image; write image: FILE"),
-    (None, "picture 1: has no image"),
-    ([], "picture 1: has no image"),
-    ({}, "picture 1: has no image"),
-    ({"image": None}, "picture 1: has no image"),
+    ("pets.png", "image 1: has no image; write image: FILE"),
+    (None, "image 1: has no image"),
+    ([], "image 1: has no image"),
+    ({}, "image 1: has no image"),
+    ({"image": None}, "image 1: has no image"),
     ({"image": ["pets.png"]}, "has no image"),
-    ({"image": 7, "id": "x"}, "picture x: has no image"),
-    ({"id": ["a"]}, "picture ['a']: its id is no text; write id: TEXT"),
-    ({"id": 1.5}, "picture 1.5: its id is no text"),
-    ({"promt": "a cat"}, "picture pets: unknown key 'promt'; use id, image, prompt, priors, index, adjectives, edits"),
-    ({1: 2}, "picture pets: unknown key 1; use id"),
-    ({"prompt": None}, "picture pets: has no prompt; write prompt: TEXT"),
-    ({"prompt": " \n"}, "picture pets: has no prompt"),
-    ({"prompt": ["a cat"]}, "picture pets: has no prompt"),
-    ({"priors": None}, "picture pets: has no priors; write priors: with one for every noun, or {} for none"),
-    ({"priors": ["masks/cat.png"]}, "picture pets: has no priors"),
-    ({"priors": {3: "masks/cat.png"}}, "picture pets: has no priors"),
-    ({"priors": {"bird": "masks/cat.png"}}, "picture pets: word 'bird' is not in the prompt 'a cat'; name a word"),
-    ({"priors": {"": "masks/cat.png"}}, "picture pets: word '' is not in the prompt"),
-    ({"priors": {"cats": "masks/cat.png"}}, "picture pets: word 'cats' is not in the prompt"),
-    ({"priors": {"cat": "masks/gone.png"}}, "picture pets, cat: {root}/masks/gone.png: no such mask; put it there"),
-    ({"priors": {"cat": "masks"}}, "picture pets, cat: {root}/masks: no such mask"),
+    ({"image": 7, "id": "x"}, "image x: has no image"),
+    ({"id": ["a"]}, "image ['a']: its id is no text; write id: TEXT"),
+    ({"id": 1.5}, "image 1.5: its id is no text"),
+    ({"promt": "a cat"}, "image pets: unknown key 'promt'; use id, image, prompt, priors, index, adjectives, edits"),
+    ({1: 2}, "image pets: unknown key 1; use id"),
+    ({"prompt": None}, "image pets: has no prompt; write prompt: TEXT"),
+    ({"prompt": " \n"}, "image pets: has no prompt"),
+    ({"prompt": ["a cat"]}, "image pets: has no prompt"),
+    ({"priors": None}, "image pets: has no priors; write priors: with one for every noun, or {} for none"),
+    ({"priors": ["masks/cat.png"]}, "image pets: has no priors"),
+    ({"priors": {3: "masks/cat.png"}}, "image pets: has no priors"),
+    ({"priors": {"bird": "masks/cat.png"}}, "image pets: word 'bird' is not in the prompt 'a cat'; name a word"),
+    ({"priors": {"": "masks/cat.png"}}, "image pets: word '' is not in the prompt"),
+    ({"priors": {"cats": "masks/cat.png"}}, "image pets: word 'cats' is not in the prompt"),
+    ({"priors": {"cat": "masks/gone.png"}}, "image pets, cat: {root}/masks/gone.png: no such mask; put it there"),
+    ({"priors": {"cat": "masks"}}, "image pets, cat: {root}/masks: no such mask"),
     ({"priors": {"cat": "n" * 300}}, "no such mask"),
     ({"priors": {"cat": "a\0b"}}, "no such mask"),
     ({"priors": {"cat": {"index": "gone.png", "value": 3}}}, "pets, cat: {root}/gone.png: no such mask"),
-    ({"index": "gone.png", "priors": {"cat": 3}}, "picture pets, cat: {root}/gone.png: no such mask"),
-    ({"priors": {"cat": 3}}, "picture pets, cat: 3 is no prior; give a mask's file, a box [x, y, width, height]"),
-    ({"index": "masks/labels.png", "priors": {"cat": True}}, "picture pets, cat: True is no prior; "),
-    ({"index": "masks/labels.png", "priors": {"cat": 3.0}}, "picture pets, cat: 3.0 is no prior; "),
-    ({"index": 4, "priors": {"cat": 3}}, "picture pets, cat: 3 is no prior; "),
-    ({"priors": {"cat": None}}, "picture pets, cat: None is no prior; "),
-    ({"priors": {"cat": {}}}, "picture pets, cat: {} is no prior; "),
-    ({"priors": {"cat": {"value": 3}}}, "picture pets, cat: {'value': 3} is no prior; "),
+    ({"index": "gone.png", "priors": {"cat": 3}}, "image pets, cat: {root}/gone.png: no such mask"),
+    ({"priors": {"cat": 3}}, "image pets, cat: 3 is no prior; give a mask's file, a box [x, y, width, height]"),
+    ({"index": "masks/labels.png", "priors": {"cat": True}}, "image pets, cat: True is no prior; "),
+    ({"index": "masks/labels.png", "priors": {"cat": 3.0}}, "image pets, cat: 3.0 is no prior; "),
+    ({"index": 4, "priors": {"cat": 3}}, "image pets, cat: 3 is no prior; "),
+    ({"priors": {"cat": None}}, "image pets, cat: None is no prior; "),
+    ({"priors": {"cat": {}}}, "image pets, cat: {} is no prior; "),
+    ({"priors": {"cat": {"value": 3}}}, "image pets, cat: {'value': 3} is no prior; "),
     ({"priors": {"cat": {"index": "masks/labels.png"}}}, "is no prior; give"),
-    ({"priors": {"cat": {"mask": "masks/cat.png"}}}, "picture pets, cat: {'mask': 'masks/cat.png'} is no prior; "),
-    ({"priors": {"cat": []}}, "picture pets, cat: stands 1 times in the prompt and has 0 priors; give one"),
+    ({"priors": {"cat": {"mask": "masks/cat.png"}}}, "image pets, cat: {'mask': 'masks/cat.png'} is no prior; "),
+    ({"priors": {"cat": []}}, "image pets, cat: stands 1 times in the prompt and has 0 priors; give one"),
     ({"prompt": "cat cat", "priors": {"cat": [[3, 2, 4, 3]] * 3}}, "cat: stands 2 times in the prompt and has 3 "),
     ({"prompt": "cat cat", "priors": {"cat": [[3, 2, 4, 3]]}}, "cat: stands 2 times in the prompt and has 1 priors"),
-    ({"priors": {"cat": [3, 2, 4]}}, "picture pets, cat: 3 is no prior; "),
-    ({"priors": {"cat": [[3, 2, 4]]}}, "picture pets, cat: its box [3, 2, 4] is not four numbers; correct"),
-    ({"priors": {"cat": [3, 2, 4, float("nan")]}}, "picture pets, cat: its box [3, 2, 4, nan] is not four numbers"),
-    ({"priors": {"cat": [3, 2, 0, 3]}}, "picture pets, cat: its box [3, 2, 0, 3] has no area; correct"),
-    ({"priors": {"cat": [3, 2, 40, 3]}}, "cat: its box [3, 2, 40, 3] lies outside the picture of 12x8; correct"),
-    ({"priors": {"cat": [-5, 2, 4, 3]}}, "cat: its box [-5, 2, 4, 3] lies outside the picture of 12x8; correct"),
-    ({"priors": {"cat": encode(CAT.T.copy())}}, "cat: its segmentation has size [12, 8] but the picture [8, 12]"),
-    ({"priors": {"cat": uncompressed(CAT.T.copy())}}, "cat: its segmentation has size [12, 8] but the picture"),
-    ({"priors": {"cat": encode(CAT * 0)}}, "picture pets, cat: its mask is empty; draw it again"),
-    ({"priors": {"cat": {"counts": "0"}}}, "picture pets, cat: its segmentation has size None"),
+    ({"priors": {"cat": [3, 2, 4]}}, "image pets, cat: 3 is no prior; "),
+    ({"priors": {"cat": [[3, 2, 4]]}}, "image pets, cat: its box [3, 2, 4] is not four numbers; correct"),
+    ({"priors": {"cat": [3, 2, 4, float("nan")]}}, "image pets, cat: its box [3, 2, 4, nan] is not four numbers"),
+    ({"priors": {"cat": [3, 2, 0, 3]}}, "image pets, cat: its box [3, 2, 0, 3] has no area; correct"),
+    ({"priors": {"cat": [3, 2, 40, 3]}}, "cat: its box [3, 2, 40, 3] lies outside the image of 12x8; correct"),
+    ({"priors": {"cat": [-5, 2, 4, 3]}}, "cat: its box [-5, 2, 4, 3] lies outside the image of 12x8; correct"),
+    ({"priors": {"cat": encode(CAT.T.copy())}}, "cat: its segmentation has size [12, 8] but the image [8, 12]"),
+    ({"priors": {"cat": uncompressed(CAT.T.copy())}}, "cat: its segmentation has size [12, 8] but the image"),
+    ({"priors": {"cat": encode(CAT * 0)}}, "image pets, cat: its mask is empty; draw it again"),
+    ({"priors": {"cat": {"counts": "0"}}}, "image pets, cat: its segmentation has size None"),
     ({"priors": {"cat": {"size": [8, 12], "counts": "zz"}}}, "cat: its segmentation is malformed ("),
     ({"priors": {"cat": {"size": [8, 12], "counts": [1]}}}, "cat: its segmentation is malformed ("),
     ({"priors": {"cat": {"size": [8, 12], "counts": bytes([80, 16])}}}, "cat: its segmentation is malformed ("),
-    ({"adjectives": "red"}, "picture pets: 'red' is no pair of words; write adjectives: [[red, cat]]"),
-    ({"adjectives": ["red", "cat"]}, "picture pets: 'red' is no pair of words"),
-    ({"adjectives": [["red", 3]]}, "picture pets: ['red', 3] is no pair of words"),
-    ({"adjectives": [["red", "cat"]]}, "picture pets: word 'red' is not in the prompt 'a cat'"),
-    ({"adjectives": [["a", "dog"]]}, "picture pets: word 'dog' is not in the prompt 'a cat'"),
-    ({"adjectives": {"red": "cat"}}, "picture pets: {'red': 'cat'} is no pair of words"),
-    ({"edits": [None]}, "picture pets: None is no edit; write a prompt, or {prompt: …, kind: …}"),
-    ({"edits": [["a dog"]]}, "picture pets: ['a dog'] is no edit"),
-    ({"edits": 3}, "picture pets: 3 is no edit"),
-    ({"edits": [" "]}, "picture pets: ' ' is no edit"),
-    ({"edits": [{"kind": "attribute"}]}, "picture pets: {'kind': 'attribute'} is no edit"),
+    ({"adjectives": "red"}, "image pets: 'red' is no pair of words; write adjectives: [[red, cat]]"),
+    ({"adjectives": ["red", "cat"]}, "image pets: 'red' is no pair of words"),
+    ({"adjectives": [["red", 3]]}, "image pets: ['red', 3] is no pair of words"),
+    ({"adjectives": [["red", "cat"]]}, "image pets: word 'red' is not in the prompt 'a cat'"),
+    ({"adjectives": [["a", "dog"]]}, "image pets: word 'dog' is not in the prompt 'a cat'"),
+    ({"adjectives": {"red": "cat"}}, "image pets: {'red': 'cat'} is no pair of words"),
+    ({"edits": [None]}, "image pets: None is no edit; write a prompt, or {prompt: …, kind: …}"),
+    ({"edits": [["a dog"]]}, "image pets: ['a dog'] is no edit"),
+    ({"edits": 3}, "image pets: 3 is no edit"),
+    ({"edits": [" "]}, "image pets: ' ' is no edit"),
+    ({"edits": [{"kind": "attribute"}]}, "image pets: {'kind': 'attribute'} is no edit"),
     ({"edits": [{"prompt": "a dog", "kind": 3}]}, "is no edit"),
     ({"edits": [{"prompt": "a dog", "typ": "x"}]}, "is no edit"),
-    ({"edits": [{"prompt": 3}]}, "picture pets: {'prompt': 3} is no edit"),
-    ({"region": "masks/gone.png"}, "picture pets, region: {root}/masks/gone.png: no such mask"),
-    ({"region": [1, 2, 3]}, "picture pets, region: its box [1, 2, 3] is not four numbers"),
-    ({"region": False}, "picture pets, region: False is no prior"),
+    ({"edits": [{"prompt": 3}]}, "image pets: {'prompt': 3} is no edit"),
+    ({"region": "masks/gone.png"}, "image pets, region: {root}/masks/gone.png: no such mask"),
+    ({"region": [1, 2, 3]}, "image pets, region: its box [1, 2, 3] is not four numbers"),
+    ({"region": False}, "image pets, region: False is no prior"),
 ]
 
 
@@ -546,8 +546,8 @@ def test_every_mistake_is_one_clear_line(bad: Any, problem: str, mine: Mine) -> 
     samples = mine.samples(good[0], row, good[1], problems=problems)
     assert samples.ids == ["good", "better"] == [sample.id for sample in samples]
     (found,) = problems.found
-    assert problems.num_pictures == 3
-    assert "\n" not in found.problem and f": picture {found.id}" in found.problem
+    assert problems.num_images == 3
+    assert "\n" not in found.problem and f": image {found.id}" in found.problem
 
 
 def broken(path: Path) -> None:
@@ -556,17 +556,17 @@ def broken(path: Path) -> None:
 
 
 HEADERS: list[tuple[Callable[[Path], object], str]] = [
-    (lambda path: path.unlink(), "pets.png: no such picture; put it there"),
+    (lambda path: path.unlink(), "pets.png: no such image; put it there"),
     (lambda path: path.write_bytes(b""), "pets.png: the file is empty; get it again"),
-    (lambda path: path.write_text("<html>"), "pets.png: is no picture, or of a format"),
+    (lambda path: path.write_text("<html>"), "pets.png: is no image, or of a format"),
     (lambda path: path.write_bytes(path.read_bytes()[:20]), "pets.png: "),
 ]
 BODIES: list[tuple[Callable[[Path], object], str]] = [
-    (broken, "pets.png: cannot be read as a picture ("),
-    (lambda path: Image.new("RGB", (9, 9)).save(path), "pets.png: is 9x9 but 12x8 was annotated; use the picture"),
+    (broken, "pets.png: cannot be read as an image ("),
+    (lambda path: Image.new("RGB", (9, 9)).save(path), "pets.png: is 9x9 but 12x8 was annotated; use the image"),
 ]
 MASKS: list[tuple[Callable[[Path], object], str]] = [
-    (lambda path: Image.new("L", (8, 12), 1).save(path), "cat.png: the mask is 8x12 but its picture 12x8; make both"),
+    (lambda path: Image.new("L", (8, 12), 1).save(path), "cat.png: the mask is 8x12 but its image 12x8; make both"),
     (lambda path: Image.new("RGB", (12, 8), "red").save(path), "cat.png: the mask is in colour, not one channel; "),
     (lambda path: Image.new("RGBA", (12, 8), "red").save(path), "cat.png: the mask is in colour, not one channel"),
     (lambda path: Image.new("L", (12, 8)).save(path), "cat.png: the mask is empty; draw it again"),
@@ -578,7 +578,7 @@ MASKS: list[tuple[Callable[[Path], object], str]] = [
 
 
 @pytest.mark.parametrize(("spoil", "problem"), HEADERS)
-def test_a_picture_without_a_header_is_told_at_once(spoil: Callable[[Path], object], problem: str, mine: Mine) -> None:
+def test_an_image_without_a_header_is_told_at_once(spoil: Callable[[Path], object], problem: str, mine: Mine) -> None:
     (mine.root / "good.png").write_bytes((mine.root / "pets.png").read_bytes())
     spoil(mine.root / "pets.png")
     refused(mine.samples, problem)
@@ -588,7 +588,7 @@ def test_a_picture_without_a_header_is_told_at_once(spoil: Callable[[Path], obje
 
 
 @pytest.mark.parametrize(("spoil", "problem"), BODIES)
-def test_other_damage_is_told_when_the_picture_is_opened(
+def test_other_damage_is_told_when_the_image_is_opened(
     spoil: Callable[[Path], object], problem: str, mine: Mine
 ) -> None:
     samples = mine.samples()
@@ -598,7 +598,7 @@ def test_other_damage_is_told_when_the_picture_is_opened(
 
 @pytest.mark.parametrize("prior", ["segment", "box"])
 @pytest.mark.parametrize(("spoil", "problem"), MASKS)
-def test_a_bad_mask_is_told_when_the_picture_is_opened(
+def test_a_bad_mask_is_told_when_the_image_is_opened(
     spoil: Callable[[Path], object], problem: str, prior: str, mine: Mine
 ) -> None:
     noun, region = mine.samples(prior=prior), mine.samples({**mine.row, "priors": {}, "region": "masks/cat.png"})
@@ -607,42 +607,42 @@ def test_a_bad_mask_is_told_when_the_picture_is_opened(
     refused(lambda: region[0], problem)
 
 
-def test_a_value_that_the_index_picture_lacks(mine: Mine) -> None:
+def test_a_value_that_the_index_image_lacks(mine: Mine) -> None:
     mine.row |= {"index": "masks/labels.png"}
     for value in (5, 256, -1, 10**30):
         samples = mine.samples({**mine.row, "priors": {"cat": value}})
         refused(lambda: samples[0], f"labels.png: the mask has no pixel of value {value}; draw it again")  # noqa: B023
 
 
-def test_two_pictures_of_one_id(mine: Mine) -> None:
+def test_two_images_of_one_id(mine: Mine) -> None:
     (mine.root / "sub").mkdir()
     (mine.root / "sub/pets.jpg").write_bytes((mine.root / "pets.png").read_bytes())
     other = {**mine.row, "image": "sub/pets.jpg"}
-    problem = f"{mine.root}/samples.yaml: two pictures have the id 'pets'; give one another id"
+    problem = f"{mine.root}/samples.yaml: two images have the id 'pets'; give one another id"
     refused(lambda: mine.samples(mine.row, other), problem)
     problems = Problems("skip")
     assert len(mine.samples(mine.row, other, problems=problems)) == 1
     assert [found.problem for found in problems.found] == [problem]
     assert mine.samples(mine.row, {**other, "id": "other"}).ids == ["pets", "other"]
-    refused(lambda: mine.samples({**mine.row, "id": 5}, {**mine.row, "id": "5"}), "two pictures have the id '5'")
+    refused(lambda: mine.samples({**mine.row, "id": 5}, {**mine.row, "id": "5"}), "two images have the id '5'")
 
 
 def test_names_with_line_breaks_stay_in_one_line(mine: Mine) -> None:
     for row in ({"id": "a\nb", "prompt": ""}, {"image": "a\nb.png"}, {"priors": {"cat": "a\nb"}}, {"x\ny": 1}):
-        refused(lambda: mine.samples({**mine.row, **row}), "samples.yaml: picture")  # noqa: B023
+        refused(lambda: mine.samples({**mine.row, **row}), "samples.yaml: image")  # noqa: B023
 
 
-def test_without_a_list_all_pictures_are_taken(mine: Mine) -> None:
+def test_without_a_list_all_images_are_taken(mine: Mine) -> None:
     Image.fromarray(mine.pixels).save(mine.root / "a.JPG")
-    (mine.root / "notes.txt").write_text("no picture")
+    (mine.root / "notes.txt").write_text("no image")
     data = FolderDataModule(str(mine.root), caption="blip", prior="grounded_sam")
     assert data.read(8, Problems("raise")).ids == ["a", "pets"]
     Image.fromarray(mine.pixels).save(mine.root / "pets.webp")
-    refused(lambda: data.read(8, Problems("raise")), f"{mine.root}: two pictures have the id 'pets'; give one another")
+    refused(lambda: data.read(8, Problems("raise")), f"{mine.root}: two images have the id 'pets'; give one another")
     alone: list[Json] = [{"caption": "blip"}, {"prior": "grounded_sam"}]
     for options in alone:
         data = FolderDataModule(str(mine.root), **options)
-        refused(lambda: data.read(8, Problems("raise")), f"{mine.root}: has no list of pictures; write")  # noqa: B023
+        refused(lambda: data.read(8, Problems("raise")), f"{mine.root}: has no list of images; write")  # noqa: B023
 
 
 def test_what_models_find_may_be_missing_from_the_list(mine: Mine) -> None:
@@ -653,7 +653,7 @@ def test_what_models_find_may_be_missing_from_the_list(mine: Mine) -> None:
     assert entry.prompt == ""
     entry = mine.samples({"image": "pets.png", "prompt": "a cat"}, prior="grounded_sam").entries[0]
     assert (entry.prompt, entry.mentions) == ("a cat", ())
-    refused(lambda: mine.samples({"image": "pets.png", "prompt": 3}, caption="blip"), "picture pets: has no prompt")
+    refused(lambda: mine.samples({"image": "pets.png", "prompt": 3}, caption="blip"), "image pets: has no prompt")
     refused(lambda: mine.samples({"image": "pets.png", "priors": {"cat": [1, 2, 3, 4]}}, caption="blip"), "word 'cat'")
 
 
@@ -700,7 +700,7 @@ def test_any_list_gives_samples_or_clear_lines(ours: Mine, listed: list[Any], on
     except InputError as error:
         assert on_error == "raise" and "\n" not in str(error) and str(ours.root) in str(error)
         return
-    assert len(samples) + len(problems.found) == len(listed) == problems.num_pictures
+    assert len(samples) + len(problems.found) == len(listed) == problems.num_images
     assert all("\n" not in found.problem and str(ours.root) in found.problem for found in problems.found)
     for index in range(len(samples)):
         try:

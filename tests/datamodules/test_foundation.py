@@ -87,8 +87,8 @@ def write_detector(folder: Path, tokenizer: BertTokenizer) -> None:
     for layer in network.bbox_embed[0].layers:
         layer.weight.data.normal_(std=0.5)  # random boxes; they are the proposals otherwise
     network.save_pretrained(folder)
-    pictures = GroundingDinoImageProcessorPil(size={"shortest_edge": 48, "longest_edge": 96})
-    GroundingDinoProcessor(pictures, tokenizer).save_pretrained(folder)
+    images = GroundingDinoImageProcessorPil(size={"shortest_edge": 48, "longest_edge": 96})
+    GroundingDinoProcessor(images, tokenizer).save_pretrained(folder)
 
 
 def write_segmenter(folder: Path) -> None:
@@ -113,8 +113,8 @@ def write_segmenter(folder: Path) -> None:
         initializer_range=0.2,
     )
     SamModel(config).save_pretrained(folder)
-    pictures = SamImageProcessorPil(size={"longest_edge": 64}, pad_size={"height": 64, "width": 64})
-    SamProcessor(pictures).save_pretrained(folder)
+    images = SamImageProcessorPil(size={"longest_edge": 64}, pad_size={"height": 64, "width": 64})
+    SamProcessor(images).save_pretrained(folder)
 
 
 def write_captioner(folder: Path, tokenizer: BertTokenizer) -> None:
@@ -293,7 +293,7 @@ class TestFinding:
         assert set(found.scores) <= set(four.numpy())
         assert np.array_equal(found.mask, self.segments(models, photo, corners).any(0).numpy())
 
-    def test_boxes_lie_inside_the_picture(self, models):
+    def test_boxes_lie_inside_the_image(self, models):
         photo = make_photo(33, 90)
         for found in GroundedSam(models).find(photo, ["cat", "dog", "zebra"]).values():
             assert (found.boxes >= 0).all()
@@ -301,7 +301,7 @@ class TestFinding:
             assert (np.diff(found.scores) <= 0).all()
 
     def test_every_box_has_one_noun(self, models, monkeypatch):
-        monkeypatch.setattr(GroundedSam, "_segment", lambda self, picture, boxes: torch.ones(len(boxes), 40, 70) > 0)
+        monkeypatch.setattr(GroundedSam, "_segment", lambda self, image, boxes: torch.ones(len(boxes), 40, 70) > 0)
         found = GroundedSam(models).find(make_photo(), ["cat", "dog", "zebra", "teddy bear"])
         assert len(found) > 1
         assert sum(len(f.boxes) for f in found.values()) == QUERIES
@@ -345,7 +345,7 @@ class TestFinding:
         assert nowhere.find(make_photo(), []) == nowhere.find(make_photo(), [" ", "?"]) == {}
 
     def test_too_many_nouns(self, models):
-        with pytest.raises(InputError, match="40 nouns for one picture: their text has 82 tokens.* reads 32; give few"):
+        with pytest.raises(InputError, match="40 nouns for one image: their text has 82 tokens.* reads 32; give few"):
             GroundedSam(models).find(make_photo(), [f"word{n}" for n in range(40)])
 
 
@@ -362,7 +362,7 @@ class TestCaptions:
         assert isinstance(caption, str) and caption
         assert caption == processor.tokenizer.decode(tokens[0], skip_special_tokens=True).strip()
 
-    def test_it_is_of_the_picture_and_kept(self, own_models):
+    def test_it_is_of_the_image_and_kept(self, own_models):
         one, other = make_photo(), make_photo(90, 60, seed=4)
         first = Blip(own_models)
         captions = [first.caption(one), first.caption(other)]
@@ -421,12 +421,12 @@ class TestCache:
             (photo, ["cat", "dog"], replace(models, detector="another")),
             (photo, ["cat", "dog"], replace(models, segmenter="another")),
         ]
-        for n, (picture, nouns, which) in enumerate(questions, start=1):
+        for n, (image, nouns, which) in enumerate(questions, start=1):
             for _ in range(2):
-                GroundedSam(which).find(picture, nouns)
+                GroundedSam(which).find(image, nouns)
             assert len(asked) == len(cached(models)) == n
 
-    def test_the_same_bytes_in_another_shape_are_another_picture(self, models, monkeypatch):
+    def test_the_same_bytes_in_another_shape_are_another_image(self, models, monkeypatch):
         monkeypatch.setattr(GroundedSam, "_locate", lambda *_: {})
         for size in ((20, 30), (30, 20)):
             GroundedSam(models).find(Image.new("RGB", size), ["cat"])

@@ -89,10 +89,10 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path / "PIE")
 
 
-# --- a whole picture ---
+# --- a whole image ---
 
 
-def test_a_picture_of_the_benchmark(bench: Bench) -> None:
+def test_an_image_of_the_benchmark(bench: Bench) -> None:
     sample = bench.samples(side=SIDE)[0]
     assert sample.id == "000000000000" and sample.prompt == "a black cat on a bench"
     assert sample.image.shape == (3, SIDE, SIDE)
@@ -164,7 +164,7 @@ def test_without_a_mask_there_is_neither_region_nor_prior(bench: Bench) -> None:
         assert sample.region is None and sample.nouns == () and sample.edits[0].blend == ("cat", "cat")
 
 
-def test_the_whole_picture_is_a_region(bench: Bench) -> None:
+def test_the_whole_image_is_a_region(bench: Bench) -> None:
     bench.row["mask"] = [0, SIDE * SIDE]
     sample = bench.samples(side=8)[0]
     assert sample.region is not None and sample.region.all() and (sample.nouns[0].prior == 1).all()
@@ -186,7 +186,7 @@ def test_masks_are_those_of_the_authors(pairs: list[tuple[int, int]]) -> None:
     assert found.shape == (SIDE, SIDE) and np.array_equal(found, by_the_authors(runs))
 
 
-def test_a_run_that_goes_on_beyond_the_picture_is_cut_off() -> None:
+def test_a_run_that_goes_on_beyond_the_image_is_cut_off() -> None:
     for length in (1, 2, SIDE * SIDE, 10**30):
         found = decode(region_mask([SIDE * SIDE - 1, length, 5, 2], "here"), SIDE, SIDE)
         assert found.reshape(-1).nonzero()[0].tolist() == [5, 6, SIDE * SIDE - 1]
@@ -215,7 +215,7 @@ def test_any_mask_is_read_or_one_clear_line(runs: Any) -> None:
         assert np.array_equal(found, by_the_authors(runs))
 
 
-# --- choice of pictures ---
+# --- choice of images ---
 
 
 @pytest.fixture
@@ -236,7 +236,7 @@ def test_kinds_of_edits_are_chosen_by_number(four: Bench) -> None:
         "change_color",
         "change_object",
     ]
-    refused(lambda: four.samples(kinds=["9"]), "mapping_file.json: has no picture of data.kinds=['9']; choose others")
+    refused(lambda: four.samples(kinds=["9"]), "mapping_file.json: has no image of data.kinds=['9']; choose others")
     assert sorted(KINDS) == list("0123456789")
 
 
@@ -253,7 +253,7 @@ def test_numbers_of_kinds_may_be_numbers(bench: Bench) -> None:
     assert bench.samples(kinds=["6"]).entries[0].edits[0].kind == "change_color"
 
 
-def test_pictures_of_other_kinds_need_not_be_there(four: Bench) -> None:
+def test_images_of_other_kinds_need_not_be_there(four: Bench) -> None:
     (four.root / "annotation_images/0_random_140/000000000000.jpg").unlink()
     assert four.samples(kinds=["1", "6"]).ids == ["100000000000", "600000000000", "100000000001"]
 
@@ -288,16 +288,16 @@ def test_a_damaged_row_is_one_clear_line(change: Json, problem: str, bench: Benc
             del bench.row[key]
         else:
             bench.row[key] = value
-    refused(bench.samples, f"{bench.root}/mapping_file.json: picture 000000000000: {problem}")
+    refused(bench.samples, f"{bench.root}/mapping_file.json: image 000000000000: {problem}")
     problems = Problems("skip")
-    assert bench.samples(problems=problems).ids == ["100000000000"] and problems.num_pictures == 2
+    assert bench.samples(problems=problems).ids == ["100000000000"] and problems.num_images == 2
     assert [found.id for found in problems.found] == ["000000000000"] and problem in problems.found[0].problem
 
 
 @pytest.mark.parametrize("row", [None, [], "row", 3, {}])
 def test_what_is_no_row(row: Any, bench: Bench) -> None:
     bench.rows["000000000000"] = row
-    refused(bench.samples, "mapping_file.json: picture 000000000000: has no image_path; get the mapping again")
+    refused(bench.samples, "mapping_file.json: image 000000000000: has no image_path; get the mapping again")
 
 
 def test_a_missing_folder_or_mapping(bench: Bench, tmp_path: Path) -> None:
@@ -310,12 +310,12 @@ def test_a_missing_folder_or_mapping(bench: Bench, tmp_path: Path) -> None:
         refused(lambda: data.read(8, Problems()), "PIE/mapping_file.json: not valid JSON (", "; write it again")
     for text in ("[]", "3", "null", '"a"'):
         (bench.root / "mapping_file.json").write_text(text)
-        refused(lambda: data.read(8, Problems()), "PIE/mapping_file.json: is no mapping of pictures; use PIE-Bench's")
+        refused(lambda: data.read(8, Problems()), "PIE/mapping_file.json: is no mapping of images; use PIE-Bench's")
     (bench.root / "mapping_file.json").write_text("{}")
-    refused(lambda: data.read(8, Problems()), "PIE/mapping_file.json: has no picture of data.kinds=None; choose")
+    refused(lambda: data.read(8, Problems()), "PIE/mapping_file.json: has no image of data.kinds=None; choose")
 
 
-def test_other_names_of_mapping_and_pictures(bench: Bench) -> None:
+def test_other_names_of_mapping_and_images(bench: Bench) -> None:
     bench.samples()
     (bench.root / "mapping_file.json").rename(bench.root / "other.json")
     (bench.root / "annotation_images").rename(bench.root / "pictures")
@@ -323,18 +323,18 @@ def test_other_names_of_mapping_and_pictures(bench: Bench) -> None:
     assert data.read(8, Problems())[0].id == "000000000000"
 
 
-def test_a_missing_or_spoilt_picture(bench: Bench) -> None:
+def test_a_missing_or_spoilt_image(bench: Bench) -> None:
     path = bench.root / "annotation_images/0_random_140/000000000000.jpg"
     content = path.read_bytes()
     path.unlink()
-    refused(bench.samples, f"{path}: no such picture; put it there")
+    refused(bench.samples, f"{path}: no such image; put it there")
     path.write_text("<html>")
-    refused(bench.samples, f"{path}: is no picture, or of a format")
+    refused(bench.samples, f"{path}: is no image, or of a format")
     Image.new("RGB", (512, 500)).save(path)
-    refused(bench.samples, f"{path}: is 512x500, its mask 512x512; use PIE-Bench's own pictures")
+    refused(bench.samples, f"{path}: is 512x500, its mask 512x512; use PIE-Bench's own images")
     path.write_bytes(content[: len(content) // 2])
     samples = bench.samples()
-    refused(lambda: samples[0], f"{path}: cannot be read as a picture (")
+    refused(lambda: samples[0], f"{path}: cannot be read as an image (")
 
 
 texts = st.one_of(

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import make_picture
+from conftest import make_image
 from test_editing import invert
 
 from locinv_pl.editing.prompt_to_prompt import EditSettings, _plan, _Rows, changed_nouns, check_edit, denoise, edit
@@ -139,7 +139,7 @@ def test_a_prompt_without_a_word_is_no_edit(prompt):
 
 def test_a_source_prompt_has_no_weights():
     with pytest.raises(InputError, match=r"image 'x': its prompt has a weight, \(red:1.5\); write 'red' alone"):
-        EditSample("x", make_picture(), "a (red:1.5) cat")
+        EditSample("x", make_image(), "a (red:1.5) cat")
 
 
 class TestBlendedWords:
@@ -188,7 +188,7 @@ def test_the_identity_of_an_edit():
 
 @pytest.mark.parametrize("default", [torch.float32, torch.bfloat16, torch.float64])
 def test_scores_do_not_depend_on_the_precision_around_them(tiny, inversion, sample, default):
-    back = make_picture(seed=3)[None]
+    back = make_image(seed=3)[None]
     (expected,) = score(tiny, [sample], [inversion], back, 1.0)
     torch.set_default_dtype(default)
     try:

@@ -11,7 +11,7 @@ import huggingface_hub
 import pytest
 import torch
 import yaml
-from conftest import make_picture
+from conftest import make_image
 from diffusers import (
     DDIMInverseScheduler,
     DDIMScheduler,
@@ -73,19 +73,19 @@ def make_editor(backbone: Backbone, **values) -> Editor:
 
 
 def run(editor: Editor, image: torch.Tensor | None = None) -> torch.Tensor:
-    return editor(make_picture() if image is None else image, SOURCE, TARGET, make_prior())
+    return editor(make_image() if image is None else image, SOURCE, TARGET, make_prior())
 
 
 class TestEveryEditor:
     """What holds for all four."""
 
     @pytest.mark.parametrize("name", EDITORS)
-    def test_a_picture_of_the_same_size_and_the_same_twice(self, backbones, folders, name):
+    def test_an_image_of_the_same_size_and_the_same_twice(self, backbones, folders, name):
         editor = make_editor(backbones[CHANNELS[name]], editor=name)
         edited = run(editor)
         assert edited.shape == (3, 32, 32) and edited.dtype == torch.float32 and edited.device.type == "cpu"
         assert edited.isfinite().all() and edited.min() >= 0 and edited.max() <= 1 and edited.std() > 0
-        run(editor, make_picture(seed=1))
+        run(editor, make_image(seed=1))
         torch.rand(3)
         assert torch.equal(run(editor), edited)
         loaded = make_editor(backbones[4], editor=name, model=str(folders[CHANNELS[name]]))
@@ -93,8 +93,8 @@ class TestEveryEditor:
         assert not torch.equal(run(make_editor(backbones[CHANNELS[name]], editor=name, seed=1)), edited)
 
     @pytest.mark.parametrize("name", EDITORS)
-    def test_pictures_that_are_not_square(self, backbones, name):
-        image = make_picture(64)[:, :32]
+    def test_images_that_are_not_square(self, backbones, name):
+        image = make_image(64)[:, :32]
         edited = make_editor(backbones[CHANNELS[name]], editor=name)(image, SOURCE, TARGET, torch.ones(32, 64))
         assert edited.shape == (3, 32, 64)
 
@@ -111,17 +111,17 @@ class TestEveryEditor:
 
     def test_a_prior_may_be_soft_or_bool(self, backbones):
         editor, prior = make_editor(backbones[9], editor="inpaint"), make_prior()
-        edited = [editor(make_picture(), SOURCE, TARGET, p) for p in (prior, prior > 0, prior * 0.4 + 0.2)]
+        edited = [editor(make_image(), SOURCE, TARGET, p) for p in (prior, prior > 0, prior * 0.4 + 0.2)]
         assert torch.equal(edited[0], edited[1]) and torch.equal(edited[0], edited[2])
 
     @pytest.mark.parametrize("name", ["instruct_pix2pix", "diffedit", "ledits_pp"])
     def test_no_prior_is_needed(self, backbones, name):
         editor = make_editor(backbones[CHANNELS[name]], editor=name)
-        assert torch.equal(editor(make_picture(), SOURCE, TARGET), run(editor))
+        assert torch.equal(editor(make_image(), SOURCE, TARGET), run(editor))
 
     @pytest.mark.parametrize("name", ["instruct_pix2pix", "ledits_pp"])
     def test_nothing_but_an_article_changes(self, backbones, name):
-        edited = make_editor(backbones[CHANNELS[name]], editor=name)(make_picture(), "a cat", "the cat")
+        edited = make_editor(backbones[CHANNELS[name]], editor=name)(make_image(), "a cat", "the cat")
         assert edited.isfinite().all()
 
 
@@ -142,7 +142,7 @@ class CountingTokenizer:
 
 
 class TestAgainstThePipelines:
-    """The same pictures as diffusers' pipelines give, put together and called here."""
+    """The same images as diffusers' pipelines give, put together and called here."""
 
     @pytest.fixture
     def parts(self, backbones):
@@ -155,7 +155,7 @@ class TestAgainstThePipelines:
 
         return make
 
-    image = make_picture()[None]
+    image = make_image()[None]
 
     @property
     def common(self) -> dict:
@@ -257,7 +257,7 @@ class TestWhatLeditsGuidesBy:
             return SimpleNamespace(images=torch.zeros(1, 3, 32, 32))
 
         monkeypatch.setattr(editor, "_run", record)
-        editor(make_picture(), SOURCE, target)
+        editor(make_image(), SOURCE, target)
         assert calls["__call__"] == {"editing_prompt": phrases, "reverse_editing_direction": away}
 
 
@@ -307,7 +307,7 @@ class TestPromptToPrompt:
 
     @pytest.mark.parametrize("settings", [EditSettings(), EditSettings(blend="prior", direct=True)])
     def test_the_prior_is_that_of_the_nouns_that_change(self, tiny, settings):
-        image, prior = make_picture(), make_prior()
+        image, prior = make_image(), make_prior()
         by_hand = invert(tiny, image, SOURCE, {"cat": prior}, adjectives=[("red", "cat")], **self.short)
         by_hand = edit(tiny, by_hand, TARGET, settings, region=prior)[0]
         editor = PromptToPrompt(tiny, settings=settings, num_steps=2, resolution=8)
@@ -320,12 +320,12 @@ class TestPromptToPrompt:
         given = []
         monkeypatch.setattr(editors, "invert", lambda *args, **_: given.extend(args[3]) or pytest.skip())
         with pytest.raises(pytest.skip.Exception):
-            PromptToPrompt(tiny)(make_picture(), SOURCE, target, make_prior())
+            PromptToPrompt(tiny)(make_image(), SOURCE, target, make_prior())
         assert given == nouns
 
     def test_no_prior_no_nouns(self, tiny):
-        by_hand = edit(tiny, invert(tiny, make_picture(), SOURCE, **self.short), TARGET)[0]
-        assert torch.equal(PromptToPrompt(tiny, num_steps=2, resolution=8)(make_picture(), SOURCE, TARGET), by_hand)
+        by_hand = edit(tiny, invert(tiny, make_image(), SOURCE, **self.short), TARGET)[0]
+        assert torch.equal(PromptToPrompt(tiny, num_steps=2, resolution=8)(make_image(), SOURCE, TARGET), by_hand)
 
 
 @pytest.mark.parametrize(
@@ -452,26 +452,26 @@ class TestRefusals:
         "name, changed, message",
         [
             ("inpaint", {"prior": None}, "editor=inpaint: needs a prior that says where to paint; give one"),
-            ("diffedit", {"prior": torch.ones(16, 32)}, r"prior's shape is \(16, 32\), the picture's \(32, 32\)"),
-            ("diffedit", {"image": torch.zeros(3, 32, 36)}, "the picture is 36x32; its sides must be multiples of 8"),
-            ("ledits_pp", {"image": torch.zeros(3, 48, 32)}, "the picture is 32x48; its sides must be multiples of 32"),
+            ("diffedit", {"prior": torch.ones(16, 32)}, r"prior's shape is \(16, 32\), the image's \(32, 32\)"),
+            ("diffedit", {"image": torch.zeros(3, 32, 36)}, "the image is 36x32; its sides must be multiples of 8"),
+            ("ledits_pp", {"image": torch.zeros(3, 48, 32)}, "the image is 32x48; its sides must be multiples of 32"),
             ("diffedit", {"target": "a zebra on grass with a big hat"}, "tokens, the text encoder takes 20: shorten"),
             ("diffedit", {"target": "A red cat and a dog"}, "is the source prompt; change a word of it"),
         ],
     )
     def test_calls(self, tiny, name, changed, message):
-        given = {"image": make_picture(), "source": SOURCE, "target": TARGET, "prior": make_prior(), **changed}
+        given = {"image": make_image(), "source": SOURCE, "target": TARGET, "prior": make_prior(), **changed}
         with pytest.raises(InputError, match=message):
             make_editor(tiny, editor=name)(**given)
 
     def test_an_instruction_that_is_too_long(self, backbones):
         editor = make_editor(backbones[8], editor="instruct_pix2pix")
         with pytest.raises(InputError, match="takes 20: shorten 'replace elephant with crocodile'"):
-            editor(make_picture(), "a elephant", "a crocodile")
+            editor(make_image(), "a elephant", "a crocodile")
 
     def test_our_own(self, tiny):
         with pytest.raises(InputError, match="is the source prompt"):
-            PromptToPrompt(tiny)(make_picture(), SOURCE, SOURCE)
+            PromptToPrompt(tiny)(make_image(), SOURCE, SOURCE)
 
     def test_values_that_the_pipeline_refuses(self, tiny):
         editor = make_editor(tiny, editor="inpaint", options={"strength": 3})
@@ -488,7 +488,7 @@ def test_ledits_needs_latents_of_four_channels(embedded):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["inpaint", "diffedit"])
 def test_the_embedded_model(embedded, name):
-    image, prior = make_picture(128), torch.zeros(128, 128)
+    image, prior = make_image(128), torch.zeros(128, 128)
     prior[40:90, 40:90] = 1
     settings = yaml.safe_load((CONFIGS / "editor" / f"{name}.yaml").read_text())
     editor = make_editor(embedded, **{**settings, "num_steps": 4})

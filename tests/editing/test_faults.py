@@ -1,4 +1,4 @@
-"""Scenes with faults: what is gone from the picture, what its masks say, and what stays."""
+"""Scenes with faults: what is gone from the image, what its masks say, and what stays."""
 
 import random
 

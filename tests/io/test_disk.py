@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import write_pictures
+from conftest import write_images
 from runs import inversions
 
 from locinv_pl.cli.main import main
@@ -45,8 +45,8 @@ def remount(disk: Path, mode: str) -> None:
 
 @pytest.fixture
 def start(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str | None]:
-    """Inverts the first ``count`` of three pictures; returns the line that it ends with, if it does."""
-    write_pictures(tmp_path / "mine", 3)
+    """Inverts the first ``count`` of three images; returns the line that it ends with, if it does."""
+    write_images(tmp_path / "mine", 3)
     monkeypatch.setattr(sys, "argv", ["train.py"])
 
     def run(count: int, output: Path, *more: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Frames: pictures, masks and boxes of any shape go through one window, and stay on each other."""
+"""Frames: images, masks and boxes of any shape go through one window, and stay on each other."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def written_out(width: int, height: int, side: int, fit: Fit) -> tuple[Box, tupl
 
 
 def shapes(width: int, height: int) -> dict[str, Inside]:
-    """Whether points, in pixels of the picture, are inside of a shape."""
+    """Whether points, in pixels of the image, are inside of a shape."""
     cx, cy, small = 0.45 * width, 0.55 * height, min(width, height)
     corners = [(0.1 * width, 0.2 * height), (0.9 * width, 0.35 * height), (0.35 * width, 0.95 * height)]
     edges = list(zip(corners, [*corners[1:], corners[0]], strict=True))
@@ -63,7 +63,7 @@ def drawn(inside: Inside, width: int, height: int) -> np.ndarray:
 
 
 def supersampled(inside: Inside, window: Box, grid: tuple[int, int], width: int, height: int) -> np.ndarray:
-    """Share of every grid cell that a shape covers, by points on the picture."""
+    """Share of every grid cell that a shape covers, by points on the image."""
     x, y, w, h = window
     (r, c), n = grid, SAMPLES
     points = np.meshgrid(x + (np.arange(c * n) + 0.5) * w / (c * n), y + (np.arange(r * n) + 0.5) * h / (r * n))
@@ -130,7 +130,7 @@ def test_panoramas_are_cut_off_at_four_to_one() -> None:
     assert Frame.fitting(9000, 100, 128, "native").size == (128, 512)
 
 
-def test_native_sizes_of_common_pictures() -> None:
+def test_native_sizes_of_common_images() -> None:
     sizes = {(640, 427): (512, 768), (375, 500): (704, 512), (1280, 724): (512, 896), (500, 500): (512, 512)}
     assert {size: Frame.fitting(*size, 512, "native").size for size in sizes} == sizes
 
@@ -138,7 +138,7 @@ def test_native_sizes_of_common_pictures() -> None:
 def test_other_fits_are_refused() -> None:
     for fit in FITS:
         check_fit(fit)
-    with pytest.raises(InputError, match=r"^data.fit=stretch: no way to fit a picture; choose crop, pad, native$"):
+    with pytest.raises(InputError, match=r"^data.fit=stretch: no way to fit an image; choose crop, pad, native$"):
         check_fit("stretch")
 
 
@@ -241,30 +241,30 @@ def test_any_number_of_planes_of_any_dtype(dtype: torch.dtype) -> None:
     torch.testing.assert_close(found.float(), expected, rtol=0, atol=1e-6)
 
 
-# --- pictures ---
+# --- images ---
 
 
 @pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize(("width", "height"), SIZES)
-def test_picture_and_mask_move_together(width: int, height: int, fit: Fit) -> None:
+def test_image_and_mask_move_together(width: int, height: int, fit: Fit) -> None:
     frame = Frame.fitting(width, height, 256, fit)
     for name, inside in shapes(width, height).items():
         mask = drawn(inside, width, height)
-        picture = np.asarray(frame.picture(white_where(mask)))[..., 0] / 255
+        image = np.asarray(frame.apply(white_where(mask)))[..., 0] / 255
         plane = frame.plane(torch.from_numpy(mask)).numpy()
-        assert picture.shape == plane.shape == frame.size
-        assert np.abs(picture - plane).mean() < 0.01, name
+        assert image.shape == plane.shape == frame.size
+        assert np.abs(image - plane).mean() < 0.01, name
         if name == "disc at the border" and not plane.any():
             continue
         y, x = np.mgrid[: frame.size[0], : frame.size[1]] + 0.5
-        centres = [np.array([(p * x).sum(), (p * y).sum()]) / p.sum() for p in (picture, plane)]
+        centres = [np.array([(p * x).sum(), (p * y).sum()]) / p.sum() for p in (image, plane)]
         assert np.abs(centres[0] - centres[1]).max() < (0.1 if frame.size[0] < width else 0.5), name
 
 
 @pytest.mark.parametrize(("width", "height"), [(64, 40), (40, 64), (65, 40), (640, 1)])
-def test_pad_shows_the_whole_picture_between_black_bars(width: int, height: int) -> None:
+def test_pad_shows_the_whole_image_between_black_bars(width: int, height: int) -> None:
     frame = Frame.fitting(width, height, 64, "pad")
-    shown = np.asarray(frame.picture(Image.new("RGB", (width, height), "white")))
+    shown = np.asarray(frame.apply(Image.new("RGB", (width, height), "white")))
     plane = frame.plane(torch.ones(height, width))
     bar = (64 - 64 * min(width, height) / max(width, height)) / 2
     along = shown[:, 32, 0] if width > height else shown[32, :, 0]
@@ -278,20 +278,20 @@ def test_pad_shows_the_whole_picture_between_black_bars(width: int, height: int)
 
 @pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize(("width", "height"), SIZES)
-def test_nothing_black_bleeds_into_a_picture_that_is_filled(width: int, height: int, fit: Fit) -> None:
+def test_nothing_black_bleeds_into_an_image_that_is_filled(width: int, height: int, fit: Fit) -> None:
     if fit == "pad" and width != height:
         return
     for side in (64, 200, 512):
-        shown = np.asarray(Frame.fitting(width, height, side, fit).picture(Image.new("RGB", (width, height), "white")))
+        shown = np.asarray(Frame.fitting(width, height, side, fit).apply(Image.new("RGB", (width, height), "white")))
         assert shown.min() == 255
 
 
 @quick
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 600), st.sampled_from(FITS))
-def test_any_picture_comes_out_at_the_size(width: int, height: int, side: int, fit: Fit) -> None:
+def test_any_image_comes_out_at_the_size(width: int, height: int, side: int, fit: Fit) -> None:
     frame = Frame.fitting(width, height, side, fit)
     assume(math.prod(frame.size) <= 1_000_000 and frame.window[2] * frame.window[3] <= 2_000_000)
-    shown = frame.picture(Image.new("L", (width, height), 200))
+    shown = frame.apply(Image.new("L", (width, height), 200))
     assert shown.size == frame.size[::-1]
     assert np.asarray(shown).max() <= (200 if fit != "pad" else 255)
 
@@ -311,7 +311,7 @@ def test_what_has_the_size_already_is_untouched(fit: Fit, width: int, height: in
     mask = torch.rand(height, width, generator=torch.Generator().manual_seed(0))
     frame = Frame.fitting(width, height, side, fit)
     shown = slice((width - frame.size[1]) // 2, (width + frame.size[1]) // 2)
-    assert np.array_equal(np.asarray(frame.picture(Image.fromarray(pixels))), pixels[:, shown])
+    assert np.array_equal(np.asarray(frame.apply(Image.fromarray(pixels))), pixels[:, shown])
     assert torch.equal(frame.plane(mask), mask[:, shown])
     assert frame.box((20.0, 30.0, 5.0, 7.0)) == (20.0 - shown.start, 30.0, 5.0, 7.0)
 

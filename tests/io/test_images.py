@@ -1,4 +1,4 @@
-"""Opening pictures: every kind of file as upright RGB, and every damaged one as one clear line."""
+"""Opening images: every kind of file as upright RGB, and every damaged one as one clear line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from locinv_pl.io.images import image_size, open_image, to_rgb
 WIDTH, HEIGHT = 7, 5
 ORIENTATION = 0x0112
 Options = dict[str, Any]
-# The sides of the upright picture where the first row and the first column as stored are, by the EXIF standard.
+# The sides of the upright image where the first row and the first column as stored are, by the EXIF standard.
 SIDES = {
     1: ("top", "left"),
     2: ("top", "right"),
@@ -49,7 +49,7 @@ def turned(orientation: int) -> Image.Exif:
 
 
 def upright(stored: np.ndarray, orientation: int) -> np.ndarray:
-    """The upright picture, pixel by pixel."""
+    """The upright image, pixel by pixel."""
     rows, columns = stored.shape[:2]
     flat = SIDES[orientation][0] in ("left", "right")
     expected = np.zeros((columns, rows, 3) if flat else (rows, columns, 3), dtype=np.uint8)
@@ -65,9 +65,9 @@ def upright(stored: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def pixels(path: Path, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
-    picture = open_image(path, (width, height))
-    assert picture.mode == "RGB" and picture.size == (width, height)
-    return np.asarray(picture)
+    image = open_image(path, (width, height))
+    assert image.mode == "RGB" and image.size == (width, height)
+    return np.asarray(image)
 
 
 # --- orientation ---
@@ -75,7 +75,7 @@ def pixels(path: Path, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["png", "webp", "tif"])
-def test_exif_turns_a_picture_upright(orientation: int, kind: str, tmp_path: Path) -> None:
+def test_exif_turns_an_image_upright(orientation: int, kind: str, tmp_path: Path) -> None:
     stored, path = noise(HEIGHT, WIDTH, 3), tmp_path / f"a.{kind}"
     Image.fromarray(stored).save(path, exif=turned(orientation), **lossless(kind))
     expected = upright(stored, orientation)
@@ -94,7 +94,7 @@ def test_exif_turns_a_jpeg_upright(orientation: int, mode: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
-def test_a_picture_annotated_as_it_is_stored_stays_so(orientation: int, tmp_path: Path) -> None:
+def test_an_image_annotated_as_it_is_stored_stays_so(orientation: int, tmp_path: Path) -> None:
     stored, path = noise(HEIGHT, WIDTH, 3), tmp_path / "a.png"
     Image.fromarray(stored).save(path, exif=turned(orientation))
     assert image_size(path) == (HEIGHT, WIDTH)
@@ -103,7 +103,7 @@ def test_a_picture_annotated_as_it_is_stored_stays_so(orientation: int, tmp_path
 
 
 @pytest.mark.parametrize("orientation", [2, 3, 4])
-def test_where_both_sizes_are_the_same_the_picture_is_upright(orientation: int, tmp_path: Path) -> None:
+def test_where_both_sizes_are_the_same_the_image_is_upright(orientation: int, tmp_path: Path) -> None:
     stored, square = noise(HEIGHT, WIDTH, 3), noise(5, 5, 3)
     Image.fromarray(stored).save(tmp_path / "a.png", exif=turned(orientation))
     Image.fromarray(square).save(tmp_path / "b.png", exif=turned(6))
@@ -141,11 +141,11 @@ def test_exif_that_pil_cannot_write_again_does_not_matter(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("mode", ["L", "1", "P"])
 def test_grey_bits_and_palettes_become_rgb(mode: str, tmp_path: Path) -> None:
-    picture = Image.fromarray(noise(HEIGHT, WIDTH, 3)).convert(mode)
-    picture.save(tmp_path / "a.png")
-    values = np.asarray(picture)
+    image = Image.fromarray(noise(HEIGHT, WIDTH, 3)).convert(mode)
+    image.save(tmp_path / "a.png")
+    values = np.asarray(image)
     if mode == "P":
-        expected = np.array(picture.getpalette()).reshape(-1, 3)[values]
+        expected = np.array(image.getpalette()).reshape(-1, 3)[values]
     else:
         expected = np.repeat(values[..., None] * (255 if mode == "1" else 1), 3, axis=2)
     assert np.array_equal(pixels(tmp_path / "a.png"), expected)
@@ -156,8 +156,8 @@ def test_grey_bits_and_palettes_become_rgb(mode: str, tmp_path: Path) -> None:
 def test_transparent_pixels_lie_over_white(mode: str, kind: str, tmp_path: Path) -> None:
     layers = noise(HEIGHT, WIDTH, len(mode))
     layers[0, :, -1], layers[1, :, -1] = 0, 255
-    picture = Image.fromarray(layers, mode)
-    picture.save(tmp_path / f"a.{kind}", **lossless(kind))
+    image = Image.fromarray(layers, mode)
+    image.save(tmp_path / f"a.{kind}", **lossless(kind))
     colour = layers[..., :-1].astype(float) if mode == "RGBA" else layers[..., [0, 0, 0]].astype(float)
     alpha = layers[..., -1:] / 255
     found = pixels(tmp_path / f"a.{kind}")
@@ -167,21 +167,21 @@ def test_transparent_pixels_lie_over_white(mode: str, kind: str, tmp_path: Path)
 
 @pytest.mark.parametrize("kind", ["png", "gif"])
 def test_a_transparent_colour_of_a_palette_is_white(kind: str, tmp_path: Path) -> None:
-    picture = Image.new("P", (WIDTH, HEIGHT), 1)
-    picture.putpalette([9, 9, 9, 10, 200, 30, 5, 5, 5])
-    picture.paste(2, (0, 0, 3, HEIGHT))
-    picture.save(tmp_path / f"a.{kind}", transparency=2)
+    image = Image.new("P", (WIDTH, HEIGHT), 1)
+    image.putpalette([9, 9, 9, 10, 200, 30, 5, 5, 5])
+    image.paste(2, (0, 0, 3, HEIGHT))
+    image.save(tmp_path / f"a.{kind}", transparency=2)
     found = pixels(tmp_path / f"a.{kind}")
     assert (found[:, :3] == 255).all() and (found[:, 3:] == [10, 200, 30]).all()
 
 
 @pytest.mark.parametrize(("mode", "black"), [("RGB", (0, 0, 0)), ("L", 0), ("1", 0)])
 def test_a_transparent_colour_without_palette_is_white(mode: str, black: Any, tmp_path: Path) -> None:
-    picture = Image.new(mode, (WIDTH, HEIGHT), "white")
-    picture.paste(black, (0, 0, 3, HEIGHT))
-    picture.save(tmp_path / "a.png", transparency=black)
+    image = Image.new(mode, (WIDTH, HEIGHT), "white")
+    image.paste(black, (0, 0, 3, HEIGHT))
+    image.save(tmp_path / "a.png", transparency=black)
     assert (pixels(tmp_path / "a.png") == 255).all()
-    picture.save(tmp_path / "b.png")
+    image.save(tmp_path / "b.png")
     assert (pixels(tmp_path / "b.png")[:, :3] == 0).all()
 
 
@@ -193,7 +193,7 @@ def test_sixteen_bits_are_scaled_to_eight(kind: str, tmp_path: Path) -> None:
     assert np.array_equal(pixels(tmp_path / f"a.{kind}", 7, 1), np.repeat(expected[None, :, None], 3, axis=2))
 
 
-def test_a_dark_picture_of_sixteen_bits_stays_dark(tmp_path: Path) -> None:
+def test_a_dark_image_of_sixteen_bits_stays_dark(tmp_path: Path) -> None:
     Image.fromarray(np.full((HEIGHT, WIDTH), 200, dtype=np.uint16)).save(tmp_path / "a.png")
     assert (pixels(tmp_path / "a.png") == 1).all()
 
@@ -222,8 +222,8 @@ def test_cmyk_has_the_colours_that_it_prints(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["png", "webp", "tif", "bmp", "ppm"])
 def test_lossless_formats_are_exact(kind: str, tmp_path: Path) -> None:
-    picture = Image.fromarray(noise(HEIGHT, WIDTH, 3))
-    picture.save(tmp_path / f"a.{kind}", **lossless(kind))
+    image = Image.fromarray(noise(HEIGHT, WIDTH, 3))
+    image.save(tmp_path / f"a.{kind}", **lossless(kind))
     assert image_size(tmp_path / f"a.{kind}") == (WIDTH, HEIGHT)
     assert np.array_equal(pixels(tmp_path / f"a.{kind}"), noise(HEIGHT, WIDTH, 3))
 
@@ -258,7 +258,7 @@ def test_the_size_needs_no_body(kind: str, share: float, tmp_path: Path) -> None
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
     assert image_size(path) == ((60, 80) if exif else (80, 60))
-    refused(lambda: open_image(path, image_size(path)), f"a.{kind}: cannot be read as a picture (", "get it again")
+    refused(lambda: open_image(path, image_size(path)), f"a.{kind}: cannot be read as an image (", "get it again")
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "webp", "tif", "gif"])
@@ -278,7 +278,7 @@ READERS = [lambda path: open_image(path, (80, 60)), image_size]
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "webp", "tif", "gif"])
 @pytest.mark.parametrize("share", [0.6, 0.95])
-def test_a_truncated_picture(kind: str, share: float, tmp_path: Path) -> None:
+def test_a_truncated_image(kind: str, share: float, tmp_path: Path) -> None:
     path = tmp_path / f"a.{kind}"
     Image.fromarray(noise(60, 80, 3)).save(path)
     content = path.read_bytes()
@@ -291,16 +291,14 @@ def test_a_truncated_picture(kind: str, share: float, tmp_path: Path) -> None:
     ("content", "problem"),
     [
         (b"", "the file is empty"),
-        (b"<html><body>404 not found</body></html>", "is no picture, or of a format that PIL does not know"),
-        (b"\x89PNG\r\n\x1a\n", "cannot be read as a picture ("),
-        (b"\xff\xd8\xff", "is no picture, or of a format that PIL does not know"),
-        (b"RIFF\x04\0\0\0WEBP", "is no picture, or of a format"),
-        (b"\0" * 1000, "is no picture, or of a format"),
+        (b"<html><body>404 not found</body></html>", "is no image, or of a format that PIL does not know"),
+        (b"\x89PNG\r\n\x1a\n", "cannot be read as an image ("),
+        (b"\xff\xd8\xff", "is no image, or of a format that PIL does not know"),
+        (b"RIFF\x04\0\0\0WEBP", "is no image, or of a format"),
+        (b"\0" * 1000, "is no image, or of a format"),
     ],
 )
-def test_a_file_that_is_no_picture(
-    read: Callable[[Path], object], content: bytes, problem: str, tmp_path: Path
-) -> None:
+def test_a_file_that_is_no_image(read: Callable[[Path], object], content: bytes, problem: str, tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(content)
     refused(lambda: read(path), f"{path}: ", "; get it again or remove it")
@@ -310,23 +308,23 @@ def test_a_file_that_is_no_picture(
 
 @pytest.mark.parametrize("read", READERS)
 def test_what_is_no_file(read: Callable[[Path], object], tmp_path: Path) -> None:
-    missing = "no such picture; put it there or remove it from the data set"
+    missing = "no such image; put it there or remove it from the data set"
     refused(lambda: read(tmp_path / "gone.png"), f"{tmp_path / 'gone.png'}: {missing}")
     refused(lambda: read(tmp_path / "no/such/folder.png"), f"folder.png: {missing}")
-    refused(lambda: read(tmp_path), f"{tmp_path}: cannot be read as a picture (", "s a directory", "; get it again")
+    refused(lambda: read(tmp_path), f"{tmp_path}: cannot be read as an image (", "s a directory", "; get it again")
     (tmp_path / "file").write_bytes(b"1")
     for name in ("file/a.png", "n" * 300 + ".png", "a\0b.png"):
         refused(lambda: read(tmp_path / name), "get it again")  # noqa: B023
 
 
 @pytest.mark.parametrize("size", [(WIDTH, HEIGHT + 1), (1, 1), (HEIGHT, WIDTH)])
-def test_a_picture_of_another_size(size: tuple[int, int], tmp_path: Path) -> None:
+def test_an_image_of_another_size(size: tuple[int, int], tmp_path: Path) -> None:
     Image.fromarray(noise(HEIGHT, WIDTH, 3)).save(tmp_path / "a.png")
-    problem = f"a.png: is 7x5 but {size[0]}x{size[1]} was annotated; use the picture that was annotated or correct"
+    problem = f"a.png: is 7x5 but {size[0]}x{size[1]} was annotated; use the image that was annotated or correct"
     refused(lambda: open_image(tmp_path / "a.png", size), problem)
 
 
-def test_a_turned_picture_of_another_size_is_told_upright(tmp_path: Path) -> None:
+def test_a_turned_image_of_another_size_is_told_upright(tmp_path: Path) -> None:
     Image.fromarray(noise(HEIGHT, WIDTH, 3)).save(tmp_path / "a.png", exif=turned(6))
     refused(lambda: open_image(tmp_path / "a.png", (6, 6)), "a.png: is 5x7 but 6x6 was annotated")
 
@@ -335,7 +333,7 @@ def test_a_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("L", (80, 60)).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     for read in READERS:
-        refused(lambda: read(tmp_path / "a.png"), "a.png: cannot be read as a picture (", "; get it again")  # noqa: B023
+        refused(lambda: read(tmp_path / "a.png"), "a.png: cannot be read as an image (", "; get it again")  # noqa: B023
 
 
 def saved(kind: str, **options: Any) -> bytes:

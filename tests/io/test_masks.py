@@ -153,9 +153,9 @@ def test_a_region_of_another_size_is_refused(tmp_path: Path) -> None:
     Image.fromarray(BYTE[:, 16:112]).save(path)
     assert np.array_equal(frame_mask(path, square).numpy(), TRUTH[:, 16:112]), "the size that it is shown at will do"
     Image.fromarray(BYTE[:40, :40]).save(path)
-    refused(lambda: frame_mask(path, square), "m.png: the mask is 40x40 but its picture 128x96; make both")
+    refused(lambda: frame_mask(path, square), "m.png: the mask is 40x40 but its image 128x96; make both")
     Image.fromarray(np.where(np.arange(WIDTH) < 10, 255, 0 * BYTE).astype(np.uint8)).save(path)
-    refused(lambda: frame_mask(path, square), "the part of the picture that is shown has nothing of the mask")
+    refused(lambda: frame_mask(path, square), "the part of the image that is shown has nothing of the mask")
 
 
 # --- masks in a notebook ---
@@ -265,10 +265,10 @@ def test_grey_arrays_are_grey_images() -> None:
         (np.full((8, 8, 3), 0.5 + 0j), "complex"),
         (np.zeros((8, 8, 5)), "is not (3, H, W)"),
         (np.zeros((0, 8, 3), np.uint8), "at least one pixel"),
-        (np.array("a picture"), "of no numbers"),
+        (np.array("an image"), "of no numbers"),
         ([1, 2, 3], "a list is no image"),
         (None, "a NoneType is no image"),
-        ("gone.png", "gone.png: no such picture"),
+        ("gone.png", "gone.png: no such image"),
     ],
 )
 def test_an_image_in_a_notebook_that_is_none(image: Any, says: str) -> None:
@@ -300,7 +300,7 @@ def test_floats_of_a_tiff_are_scaled(scale: int, tmp_path: Path) -> None:
 def test_floats_of_a_tiff_without_a_scale_are_refused(tmp_path: Path) -> None:
     for value in (np.nan, -1.0, 1e6):
         Image.fromarray(np.full((9, 9), value, np.float32)).save(tmp_path / "a.tif")
-        refused(lambda: open_image(tmp_path / "a.tif"), "a.tif: cannot be read as a picture (its floats are")
+        refused(lambda: open_image(tmp_path / "a.tif"), "a.tif: cannot be read as an image (its floats are")
 
 
 def test_a_profile_says_what_the_colours_are() -> None:
@@ -337,5 +337,5 @@ def test_one_flipped_bit_of_a_png_is_told(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4
     path.write_bytes(content)
-    refused(lambda: open_image(path), "a.png: cannot be read as a picture (")
+    refused(lambda: open_image(path), "a.png: cannot be read as an image (")
     refused(lambda: open_mask(path, (WIDTH, HEIGHT)), "a.png: the mask cannot be read (")

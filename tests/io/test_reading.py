@@ -207,7 +207,7 @@ def test_a_list_of_strange_ids(root: Path) -> None:
     assert folder(root, "- {image: ...png, prompt: a cat, priors: {}}").ids == ["...png"]
     for id in ('".."', ".", '"  "', r'"a\0b"', r'"\e[2J"'):
         row = f"- {{image: a.png, id: {id}, prompt: a cat, priors: {{}}}}"
-        refused(lambda: folder(root, row), "samples.yaml: picture ", ": its id ")  # noqa: B023
+        refused(lambda: folder(root, row), "samples.yaml: image ", ": its id ")  # noqa: B023
         problems = Problems("skip")
         assert folder(root, f"{row}\n- {ROW}", problems=problems).ids == ["a"] and len(problems.found) == 1
 
@@ -304,7 +304,7 @@ def test_images_of_one_name_in_two_folders_are_two(root: Path) -> None:
         ({"images": [{**image(7, "a.png"), "width": 10**9}]}, "correct its size"),
         ({"images": [{**image(7, "a.png"), "width": 128.0}]}, "has no valid 'width'"),
         ({"images": [image(7, "\x1b[2J.png")]}, "its id '\\x1b[2J' has the character"),
-        ({"images": [image(7, "n" * 300 + ".png")]}, "cannot be read as a picture (File name too long)"),
+        ({"images": [image(7, "n" * 300 + ".png")]}, "cannot be read as an image (File name too long)"),
         ({"images": [image(7, "a\0.png")]}, "has the character '\\x00'"),
     ],
 )
@@ -323,4 +323,4 @@ def test_marks_of_byte_order_in_json_do_not_matter(encoding: str, root: Path) ->
 @pytest.mark.parametrize("id", ["..", "", "a\x1b[2J", "a\x00"])
 def test_ids_of_pie_bench_name_something(id: str, root: Path) -> None:
     (root / "mapping_file.json").write_text(json.dumps({id: {}}))
-    refused(lambda: PieBenchDataModule(str(root)).read(8, Problems()), "mapping_file.json: a picture: its id ")
+    refused(lambda: PieBenchDataModule(str(root)).read(8, Problems()), "mapping_file.json: an image: its id ")

@@ -1,4 +1,4 @@
-"""End to end on the model inside the package: maps go to their objects, pictures come back."""
+"""End to end on the model inside the package: maps go to their objects, images come back."""
 
 import random
 
@@ -18,27 +18,27 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def scene():
-    """Two objects side by side, picture (3, H, W), prompt and masks by noun."""
+    """Two objects side by side, image (3, H, W), prompt and masks by noun."""
     drawn = draw_scene(random.Random(4), 128, 2)
-    picture = torch.tensor(list(drawn.image.getdata())).float().view(128, 128, 3).permute(2, 0, 1) / 255
-    return picture, drawn.caption, {thing.noun: torch.from_numpy(thing.mask) for thing in drawn.objects}
+    image = torch.tensor(list(drawn.image.getdata())).float().view(128, 128, 3).permute(2, 0, 1) / 255
+    return image, drawn.caption, {thing.noun: torch.from_numpy(thing.mask) for thing in drawn.objects}
 
 
-def test_locinv_puts_maps_on_objects_and_brings_the_picture_back(embedded, scene):
-    picture, prompt, masks = scene
-    inversion = invert(embedded, picture, prompt, masks, num_steps=12)
+def test_locinv_puts_maps_on_objects_and_brings_the_image_back(embedded, scene):
+    image, prompt, masks = scene
+    inversion = invert(embedded, image, prompt, masks, num_steps=12)
     truth = torch.stack([masks[noun] for noun in inversion.nouns])
     before = attention_iou(inversion.initial_maps.mean(0), truth)
     after = attention_iou(inversion.maps.mean(0), truth)
     assert after.mean() > before.mean() + 0.1 and after.mean() > 0.5
-    ceiling = psnr(embedded.decode(embedded.encode(picture[None]))[0], picture)
-    assert psnr(reconstruct(embedded, [inversion])[0], picture) > ceiling - 3
+    ceiling = psnr(embedded.decode(embedded.encode(image[None]))[0], image)
+    assert psnr(reconstruct(embedded, [inversion])[0], image) > ceiling - 3
 
 
 def test_the_same_noun_twice_goes_to_two_places(embedded, scene):
-    picture, _, masks = scene
+    image, _, masks = scene
     one, other = masks.values()
-    inversion = invert(embedded, picture, "a ball and a ball", {"ball": [one, other]}, num_steps=5)
+    inversion = invert(embedded, image, "a ball and a ball", {"ball": [one, other]}, num_steps=5)
     truth = torch.stack([one, other])
     assert inversion.nouns == ("ball", "ball") and len(inversion.dynamic) == 2
     right = attention_iou(inversion.maps.mean(0), truth)
@@ -47,10 +47,10 @@ def test_the_same_noun_twice_goes_to_two_places(embedded, scene):
 
 
 def walk(backbone, scene, how, num_steps, stop):
-    picture, prompt, _ = scene
+    image, prompt, _ = scene
     from locinv_pl.api import make_sample
 
-    task = prepare(backbone, [make_sample(picture, prompt, {})], how, num_steps, 16)
+    task = prepare(backbone, [make_sample(image, prompt, {})], how, num_steps, 16)
     records = [task.start()]
     for i in range(stop):
         records.append(invert_step(backbone, task, i, records[-1]))
@@ -72,13 +72,13 @@ def test_null_text_stops_early_below_its_tolerance(embedded, scene):
     assert sum(int(r.null_steps[0]) for r in records) > 0
 
 
-def test_half_precision_keeps_the_picture(embedded, scene):
-    picture, prompt, masks = scene
+def test_half_precision_keeps_the_image(embedded, scene):
+    image, prompt, masks = scene
     how = Method("test", 3.0, TokenPolicy("fixed"), NullTextPolicy(max_steps=2))  # slow without bfloat16 instructions
     common = {"method": how, "num_steps": 5}
-    full = invert(embedded, picture, prompt, masks, **common)
+    full = invert(embedded, image, prompt, masks, **common)
     with torch.autocast("cpu", torch.bfloat16):
-        half = invert(embedded, picture, prompt, masks, **common)
+        half = invert(embedded, image, prompt, masks, **common)
     images = embedded.decode(torch.stack([full.latent, half.latent]))
-    assert psnr(images[1], picture) > psnr(images[0], picture) - 1
+    assert psnr(images[1], image) > psnr(images[0], image) - 1
     assert half.maps.dtype == torch.float32

@@ -55,9 +55,9 @@ def test_a_noun_needs_an_area_and_has_the_colour_of_its_cells():
     colors[0, :2, :3] = 1  # blue; all else red
     colors[0, 0, 0] = 2
     logits = torch.cat([F.one_hot(nouns, 3), F.one_hot(colors, 3)], -1).movedim(-1, 1) * 10.0
-    pictures = torch.rand(1, 3, 32, 32)
-    assert judge_of(logits, min_area=0.05).see(pictures) == [(Sighting("dog", "blue", 6 / 64),)]
-    assert judge_of(logits, min_area=0.01).see(pictures) == [
+    images = torch.rand(1, 3, 32, 32)
+    assert judge_of(logits, min_area=0.05).see(images) == [(Sighting("dog", "blue", 6 / 64),)]
+    assert judge_of(logits, min_area=0.01).see(images) == [
         (Sighting("dog", "blue", 6 / 64), Sighting("cat", "red", 1 / 64))
     ]
 
@@ -94,7 +94,7 @@ class TestAgrees:
     def test_prompts(self, agrees, prompt: str, expected: bool | None) -> None:
         assert agrees(prompt) == [expected]
 
-    def test_every_picture_by_its_own_prompt(self, agrees) -> None:
+    def test_every_image_by_its_own_prompt(self, agrees) -> None:
         assert agrees("a dog and a cat", "a blue cat", "a house") == [True, False, None]
 
     def test_a_noun_that_is_not_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +107,7 @@ def test_the_plurals_of_the_judge_s_nouns(judge) -> None:
     assert judge._forms == {form: noun for noun in NOUNS for form in (noun, PLURALS[noun])}
 
 
-def test_pictures_of_another_size_are_seen_too():
+def test_images_of_another_size_are_seen_too():
     logits = torch.zeros(1, 6, 8, 8)
     logits[:, 0] = 1
     assert judge_of(logits).see(torch.rand(1, 3, 96, 96)) == [()]
@@ -132,14 +132,14 @@ def test_the_judge_sees_what_was_changed(judge):
     """One object's red paint as the world's blue, its white and black as they were."""
     red, blue = (torch.tensor(COLORS[name]) / 255 for name in ("red", "blue"))
     scenes = [s for s in unseen_scenes(2, 240, 128) if len(s.objects) > 1 and s.objects[0].color == "red"]
-    pictures = to_tensor(scenes)
-    for picture, scene in zip(pictures, scenes, strict=True):
+    images = to_tensor(scenes)
+    for image, scene in zip(images, scenes, strict=True):
         inside = torch.from_numpy(scene.objects[0].mask)
-        pixels = picture[:, inside]
+        pixels = image[:, inside]
         redness = (pixels[0] - pixels[2]) / (red[0] - red[2])
-        picture[:, inside] = (pixels + redness * (blue - red)[:, None]).clamp(0, 1)
+        image[:, inside] = (pixels + redness * (blue - red)[:, None]).clamp(0, 1)
     right = []
-    for scene, seen in zip(scenes, judge_all(judge, pictures), strict=True):
+    for scene, seen in zip(scenes, judge_all(judge, images), strict=True):
         changed, *others = scene.objects
         wanted = {(changed.noun, "blue")} | {(thing.noun, thing.color) for thing in others}
         right.append({(s.noun, s.color) for s in seen} == wanted)
@@ -165,10 +165,10 @@ def test_what_is_half_there_counts_and_a_smudge_does_not(judge, fault):
 @pytest.mark.slow
 def test_captions_fit_their_own_scenes_best(judge):
     scenes = unseen_scenes(3, 24, 128)
-    pictures = to_tensor(scenes)
+    images = to_tensor(scenes)
     captions = [s.caption for s in scenes]
-    own = judge.clip_score(pictures, captions)
-    others = judge.clip_score(pictures, captions[1:] + captions[:1])
+    own = judge.clip_score(images, captions)
+    others = judge.clip_score(images, captions[1:] + captions[:1])
     assert (own > others).float().mean() > 0.9 and own.max() <= 100
 
 
@@ -187,7 +187,7 @@ def test_unseen_scenes_depend_on_their_seed_and_number():
     assert unseen_scenes(1, 1, 32)[0].image.tobytes() != some[0].image.tobytes()
 
 
-def test_sheet_has_a_place_for_every_picture():
+def test_sheet_has_a_place_for_every_image():
     requests = [Request("a red cat", (("cat", "red"),))] * 4
     generated = Generated(requests, torch.rand(4, 3, 128, 128), [(Sighting("cat", "red", 0.2),)] * 4)
     sheet = draw_sheet(generated, columns=2, rows=2)

@@ -7,7 +7,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from conftest import make_picture, make_tokenizer
+from conftest import make_image, make_tokenizer
 from PIL import Image
 from transformers import (
     CLIPConfig,
@@ -55,8 +55,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     vision = CLIPVisionConfig(**size, image_size=24, patch_size=8, initializer_factor=9.0)
     CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).save_pretrained(root / "clip")
-    pictures = CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24})
-    CLIPProcessor(pictures, tokenizer).save_pretrained(root / "clip")
+    images = CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24})
+    CLIPProcessor(images, tokenizer).save_pretrained(root / "clip")
     ViTModel(ViTConfig(**size, image_size=32, patch_size=8, initializer_range=0.3)).save_pretrained(root / "vit")
     ViTImageProcessorPil(image_mean=MEAN, image_std=STD).save_pretrained(root / "vit")
     return root
@@ -78,26 +78,26 @@ def by_others(folder: Path) -> Measures:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A picture, an edit of it with other colours in a region, and the region."""
+def images() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """An image, an edit of it with other colours in a region, and the region."""
     region = torch.zeros(32, 32, dtype=torch.bool)
     region[4:14, 2:16] = True
-    source = to_8_bit(make_picture(seed=1))
+    source = to_8_bit(make_image(seed=1))
     edited = to_8_bit((source + 0.03 * torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(0))).clamp(0, 1))
     edited[:, region] = edited.flip(0)[:, region]
     return source, edited, region
 
 
-def to_8_bit(picture: torch.Tensor) -> torch.Tensor:
-    return (picture * 255).round() / 255
+def to_8_bit(image: torch.Tensor) -> torch.Tensor:
+    return (image * 255).round() / 255
 
 
 @torch.no_grad()
-def vit_directly(folder: Path, picture: torch.Tensor, white: float = 1) -> tuple[torch.Tensor, torch.Tensor]:
+def vit_directly(folder: Path, image: torch.Tensor, white: float = 1) -> tuple[torch.Tensor, torch.Tensor]:
     """Last keys, computed from the last block's input, and the CLS feature."""
     network = ViTModel.from_pretrained(folder / "vit").eval()
     mean, std = (torch.tensor(v)[:, None, None] for v in (MEAN, STD))
-    out = network((white * picture[None] - mean) / std, output_hidden_states=True)
+    out = network((white * image[None] - mean) / std, output_hidden_states=True)
     last = network.layers[-1]
     return last.attention.k_proj(last.layernorm_before(out.hidden_states[-2]))[0], out.last_hidden_state[0, 0]
 
@@ -108,10 +108,10 @@ def distance_directly(keys: torch.Tensor, others: torch.Tensor) -> float:
 
 
 @torch.no_grad()
-def clip_directly(folder: Path, picture: torch.Tensor, prompt: str) -> float:
+def clip_directly(folder: Path, image: torch.Tensor, prompt: str) -> float:
     """From transformers' own similarity, exp(s) cos."""
     network, processor = (kind.from_pretrained(folder / "clip") for kind in (CLIPModel, CLIPProcessor))
-    image = Image.fromarray((picture * 255).round().byte().movedim(0, -1).numpy())
+    image = Image.fromarray((image * 255).round().byte().movedim(0, -1).numpy())
     out = network.eval()(**processor(text=[prompt], images=image, return_tensors="pt"))
     return 100 * max(0.0, (out.logits_per_image / network.logit_scale.exp()).item())
 
@@ -119,26 +119,26 @@ def clip_directly(folder: Path, picture: torch.Tensor, prompt: str) -> float:
 class TestOthers:
     """A CLIP and a ViT from folders."""
 
-    def test_structure_and_dino(self, folder, by_others, pictures):
-        source, edited, _ = pictures
-        (keys, one), (others, other) = (vit_directly(folder, picture) for picture in (source, edited))
+    def test_structure_and_dino(self, folder, by_others, images):
+        source, edited, _ = images
+        (keys, one), (others, other) = (vit_directly(folder, image) for image in (source, edited))
         assert keys.shape == (17, 32)
         scores = by_others.score(source, edited, PROMPT)
         assert scores["structure_distance"] == pytest.approx(distance_directly(keys, others), rel=1e-4)
         assert scores["structure_distance"] > 1e-3
         assert scores["dino_similarity"] == pytest.approx(torch.cosine_similarity(one, other, dim=0).item(), abs=1e-5)
 
-    def test_the_range_that_the_vit_sees(self, folder, by_others, pictures):
-        source, edited, _ = pictures
+    def test_the_range_that_the_vit_sees(self, folder, by_others, images):
+        source, edited, _ = images
         wide = Measures(MeasureSettings(vit=str(folder / "vit"), vit_range=255)).score(source, edited, PROMPT)
-        keys, others = (vit_directly(folder, picture, white=255)[0] for picture in (source, edited))
+        keys, others = (vit_directly(folder, image, white=255)[0] for image in (source, edited))
         assert wide["structure_distance"] == pytest.approx(distance_directly(keys, others), rel=1e-4)
         usual = by_others.score(source, edited, PROMPT)
         assert wide["structure_distance"] != pytest.approx(usual["structure_distance"], rel=0.1)
 
     @pytest.mark.parametrize("prompt", [PROMPT, "a dog", "a dog and a dog and a dog"])
-    def test_clip(self, folder, by_others, pictures, prompt):
-        source, edited, region = pictures
+    def test_clip(self, folder, by_others, images, prompt):
+        source, edited, region = images
         scores = by_others.score(source, edited, prompt, region)
         assert scores["clip_target"] == pytest.approx(clip_directly(folder, edited, prompt), abs=1e-3)
         part = edited * with_border(region)
@@ -150,16 +150,16 @@ class TestOthers:
         found = [by_others.score(image, image, text)["clip_target"] for image in noise for text in ("a dog", PROMPT)]
         assert min(found) == 0 < max(found)
 
-    def test_a_prompt_beyond_the_text_encoder(self, by_others, pictures):
-        source, edited, _ = pictures
+    def test_a_prompt_beyond_the_text_encoder(self, by_others, images):
+        source, edited, _ = images
         assert by_others.score(source, edited, "a dog " * 40)["clip_target"] is not None
 
     def test_another_size_and_shape(self, by_others):
-        scores = by_others.score(make_picture(64)[:, :40], make_picture(64, seed=1)[:, :40], PROMPT)
+        scores = by_others.score(make_image(64)[:, :40], make_image(64, seed=1)[:, :40], PROMPT)
         assert scores["structure_distance"] > 0
 
-    def test_the_judge_is_not_asked(self, by_others, pictures):
-        assert by_others.score(*pictures[:2], "a red cat")["success"] is None
+    def test_the_judge_is_not_asked(self, by_others, images):
+        assert by_others.score(*images[:2], "a red cat")["success"] is None
 
     def test_the_hook_goes_even_after_an_error(self, by_others):
         with pytest.raises(RuntimeError):
@@ -171,11 +171,11 @@ class TestJudge:
     """The networks inside the package."""
 
     @torch.no_grad()
-    def test_clip(self, judge, by_judge, pictures):
-        source, edited, region = pictures
+    def test_clip(self, judge, by_judge, images):
+        source, edited, region = images
         scores = by_judge.score(source, edited, PROMPT, region)
-        for name, picture in (("clip_target", edited), ("clip_edited", edited * with_border(region))):
-            pixels = torch.nn.functional.interpolate(picture[None], (128, 128), mode="bilinear", antialias=True) * 2 - 1
+        for name, image in (("clip_target", edited), ("clip_edited", edited * with_border(region))):
+            pixels = torch.nn.functional.interpolate(image[None], (128, 128), mode="bilinear", antialias=True) * 2 - 1
             words = judge.tokenizer([PROMPT], return_tensors="pt")
             out = judge.clip(input_ids=words.input_ids, pixel_values=pixels)
             expected = (out.logits_per_image / judge.clip.logit_scale.exp()).item()
@@ -183,7 +183,7 @@ class TestJudge:
 
     @torch.no_grad()
     def test_structure_and_features(self, judge, by_judge):
-        source, edited = (make_picture(128, seed) for seed in (0, 1))
+        source, edited = (make_image(128, seed) for seed in (0, 1))
         tower = judge.clip.vision_model
         outs = [tower(pixel_values=2 * p[None] - 1, output_hidden_states=True) for p in (source, edited)]
         last = tower.encoder.layers[-1]
@@ -193,55 +193,55 @@ class TestJudge:
         cosine = torch.cosine_similarity(*(out.pooler_output[0] for out in outs), dim=0)
         assert scores["dino_similarity"] == pytest.approx(cosine.item(), abs=1e-5)
 
-    def test_success(self, by_judge, pictures, monkeypatch):
+    def test_success(self, by_judge, images, monkeypatch):
         said = {"a dog": True, "a red cat": False, "a bus": None}
         monkeypatch.setattr(by_judge.clip, "agrees", lambda images, prompts: [said[prompt] for prompt in prompts])
-        found = [by_judge.score(*pictures[:2], prompt)["success"] for prompt in said]
+        found = [by_judge.score(*images[:2], prompt)["success"] for prompt in said]
         assert found == [1.0, 0.0, None]
 
-    def test_autocast_changes_nothing(self, by_judge, pictures):
-        exact = by_judge.score(*pictures[:2], PROMPT, pictures[2])
+    def test_autocast_changes_nothing(self, by_judge, images):
+        exact = by_judge.score(*images[:2], PROMPT, images[2])
         with torch.autocast("cpu", torch.bfloat16):
-            assert by_judge.score(*pictures[:2], PROMPT, pictures[2]) == exact
+            assert by_judge.score(*images[:2], PROMPT, images[2]) == exact
 
 
 class TestBackground:
     """What lies outside the region."""
 
-    def test_values(self, by_judge, pictures):
-        source, edited, region = pictures
+    def test_values(self, by_judge, images):
+        source, edited, region = images
         scores = by_judge.score(source, edited, PROMPT, region)
         assert list(scores) == NAMES
         framed = with_border(region)
         for name, measure in (("psnr", background_psnr), ("mse", background_mse), ("ssim", background_ssim)):
             assert scores[f"background_{name}"] == pytest.approx(measure(edited, source, framed).item())
 
-    def test_the_frame_is_left_out(self, by_judge, pictures):
-        source, _, region = pictures
+    def test_the_frame_is_left_out(self, by_judge, images):
+        source, _, region = images
         edited = source.clone()
         edited[:, 0], edited[:, :, -1] = 0, 1
         assert by_judge.score(source, edited, PROMPT, region)["background_mse"] == 0
 
-    def test_none_without_a_region(self, by_judge, pictures):
-        scores = by_judge.score(*pictures[:2], PROMPT)
+    def test_none_without_a_region(self, by_judge, images):
+        scores = by_judge.score(*images[:2], PROMPT)
         assert {name for name in NAMES if scores[name] is None} == {*NAMES[1:4], "clip_edited"}
 
-    def test_none_where_all_is_edited(self, by_judge, pictures):
-        scores = by_judge.score(*pictures[:2], PROMPT, torch.ones(32, 32, dtype=torch.bool))
+    def test_none_where_all_is_edited(self, by_judge, images):
+        scores = by_judge.score(*images[:2], PROMPT, torch.ones(32, 32, dtype=torch.bool))
         assert {name for name in NAMES if scores[name] is None} == set(NAMES[1:4])
         assert scores["clip_edited"] == pytest.approx(scores["clip_target"])
 
-    def test_lpips_where_asked_for(self, pictures, monkeypatch):
+    def test_lpips_where_asked_for(self, images, monkeypatch):
         monkeypatch.setattr(metrics, "find_spec", lambda name: name)
         monkeypatch.setattr(metrics, "learned_perceptual_image_patch_similarity", lambda *_, **__: torch.tensor(0.25))
         measures = Measures(MeasureSettings(lpips=True))
-        scores = measures.score(*pictures[:2], PROMPT, pictures[2])
+        scores = measures.score(*images[:2], PROMPT, images[2])
         assert list(scores) == [*NAMES[:4], "background_lpips", *NAMES[4:]] and scores["background_lpips"] == 0.25
-        assert measures.score(*pictures[:2], PROMPT)["background_lpips"] is None
+        assert measures.score(*images[:2], PROMPT)["background_lpips"] is None
 
 
 class TestRegion:
-    """Where an edit changes the picture."""
+    """Where an edit changes the image."""
 
     def test_the_data_says_it(self, sample, tiny):
         region = torch.rand(32, 32) > 0.5
@@ -306,6 +306,6 @@ class TestRefusals:
             Measures(MeasureSettings(vit="nobody/nothing"))
 
 
-def test_pictures_are_prepared_without_torchvision(folder, by_others):
+def test_images_are_prepared_without_torchvision(folder, by_others):
     assert type(by_others.clip.processor.image_processor) is CLIPImageProcessorPil
     assert isinstance(by_others.vit, measures_file.ViT) and np.allclose(by_others.vit.mean.flatten(), MEAN)

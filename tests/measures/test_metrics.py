@@ -6,7 +6,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
-from conftest import make_picture
+from conftest import make_image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from locinv_pl import metrics
@@ -50,13 +50,13 @@ def test_iou_of_nothing():
 
 def test_metric_is_the_mean_over_nouns():
     generator = torch.Generator().manual_seed(0)
-    pictures = [
+    images = [
         (torch.rand(k, 4, 4, generator=generator), torch.rand(k, 8, 8, generator=generator) > 0.5) for k in (1, 3)
     ]
     metric = AttentionIoU()
-    for maps, masks in pictures:
+    for maps, masks in images:
         metric.update(maps, masks)
-    every = torch.cat([attention_iou(*picture) for picture in pictures])
+    every = torch.cat([attention_iou(*image) for image in images])
     assert metric.compute().item() == pytest.approx(every.mean().item())
 
 
@@ -73,7 +73,7 @@ def skimage_ssim(a: np.ndarray, b: np.ndarray) -> float:
 
 @pytest.mark.parametrize("size", [(32, 32), (24, 48), (11, 13)])
 def test_ssim_is_scikit_image_s(size: tuple[int, int]) -> None:
-    a = make_picture(64)[:, : size[0], : size[1]]
+    a = make_image(64)[:, : size[0], : size[1]]
     b = (a + 0.1 * torch.randn(a.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
     assert 0.05 < ssim(a, b).item() < 0.99
     assert ssim(a, b).item() == pytest.approx(skimage_ssim(a.numpy(), b.numpy()), abs=1e-5)
@@ -81,11 +81,11 @@ def test_ssim_is_scikit_image_s(size: tuple[int, int]) -> None:
 
 
 class TestBackground:
-    """Two pictures that differ everywhere, and a region in which one of them is upside down."""
+    """Two images that differ everywhere, and a region in which one of them is upside down."""
 
     region = torch.zeros(32, 32, dtype=torch.bool)
     region[5:20, 8:30] = True
-    source = make_picture(seed=3)
+    source = make_image(seed=3)
     edited = (source + 0.05 * torch.randn(source.shape, generator=torch.Generator().manual_seed(2))).clamp(0, 1)
     edited[:, region] = 1 - edited[:, region]
 
@@ -95,11 +95,11 @@ class TestBackground:
 
     def test_as_scikit_image_measures_the_products(self) -> None:
         edited, source = self.products()
-        pictures = (self.edited, self.source, self.region)
-        assert background_mse(*pictures).item() == pytest.approx(((edited - source) ** 2).mean(), rel=1e-5)
+        images = (self.edited, self.source, self.region)
+        assert background_mse(*images).item() == pytest.approx(((edited - source) ** 2).mean(), rel=1e-5)
         expected = peak_signal_noise_ratio(source, edited, data_range=1)
-        assert background_psnr(*pictures).item() == pytest.approx(expected, rel=1e-5)
-        assert background_ssim(*pictures).item() == pytest.approx(skimage_ssim(edited, source), abs=1e-5)
+        assert background_psnr(*images).item() == pytest.approx(expected, rel=1e-5)
+        assert background_ssim(*images).item() == pytest.approx(skimage_ssim(edited, source), abs=1e-5)
 
     def test_what_lies_in_the_region_does_not_count(self) -> None:
         changed = torch.where(self.region, torch.rand(3, 32, 32), self.edited)
@@ -115,8 +115,8 @@ class TestBackground:
     def test_lpips_gets_the_products(self, monkeypatch: pytest.MonkeyPatch) -> None:
         seen: list[Any] = []
 
-        def network(*pictures: torch.Tensor, **settings: Any) -> torch.Tensor:
-            seen.extend([pictures, settings])
+        def network(*images: torch.Tensor, **settings: Any) -> torch.Tensor:
+            seen.extend([images, settings])
             return torch.tensor(0.5)
 
         monkeypatch.setattr(metrics, "find_spec", lambda name: name)

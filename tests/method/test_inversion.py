@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import make_picture, make_two_objects
+from conftest import make_image, make_two_objects
 from straight_line import R, StraightLine, T
 
 from locinv_pl import InputError, Method, invert, load_method, reconstruct
@@ -101,8 +101,8 @@ def test_tokens_stop_below_the_thresholds_and_not_before(tiny, sample):
     assert records[0].token_steps.tolist() == [3]
 
 
-def test_a_batch_equals_its_pictures_one_by_one(tiny):
-    """Also when one of them stops early: a picture without nouns takes no token step at all."""
+def test_a_batch_equals_its_images_one_by_one(tiny):
+    """Also when one of them stops early: an image without nouns takes no token step at all."""
     samples = [make_two_objects(str(n), seed=n) for n in range(2)]
     samples.append(dataclasses.replace(samples[0], id="bare", nouns=(), adjectives=()))
     how = method(max_steps=4, lr=3e-2, null_max_steps=4)
@@ -119,7 +119,7 @@ def test_a_batch_equals_its_pictures_one_by_one(tiny):
     assert together[2].losses.isnan().all()
 
 
-def test_in_a_batch_too_a_picture_that_stops_stays_where_it_is(tiny):
+def test_in_a_batch_too_an_image_that_stops_stays_where_it_is(tiny):
     """Tokens and null text of the others go on; the gradient of one that has stopped is zero, its momentum isn't."""
     samples = [make_two_objects(str(n), seed=n) for n in range(3)]
     off, sim = LossTerm(0.0), LossTerm(1.0, 50.0, 0.55)
@@ -189,8 +189,8 @@ def test_reconstruction_from_the_file_is_the_inversion_s_own(tiny, sample, tmp_p
     task, records = run(tiny, [sample], how)
     (inversion,) = collect(task, records)
     inversion.save(tmp_path / "x.safetensors")
-    picture = reconstruct(tiny, [type(inversion).load(tmp_path / "x.safetensors")])
-    torch.testing.assert_close(picture, tiny.decode(records[-1].latent), rtol=1e-3, atol=1e-3)
+    image = reconstruct(tiny, [type(inversion).load(tmp_path / "x.safetensors")])
+    torch.testing.assert_close(image, tiny.decode(records[-1].latent), rtol=1e-3, atol=1e-3)
 
 
 def test_reconstruction_refuses_another_backbone(tiny, sample):
@@ -206,8 +206,8 @@ def test_box_priors_are_another_S_and_nothing_else(tiny):
     mask = torch.zeros(32, 32)
     mask[4:16, 8:20] = 1
     common = {"method": method(max_steps=2), "num_steps": 3, "resolution": R}
-    a = invert(tiny, make_picture(), "a cat on grass", {"cat": mask}, **common)
-    b = invert(tiny, make_picture(), "a cat on grass", {"cat": (8, 4, 12, 12)}, **common)
+    a = invert(tiny, make_image(), "a cat on grass", {"cat": mask}, **common)
+    b = invert(tiny, make_image(), "a cat on grass", {"cat": (8, 4, 12, 12)}, **common)
     assert torch.equal(a.latent, b.latent) and torch.equal(a.priors, b.priors)
 
 
@@ -238,8 +238,8 @@ def test_presets_by_name_and_on_step(tiny, sample):
         ({"priors": {"bird": torch.ones(32, 32)}}, "'bird' is not in the prompt"),
         ({"nouns": ["cat", "dog"]}, "'dog' has no prior"),
         ({"priors": {"cat": torch.zeros(32, 32)}}, "prior is empty"),
-        ({"priors": {"cat": torch.ones(16, 16)}}, "prior is 16x16 but the picture is 32x32"),
-        ({"priors": {"cat": (20, 20, 30, 5)}}, "outside the picture of 32x32"),
+        ({"priors": {"cat": torch.ones(16, 16)}}, "prior is 16x16 but the image is 32x32"),
+        ({"priors": {"cat": (20, 20, 30, 5)}}, "outside the image of 32x32"),
         ({"priors": {"cat": [torch.ones(32, 32)] * 2}}, "1 times in the prompt and has 2 priors"),
         ({"prompt": "a cat " + "dog " * 20}, "has 24 tokens"),
         ({"adjectives": [("blue", "cat")]}, "'blue' is not in the prompt"),
@@ -251,7 +251,7 @@ def test_presets_by_name_and_on_step(tiny, sample):
     ],
 )
 def test_bad_input_is_one_clear_line(tiny, changes, message):
-    arguments = {"image": make_picture(), "prompt": "a cat and a dog", "priors": {"cat": torch.ones(32, 32)}}
+    arguments = {"image": make_image(), "prompt": "a cat and a dog", "priors": {"cat": torch.ones(32, 32)}}
     arguments |= {"method": "ddim", "num_steps": 1, "resolution": R} | changes
     with pytest.raises(InputError, match=message) as error:
         invert(tiny, **arguments)

@@ -8,7 +8,7 @@ import huggingface_hub
 import pytest
 import torch
 import transformers
-from conftest import LENGTH, make_picture, write_tiny_model
+from conftest import LENGTH, make_image, write_tiny_model
 from diffusers import DDIMScheduler, PNDMScheduler
 from safetensors.torch import load_file
 
@@ -74,7 +74,7 @@ class TestLoading:
         assert {p.dtype for net in networks for p in net.parameters()} == {kind}
         z, context = random_inputs(1)
         eps = backbone.predict_noise(z, torch.tensor(500), torch.tensor(0.5), context)
-        assert eps.dtype == backbone.encode(make_picture()[None]).dtype == torch.float32
+        assert eps.dtype == backbone.encode(make_image()[None]).dtype == torch.float32
         assert eps.isfinite().all()
 
     @pytest.mark.parametrize("dtype", ["foo", "int64", "Tensor"])
@@ -182,11 +182,11 @@ class TestRefusals:
         assert "hub can't be reached; download the model and give its folder" in self.message("nobody/nothing")
 
 
-class TestPictures:
+class TestImages:
     """Encoding and decoding."""
 
     def test_encode_is_the_scaled_posterior_mean(self, tiny):
-        x = torch.stack([make_picture(seed=n) for n in range(2)])
+        x = torch.stack([make_image(seed=n) for n in range(2)])
         with torch.no_grad():
             expected = tiny.vae.encode(2 * x - 1).latent_dist.mean * 0.5
         assert tiny.encode(x).shape == (2, 4, 16, 16)
@@ -204,8 +204,8 @@ class TestPictures:
         assert z.shape == (1, 4, 24, 16)
         assert tiny.decode(z).shape == (1, 3, 48, 32)
 
-    def test_the_embedded_model_knows_pictures(self, embedded):
-        x = make_picture(128)[None]
+    def test_the_embedded_model_knows_images(self, embedded):
+        x = make_image(128)[None]
         error = embedded.decode(embedded.encode(x)) - x
         assert error.square().mean() < 0.3 * x.var()
 

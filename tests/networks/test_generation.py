@@ -1,4 +1,4 @@
-"""Pictures from text: as diffusers' own pipeline makes them."""
+"""Images from text: as diffusers' own pipeline makes them."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ def noise(backbone, n: int, seed: int) -> torch.Tensor:
     return torch.randn(4, side, side, generator=torch.Generator().manual_seed(seed + n))
 
 
-def test_pictures_are_those_of_diffusers_pipeline(tiny):
+def test_images_are_those_of_diffusers_pipeline(tiny):
     pipeline = StableDiffusionPipeline(
         vae=tiny.vae,
         text_encoder=tiny.text_encoder,
@@ -38,6 +38,6 @@ def test_batches_change_nothing(tiny, batch_size):
     assert torch.allclose(generate(tiny, prompts, num_steps=3, batch_size=batch_size), together, atol=1e-5)
 
 
-def test_another_seed_is_another_picture(tiny):
+def test_another_seed_is_another_image(tiny):
     one, other = (generate(tiny, ["a cat"], num_steps=2, seed=seed) for seed in (0, 1))
     assert not torch.allclose(one, other)

@@ -1,4 +1,4 @@
-"""Pictures that aren't square, and pictures that can't be opened, through a whole run."""
+"""Images that aren't square, and images that can't be opened, through a whole run."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ SIZES = {"wide": (120, 60), "square": (64, 64), "wide2": (128, 64), "tall": (60,
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Five pictures, the last of them truncated."""
+def images(tmp_path: Path) -> Path:
+    """Five images, the last of them truncated."""
     root = tmp_path / "mine"
     root.mkdir()
     rows = []
@@ -66,40 +66,40 @@ def run(tiny_folder: Path, root: Path, output: Path, resolution: int = 16, **opt
     return RunFolder(output)
 
 
-def test_native_shapes_in_one_run(tiny_folder: Path, pictures: Path, tmp_path: Path, capsys: Any) -> None:
-    folder = run(tiny_folder, pictures, tmp_path / "run", fit="native", on_error="skip")
+def test_native_shapes_in_one_run(tiny_folder: Path, images: Path, tmp_path: Path, capsys: Any) -> None:
+    folder = run(tiny_folder, images, tmp_path / "run", fit="native", on_error="skip")
     found = {name: Inversion.load(folder.inversion_path(name)) for name in SIZES if name != "cut"}
     grids = {name: tuple(inversion.maps.shape[-2:]) for name, inversion in found.items()}
     assert grids == {"wide": (16, 32), "square": (16, 16), "wide2": (16, 32), "tall": (32, 16)}
     for name, inversion in found.items():
         assert inversion.priors.shape == inversion.maps.shape[1:], name
-        with Image.open(folder.image_path("reconstructions", name)) as picture:
-            assert picture.size == tuple(8 * n // 2 for n in grids[name][::-1])
+        with Image.open(folder.image_path("reconstructions", name)) as image:
+            assert image.size == tuple(8 * n // 2 for n in grids[name][::-1])
     pair = reconstruct(LocInvModule(str(tiny_folder)).backbone, [found["wide"], found["wide2"]])
     assert pair.shape == (2, 3, 64, 128)
 
 
-def test_a_damaged_picture_is_skipped_and_recorded(
-    tiny_folder: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_damaged_image_is_skipped_and_recorded(
+    tiny_folder: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = run(tiny_folder, pictures, tmp_path / "run", on_error="skip")
+    folder = run(tiny_folder, images, tmp_path / "run", on_error="skip")
     assert [score["id"] for score in folder.scores()] == sorted(name for name in SIZES if name != "cut")
     record = read_json(folder.root / "skipped/cut.json")
-    assert record["id"] == "cut" and "cut.png: cannot be read as a picture" in record["problem"]
+    assert record["id"] == "cut" and "cut.png: cannot be read as an image" in record["problem"]
     assert "skipped cut: " in capsys.readouterr().err
-    again = run(tiny_folder, pictures, tmp_path / "run", on_error="skip")
+    again = run(tiny_folder, images, tmp_path / "run", on_error="skip")
     assert len(again.scores()) == 4
 
 
-def test_a_damaged_picture_stops_the_run_and_loses_nothing(tiny_folder: Path, pictures: Path, tmp_path: Path) -> None:
+def test_a_damaged_image_stops_the_run_and_loses_nothing(tiny_folder: Path, images: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cut.png: cannot be read"):
-        run(tiny_folder, pictures, tmp_path / "run")
+        run(tiny_folder, images, tmp_path / "run")
     assert len(RunFolder(tmp_path / "run").scores()) == 4
 
 
 @pytest.mark.parametrize("options", [{"num_workers": 2}, {"fit": "pad"}])
-def test_workers_and_padding(options: dict[str, Any], tiny_folder: Path, pictures: Path, tmp_path: Path) -> None:
-    folder = run(tiny_folder, pictures, tmp_path / "run", on_error="skip", **options)
+def test_workers_and_padding(options: dict[str, Any], tiny_folder: Path, images: Path, tmp_path: Path) -> None:
+    folder = run(tiny_folder, images, tmp_path / "run", on_error="skip", **options)
     assert len(folder.scores()) == 4
 
 
@@ -110,14 +110,14 @@ def test_batches_hold_one_size_each_in_order() -> None:
 
 
 def test_any_cell_that_is_touched_counts_with_the_authors_rule(tiny: Any) -> None:
-    from conftest import make_picture
+    from conftest import make_image
 
     from locinv_pl.api import make_sample
     from locinv_pl.method.task import prepare
 
     mask = torch.zeros(32, 32)
     mask[0, 0] = 1
-    sample = make_sample(make_picture(), "a cat", {"cat": mask})
+    sample = make_sample(make_image(), "a cat", {"cat": mask})
     soft, hard = (
         prepare(tiny, [sample], Method(tokens=TokenPolicy(rasterize=rule)), 1, 8).priors  # type: ignore[arg-type]
         for rule in ("area", "any")

@@ -20,7 +20,7 @@ from locinv_pl.measures.judge import load_judge
 from locinv_pl.networks.backbone import load_backbone
 from locinv_pl.networks.generation import generate
 from locinv_pl.networks.sd3 import load_flow_model
-from locinv_pl.pretrain.batches import Batches, pictures, rows
+from locinv_pl.pretrain.batches import Batches, rows
 from locinv_pl.pretrain.clip import ClipModule, build_clip, text_config
 from locinv_pl.pretrain.corpus import CELL, draw_corpus, label_grids
 from locinv_pl.pretrain.diffusion import DiffusionModule, build_unet
@@ -73,7 +73,7 @@ def test_a_training_is_as_far_as_its_steps_or_its_minutes(monkeypatch):
 
 def test_batches_take_the_same_rows_of_all_columns():
     images = np.arange(5 * 2 * 2 * 3, dtype=np.uint8).reshape(5, 2, 2, 3)
-    batch, labels = next(iter(Batches(5, (pictures(images), rows(np.arange(5))), 64, seed=3)))
+    batch, labels = next(iter(Batches(5, (images(images), rows(np.arange(5))), 64, seed=3)))
     assert batch.shape == (64, 3, 2, 2) and set(labels.tolist()) == {0, 1, 2, 3, 4}
     expected = torch.from_numpy(images).permute(0, 3, 1, 2)[labels] / 255
     assert torch.equal(batch, expected)
@@ -117,11 +117,11 @@ def test_cells_belong_to_the_object_that_covers_most_of_them():
 
 def test_corpus_is_drawn_once_and_anew_for_other_settings(tmp_path):
     corpus = draw_corpus(tmp_path, 6, "a", 32, processes=1)
-    assert np.array_equal(corpus.pictures[3], np.asarray(draw_scene(random.Random("a/3"), 32).image))
+    assert np.array_equal(corpus.images[3], np.asarray(draw_scene(random.Random("a/3"), 32).image))
     assert corpus.captions[3] == draw_scene(random.Random("a/3"), 32).caption
-    stamp = (tmp_path / "pictures.npy").stat().st_mtime_ns
+    stamp = (tmp_path / "images.npy").stat().st_mtime_ns
     assert draw_corpus(tmp_path, 6, "a", 32).captions == corpus.captions
-    assert (tmp_path / "pictures.npy").stat().st_mtime_ns == stamp
+    assert (tmp_path / "images.npy").stat().st_mtime_ns == stamp
     assert draw_corpus(tmp_path, 6, "b", 32, processes=1).captions != corpus.captions
     threes = draw_corpus(tmp_path, 6, "b", 64, counts={3: 1.0}, processes=1)
     assert all(caption.count(" and ") == 2 for caption in threes.captions)
@@ -135,7 +135,7 @@ def test_what_is_gone_has_no_label(tmp_path):
     labelled, kept = np.asarray(whole.nouns) > 0, np.asarray(faulty.nouns) > 0
     assert not (kept & ~labelled).any()
     assert 0.05 < kept.sum() / labelled.sum() < 0.35  # a third of the objects is half there
-    assert not np.array_equal(whole.pictures, faulty.pictures)
+    assert not np.array_equal(whole.images, faulty.images)
 
 
 def make_diffusion(tokenizer, **settings) -> DiffusionModule:
@@ -218,7 +218,7 @@ def test_recognizer_learns_colours_from_objects_only(monkeypatch):
     assert module.training_step((images, nouns, colors), 0).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_worse_pictures_keep_their_shape_and_mean():
+def test_worse_images_keep_their_shape_and_mean():
     torch.manual_seed(0)
     images = torch.rand(8, 3, 32, 32)
     worse = worsen(images)
@@ -284,11 +284,11 @@ def pretrained(tmp_path_factory):
 
 def test_recipe_gives_a_model_and_a_judge(pretrained):
     backbone, judge = load_backbone(str(pretrained / "embedded")), load_judge(pretrained / "judge")
-    pictures = generate(backbone, ["a red cat", "a dog"], num_steps=2)
-    assert pictures.shape == (2, 3, 32, 32) and pictures.isfinite().all()
-    assert len(judge.see(pictures)) == 2
+    images = generate(backbone, ["a red cat", "a dog"], num_steps=2)
+    assert images.shape == (2, 3, 32, 32) and images.isfinite().all()
+    assert len(judge.see(images)) == 2
     assert judge.nouns == tuple(NOUNS) and judge.colors == tuple(COLORS)
-    assert judge.clip_score(pictures, ["a red cat", "a dog"]).shape == (2,)
+    assert judge.clip_score(images, ["a red cat", "a dog"]).shape == (2,)
     for model in ("embedded", "embedded_sd3"):
         assert json.loads((pretrained / model / "training.json").read_text()) == {"samples_seen": 16}
 

@@ -54,7 +54,7 @@ def same(one: Inversion, other: Inversion, **tolerance: float) -> None:
 
 
 class Small:
-    """A memory for few pictures: what is called with more raises; the sizes that fitted are kept."""
+    """A memory for few images: what is called with more raises; the sizes that fitted are kept."""
 
     def __init__(self, real: Callable[..., Any], room: int, size: Callable[..., int], error: RuntimeError):
         self.real, self.room, self.size, self.error = real, room, size, error
@@ -72,7 +72,7 @@ def small_steps(room: int, error: RuntimeError = ERRORS["cuda"]) -> Small:
 
 
 class TestHalving:
-    """The rule alone, on tuples of numbers in the place of pictures."""
+    """The rule alone, on tuples of numbers in the place of images."""
 
     @pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
     @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ class TestHalving:
 
 
 class TestMemory:
-    """Pictures whose memory runs out."""
+    """Images whose memory runs out."""
 
     @pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
     def test_halves_give_the_same_as_the_whole(
@@ -123,7 +123,7 @@ class TestMemory:
         assert steps.fitted == [1] * 4
 
     @pytest.mark.parametrize("stage", ["prepare", "invert_step", "collect"])
-    def test_one_picture_that_is_too_large_alone(
+    def test_one_image_that_is_too_large_alone(
         self, engine: Engine, monkeypatch: pytest.MonkeyPatch, stage: str
     ) -> None:
         def holds(*args: Any) -> int:
@@ -133,9 +133,9 @@ class TestMemory:
         monkeypatch.setattr(batch, stage, Small(getattr(batch, stage), 0, holds, ERRORS["cpu"]))
         done, failed = run(engine, make_samples(4))
         assert sorted(done) == ["p0", "p2", "p3"] and list(failed) == ["p1"]
-        assert str(failed["p1"]).startswith("image 'p1': out of memory with this picture alone; ")
+        assert str(failed["p1"]).startswith("image 'p1': out of memory with this image alone; ")
 
-    def test_a_picked_task_is_that_of_the_pictures(self, engine: Engine) -> None:
+    def test_a_picked_task_is_that_of_the_images(self, engine: Engine) -> None:
         one, two = make_samples(2)
         bare = replace(one, id="bare", nouns=(), adjectives=())
         part = begin(engine, [one, bare, two])[0][0]
@@ -148,7 +148,7 @@ class TestMemory:
 
 
 class Spoiled:
-    """Timesteps that go wrong for one picture."""
+    """Timesteps that go wrong for one image."""
 
     def __init__(self, id: str, field: str, value: float, i: int = 1, only: torch.dtype | None = None):
         self.id, self.field, self.value, self.i, self.only = id, field, value, i, only
@@ -178,7 +178,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Spoiled]]:
 
 
 class TestFinite:
-    """Pictures whose numbers stop being finite."""
+    """Images whose numbers stop being finite."""
 
     @pytest.mark.parametrize(
         ("field", "value"),
@@ -187,7 +187,7 @@ class TestFinite:
             *((field, torch.nan) for field in ("tokens", "null", "maps", "losses", "null_loss")),
         ],
     )
-    def test_in_fp32_the_picture_fails_alone(
+    def test_in_fp32_the_image_fails_alone(
         self, engine: Engine, spoil: Callable[..., Spoiled], field: str, value: float
     ) -> None:
         whole, _ = run(engine, make_samples(2))
@@ -256,7 +256,7 @@ class TestFinite:
 
 
 class TestRuns:
-    """Whole runs with one bad picture."""
+    """Whole runs with one bad image."""
 
     def test_skip(self, tiny_folder: Path, tmp_path: Path, spoil: Callable[..., Spoiled], capsys: Any) -> None:
         spoil("p0", "losses", torch.inf)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_pictures
+from conftest import write_images
 from processes import Run
 from runs import inversions
 
@@ -32,8 +32,8 @@ WORDS = """
 
 @pytest.fixture
 def command(tiny_folder: Path, tmp_path: Path) -> list[str]:
-    """A short run over pictures of one's own; its devices and its output are still to name."""
-    write_pictures(tmp_path / "mine", COUNT)
+    """A short run over images of one's own; its devices and its output are still to name."""
+    write_images(tmp_path / "mine", COUNT)
     return [*WORDS.split(), f"backbone={tiny_folder}", f"data.root={tmp_path / 'mine'}"]
 
 
@@ -50,7 +50,7 @@ def is_whole(root: Path, like: Path) -> None:
 
 
 def damage(draw: random.Random, root: Path) -> None:
-    """Spoil up to three of the run's files, its own and those of its pictures."""
+    """Spoil up to three of the run's files, its own and those of its images."""
     files = sorted(path for path in root.rglob("*") if path.is_file() and path.suffix in (".json", ".safetensors"))
     for path in draw.sample(files, min(len(files), draw.randint(1, 3))):
         content = bytearray(path.read_bytes())

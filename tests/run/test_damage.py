@@ -15,7 +15,7 @@ import pytest
 import torch
 from locinv_pl.callbacks.attention_maps import AttentionMapSheets
 from locinv_pl.callbacks.edits import EditSheets
-from locinv_pl.callbacks.pictures import tile_row
+from locinv_pl.callbacks.figures import tile_row
 from locinv_pl.callbacks.report import escape, write_report
 from PIL import Image
 from runs import T, inversions, make_samples, run_stage
@@ -57,7 +57,7 @@ def edited_samples() -> list[EditSample]:
 
 @pytest.fixture(scope="module")
 def made(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three pictures, inverted and edited, with drawings."""
+    """Three images, inverted and edited, with drawings."""
     root = tmp_path_factory.mktemp("made")
     plain = AttentionMapSheets(tensorboard_steps=0), EditSheets(tensorboard=False)
     run_stage(tiny_folder, root, samples=edited_samples(), callbacks=[plain[0]])
@@ -81,8 +81,8 @@ def stage(tiny_folder: Path, run: RunFolder) -> Callable[..., Any]:
 def content(root: Path) -> dict[str, Any]:
     """What a run has, apart from times."""
     scores = [{**score, "seconds": 0} for score in RunFolder(root).scores()]
-    pictures = {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*.png")}
-    alike = {name: content for name, content in pictures.items() if "sheet" not in name}  # those show times
+    images = {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*.png")}
+    alike = {name: content for name, content in images.items() if "sheet" not in name}  # those show times
     return {"inversions": inversions(root), "scores": scores, "pictures": alike}
 
 
@@ -146,7 +146,7 @@ class TestFit:
 
 
 class TestChangedData:
-    """What was made of another prompt, prior or picture."""
+    """What was made of another prompt, prior or image."""
 
     @pytest.mark.parametrize(
         "change",
@@ -251,7 +251,7 @@ class TestEdits:
         stage("predict")
         assert list_edits(run, "p0") == before
 
-    def test_all_damaged_pictures_are_named(self, run: RunFolder, stage: Callable[..., Any]) -> None:
+    def test_all_damaged_images_are_named(self, run: RunFolder, stage: Callable[..., Any]) -> None:
         for id, name, damage in (
             ("p0", "1-swap.png", flip),
             ("p1", "source.png", zero),
@@ -374,18 +374,18 @@ class TestForeign:
 
 
 class TestTrainersEnd:
-    """A part of the pictures isn't passed for all of them."""
+    """A part of the images isn't passed for all of them."""
 
     @pytest.mark.parametrize("options", [{"max_steps": 2}, {"limit_train_batches": 2}, {"fast_dev_run": True}], ids=str)
     def test_fit(self, tiny_folder: Path, tmp_path: Path, options: dict[str, Any]) -> None:
-        with pytest.raises(InputError, match="fit: 3 of 3 pictures are unfinished: max_steps"):
+        with pytest.raises(InputError, match="fit: 3 of 3 images are unfinished: max_steps"):
             run_stage(tiny_folder, tmp_path, **options)
         run_stage(tiny_folder, tmp_path)
 
     @pytest.mark.parametrize("name", ["validate", "predict", "test"])
     def test_others(self, stage: Callable[..., Any], name: str) -> None:
         options = {f"limit_{name.replace('validate', 'val')}_batches": 1}
-        with pytest.raises(InputError, match=f"{name}: some of 3 pictures are unfinished"):
+        with pytest.raises(InputError, match=f"{name}: some of 3 images are unfinished"):
             stage(name, **options)
         stage(name, **{key: 2 for key in options})
 
@@ -448,9 +448,9 @@ def test_what_results_depend_on_is_recorded_and_refused(
         stage("fit")
 
 
-def test_a_picture_is_measured_as_it_was(made: Path) -> None:
-    with Image.open(made / "edits/p0/1-swap.png") as picture:
-        assert np.asarray(picture).shape == (32, 32, 3) and json.loads(picture.info["edit"])["kind"] == "swap"
+def test_an_image_is_measured_as_it_was(made: Path) -> None:
+    with Image.open(made / "edits/p0/1-swap.png") as image:
+        assert np.asarray(image).shape == (32, 32, 3) and json.loads(image.info["edit"])["kind"] == "swap"
 
 
 def test_half_a_character_from_a_file_can_be_drawn() -> None:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import write_pictures
+from conftest import write_images
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from processes import MARKS, Run
 
@@ -25,9 +25,9 @@ SLURM = {"NTASKS": 1, "NTASKS_PER_NODE": 1, "NNODES": 1, "PROCID": 0, "LOCALID":
 
 @pytest.fixture(scope="module")
 def command(tiny_folder, tmp_path_factory) -> list[str]:
-    """A short run over four pictures; its devices and its output are still to name."""
+    """A short run over four images; its devices and its output are still to name."""
     root = tmp_path_factory.mktemp("data") / "pictures"
-    write_pictures(root, COUNT)
+    write_images(root, COUNT)
     return [
         "data=folder",
         f"data.root={root}",
@@ -45,7 +45,7 @@ def command(tiny_folder, tmp_path_factory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def undisturbed(command, tmp_path_factory) -> dict[str, bytes]:
-    """What one process makes of the pictures."""
+    """What one process makes of the images."""
     root = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["train.py"])
@@ -100,7 +100,7 @@ def succeed(*processes: subprocess.Popen) -> None:
 
 
 def is_whole(root: Path, expected: dict[str, bytes]) -> None:
-    """The run has every picture once, bit for bit, sums them up and leaves nothing behind."""
+    """The run has every image once, bit for bit, sums them up and leaves nothing behind."""
     assert inversions(root) == expected
     assert [image["id"] for image in read_json(root / "summary.json")["images"]] == IDS
     assert not list((root / "running").iterdir())

@@ -30,13 +30,13 @@ def test_every_batch_comes_timestep_by_timestep():
     ]
 
 
-def test_finished_pictures_are_left_out():
+def test_finished_images_are_left_out():
     finished = {"p0", "p2", "p3"}
     found = loader(local_queue(), num_steps=1, pending=lambda ids: [id for id in ids if id not in finished])
     assert [samples for samples, _ in steps(found)] == [("P1",), ("P4", "P5"), ("P6",)]
 
 
-def test_pictures_are_opened_once_and_at_first_use():
+def test_images_are_opened_once_and_at_first_use():
     opened = []
 
     class Samples(list):
@@ -87,7 +87,7 @@ class Damaged(list):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_picture_that_cannot_be_opened_raises_at_first_use(num_workers):
+def test_an_image_that_cannot_be_opened_raises_at_first_use(num_workers):
     items = list(loader(local_queue(), num_steps=1, samples=Damaged(), num_workers=num_workers))
     assert items[0].samples == ("P0", "P1") and items[2].samples == ("P4", "P5")
     with pytest.raises(InputError, match="p2: truncated"):

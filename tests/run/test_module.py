@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_picture
+from conftest import make_image
 from lightning.pytorch import Callback, Trainer
 from locinv_pl.callbacks.attention_iou import AttentionIoUCurves
 from locinv_pl.callbacks.attention_maps import AttentionMapSheets
@@ -50,7 +50,7 @@ def run_fit(tiny_folder) -> Callable[..., tuple[Trainer, LocInvModule]]:
 
 @pytest.fixture(scope="module")
 def done(run_fit, tmp_path_factory) -> tuple[Path, Trainer, LocInvModule]:
-    """An undisturbed run of three pictures, with all callbacks."""
+    """An undisturbed run of three images, with all callbacks."""
     root = tmp_path_factory.mktemp("done")
     trainer, module = run_fit(root, callbacks=[AttentionIoUCurves(), AttentionMapSheets()])
     return root, trainer, module
@@ -63,7 +63,7 @@ def times(root: Path) -> dict[str, int]:
 class TestUndisturbed:
     """A run from beginning to end."""
 
-    def test_every_picture_has_its_files(self, done):
+    def test_every_image_has_its_files(self, done):
         root, *_ = done
         assert sorted(p.name for p in (root / "inversions").iterdir()) == sorted(
             f"{id}.{kind}" for id in IDS for kind in ("json", "safetensors")
@@ -73,7 +73,7 @@ class TestUndisturbed:
         assert not list((root / "running").iterdir())
         assert not list(root.rglob("*.tmp"))
 
-    def test_the_inversions_are_of_the_pictures(self, done):
+    def test_the_inversions_are_of_the_images(self, done):
         root, *_ = done
         for sample in make_samples(3):
             inversion = Inversion.load(root / f"inversions/{sample.id}.safetensors")
@@ -147,12 +147,12 @@ class TestUndisturbed:
         assert module.state_dict() == {}
         assert list(module.parameters()) == []
 
-    def test_drawings_are_pictures(self, done):
+    def test_drawings_are_images(self, done):
         root, *_ = done
         for path in root.rglob("*.png"):
-            with Image.open(path) as picture:
-                picture.load()
-                assert len(picture.convert("RGB").getcolors(10**6)) > 10, path
+            with Image.open(path) as image:
+                image.load()
+                assert len(image.convert("RGB").getcolors(10**6)) > 10, path
         strips = [Image.open(root / f"strips/{id}.png") for id in IDS]
         with Image.open(root / "contact_sheet.png") as contact:
             assert contact.size == (strips[0].width, sum(strip.height for strip in strips))
@@ -160,8 +160,8 @@ class TestUndisturbed:
     def test_the_reconstruction_on_disk_has_the_psnr_of_the_summary(self, done):
         root, *_ = done
         for sample, scores in zip(make_samples(3), RunFolder(root).scores(), strict=True):
-            with Image.open(root / f"reconstructions/{sample.id}.png") as picture:
-                pixels = torch.tensor(list(picture.getdata())).view(32, 32, 3).movedim(-1, 0) / 255
+            with Image.open(root / f"reconstructions/{sample.id}.png") as image:
+                pixels = torch.tensor(list(image.getdata())).view(32, 32, 3).movedim(-1, 0) / 255
             error = (pixels - sample.image).square().mean().item()
             assert -10 * math.log10(error) == pytest.approx(scores["psnr"], abs=0.1)
 
@@ -177,8 +177,8 @@ class TestUndisturbed:
         for tag in tags["scalars"]:
             assert [event.step for event in events.Scalars(tag)] == list(range(T))
         maps = [f"{kind}/{noun}" for kind in ("ddim", "maps", "prior") for noun in ("1_cat", "2_dog")]
-        pictures = ["picture/1_original_and_priors", "picture/2_reconstruction"]
-        assert sorted(tags["images"]) == sorted(maps + pictures)
+        images = ["picture/1_original_and_priors", "picture/2_reconstruction"]
+        assert sorted(tags["images"]) == sorted(maps + images)
         assert len(events.Images("maps/1_cat")) == T
         inversion = Inversion.load(root / "inversions/p1.safetensors")
         logged = [event.value for event in events.Scalars("similarity/loss")]
@@ -188,7 +188,7 @@ class TestUndisturbed:
 class TestAgain:
     """The same command once more."""
 
-    def test_finished_pictures_are_left_alone(self, done, run_fit, tmp_path):
+    def test_finished_images_are_left_alone(self, done, run_fit, tmp_path):
         root = Path(shutil.copytree(done[0], tmp_path / "run"))
         before, summary = times(root), (root / "summary.json").read_bytes()
         trainer, _ = run_fit(root)
@@ -196,7 +196,7 @@ class TestAgain:
         assert trainer.global_step == 0
         assert (root / "summary.json").read_bytes() == summary
 
-    def test_more_pictures_only_add(self, done, run_fit, tmp_path):
+    def test_more_images_only_add(self, done, run_fit, tmp_path):
         root = Path(shutil.copytree(done[0], tmp_path / "run"))
         before = times(root)
         run_fit(root, count=5, callbacks=[AttentionMapSheets()])
@@ -317,8 +317,8 @@ class TestOtherTrainers:
         assert f"image=p0, timestep={T}/{T}" in out + err
         assert "IoU=" in out + err
 
-    def test_a_picture_without_nouns(self, run_fit, tmp_path):
-        samples = [EditSample("bare", make_picture(), "a dog"), *make_samples(1)]
+    def test_an_image_without_nouns(self, run_fit, tmp_path):
+        samples = [EditSample("bare", make_image(), "a dog"), *make_samples(1)]
         run_fit(
             tmp_path,
             samples=samples,

@@ -1,4 +1,4 @@
-"""Jobs of an array: parts of the pictures that share a run's folder."""
+"""Jobs of an array: parts of the images that share a run's folder."""
 
 from pathlib import Path
 from typing import Any
@@ -27,5 +27,5 @@ def test_a_part_may_be_empty(tiny_folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shard", ["9/8", "0/8", "3", "3/", "/8", "-1/8", "a/b", "1/0", "", "1/2/3", "1.5/8"])
 def test_what_is_no_part_is_refused(shard: Any) -> None:
-    with pytest.raises(InputError, match=f"^data.shard={shard}: no part of the pictures; write K/N .* as 3/8$"):
+    with pytest.raises(InputError, match=f"^data.shard={shard}: no part of the images; write K/N .* as 3/8$"):
         Toy(make_samples(1), shard=shard)

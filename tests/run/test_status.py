@@ -26,7 +26,7 @@ def touch(path: Path, ago: float) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """Started an hour ago; 10 of 20 pictures done, 4 of them before that; one failed, two under way."""
+    """Started an hour ago; 10 of 20 images done, 4 of them before that; one failed, two under way."""
     folder = RunFolder(tmp_path / "run")
     write_json(folder.root / "settings.json", {**SETTINGS, "num_steps": 50})
     folder.announce(20)
@@ -83,14 +83,14 @@ def test_text(run: Path) -> None:
         "running  2  a/b 3/50  p12 1/50",
         "failed   1",
         "         image 'p10': torn",
-        "speed    6.0 pictures per hour since the last start, 1 h 30 min left",
+        "speed    6.0 images per hour since the last start, 1 h 30 min left",
     ]
     dead = to_text("run", status(run, NOW + 90000)).splitlines()
     assert dead[0] == "run: dead, last sign of life 1 d 1 h ago; run the same command to go on"
-    assert dead[-1] == "speed    6.0 pictures per hour since the last start"
+    assert dead[-1] == "speed    6.0 images per hour since the last start"
 
 
-def test_before_the_first_picture(tmp_path: Path) -> None:
+def test_before_the_first_image(tmp_path: Path) -> None:
     write_json(tmp_path / "settings.json", {**SETTINGS, "num_steps": 50})
     assert to_text("run", status(tmp_path)).splitlines()[1:] == ["done     0", "running  0", "failed   0", "speed    -"]
 
@@ -117,10 +117,10 @@ def test_the_command(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"{tmp_path}: finished, last sign of life ")
     assert lines[1:4] == ["done     3 of 3", "running  0", "failed   0"]
-    assert re.fullmatch(r"speed    \d+\.\d pictures per hour since the last start", lines[4])
+    assert re.fullmatch(r"speed    \d+\.\d images per hour since the last start", lines[4])
 
 
-def test_the_bar_counts_the_pictures_of_all_processes(
+def test_the_bar_counts_the_images_of_all_processes(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("locinv_pl.callbacks.progress.LOOK", 0.0)
@@ -128,7 +128,7 @@ def test_the_bar_counts_the_pictures_of_all_processes(
     folder.save_scores("skipped", "p9", {"id": "p9", "problem": "torn"})
 
     class Other(InversionProgress):
-        """Another process finishes pictures in the meantime."""
+        """Another process finishes images in the meantime."""
 
         def on_train_batch_end(self, *args: object) -> None:  # type: ignore[override]
             """One for every timestep."""

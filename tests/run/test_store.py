@@ -89,9 +89,9 @@ class TestClaim:
 
 
 class TestFinished:
-    """The scores are written last: they say that a picture is done."""
+    """The scores are written last: they say that an image is done."""
 
-    def test_inversion_and_scores_make_a_finished_picture(self, run):
+    def test_inversion_and_scores_make_a_finished_image(self, run):
         assert not run.is_marked("a")
         make_inversion("a").save(run.inversion_path("a"))
         assert not run.is_marked("a")
@@ -127,7 +127,7 @@ class TestPending:
     def test_a_fresh_batch_is_all_to_do(self, run):
         assert run.pending(["a", "b"]) == ["a", "b"]
 
-    def test_finished_pictures_are_skipped(self, run):
+    def test_finished_images_are_skipped(self, run):
         finish(run, "b")
         assert run.pending(["a", "b", "c"]) == ["a", "c"]
         finish(run, "a", "c")
@@ -139,7 +139,7 @@ class TestPending:
         make_inversion("a").save(run.inversion_path("a"))
         assert run.pending(["a", "b", "c"]) == ["a", "b", "c"]
 
-    def test_pictures_of_other_batches_that_are_finished_are_not_run_again(self, run):
+    def test_images_of_other_batches_that_are_finished_are_not_run_again(self, run):
         finish(run, "a")
         run.save_record(["b", "c"], 0, make_record())
         assert run.pending(["a", "b"]) == ["b"]
@@ -182,12 +182,12 @@ class TestRecords:
             there, here = getattr(loaded, field.name), getattr(written, field.name)
             torch.testing.assert_close(there, here, rtol=0, atol=0, equal_nan=True, msg=field.name)
 
-    def test_of_a_picture_are_its_own(self, run):
+    def test_of_an_image_are_its_own(self, run):
         run.save_record(["a", "b"], 0, make_record())
         assert torch.equal(run.load_records(["b"])[0].latent, make_record().latent[1:])
         assert torch.equal(run.load_records(["b", "a"])[0].latent, make_record().latent.flip(0))
 
-    def test_end_where_one_picture_has_no_more(self, run):
+    def test_end_where_one_image_has_no_more(self, run):
         run.save_record(["a", "b"], 0, make_record())
         run.save_record(["a"], 1, make_record(1).pick([0]))
         assert [len(run.load_records(ids)) for ids in (["a", "b"], ["b", "a"], ["a"], ["c"], ["a", "c"])] == [
@@ -210,7 +210,7 @@ class TestRecords:
         path.write_bytes(path.read_bytes()[:-1])
         assert len(run.load_records(["a", "b"])) == 1
 
-    def test_pictures_with_fewer_nouns_get_empty_maps(self, run):
+    def test_images_with_fewer_nouns_get_empty_maps(self, run):
         run.save_record(["a"], 0, make_record().pick([0]))
         one = make_record(1).pick([1])
         run.save_record(["b"], 0, replace(one, maps=one.maps[:, :1]))

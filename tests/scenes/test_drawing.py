@@ -23,7 +23,7 @@ from locinv_pl.scenes.words import all_words
 
 PHRASE = re.compile(rf"(an?) (?:({'|'.join(COLORS)}) )?({'|'.join(NOUNS)})")
 PLACE = re.compile(rf"(.*?)(?: (on|in) the ({'|'.join(BACKGROUNDS)}))?")
-# Captions, and digests of pictures, masks and the next random number.
+# Captions, and digests of images, masks and the next random number.
 PINNED = {
     "an orange ball and a blue cup in the water": "be37de4c0d1624f1",
     "a car and a dog on the sand": "043784a8c21d8343",
@@ -143,7 +143,7 @@ def test_the_number_of_objects_can_be_fixed(count: int) -> None:
         assert len(scene.objects) == count == len(parse(scene.caption)[0])
 
 
-def test_a_larger_picture_shows_the_same_scene_larger() -> None:
+def test_a_larger_image_shows_the_same_scene_larger() -> None:
     small, large = (draw_scene(random.Random(3), size) for size in (128, 512))
     assert large.image.size == (512, 512) and large.caption == small.caption
     shrunk = np.asarray(large.image.resize((128, 128), Image.Resampling.BOX), dtype=float)
@@ -202,8 +202,8 @@ def test_the_folder_is_coco_and_its_masks_boxes_and_areas_agree(folder: Path) ->
         assert isinstance(annotation["segmentation"]["counts"], str) and annotation["iscrowd"] == 0
         assert annotation["attributes"]["color"] in COLORS
     for image in coco.imgs.values():
-        with Image.open(folder / "images" / image["file_name"]) as picture:
-            assert picture.size == (image["width"], image["height"]) == (64, 64)
+        with Image.open(folder / "images" / image["file_name"]) as image:
+            assert image.size == (image["width"], image["height"]) == (64, 64)
 
 
 def test_captions_name_the_annotated_objects_in_order(folder: Path) -> None:

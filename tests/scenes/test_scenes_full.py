@@ -59,7 +59,7 @@ def around(mask: np.ndarray) -> np.ndarray:
     return np.any(shifts, axis=0)
 
 
-# --- pictures and masks ---
+# --- images and masks ---
 
 
 def test_a_scene_depends_on_its_rng_alone() -> None:
@@ -105,7 +105,7 @@ def test_objects_overlap_but_stay_visible() -> None:
 
 
 def test_masks_are_exactly_the_pixels_that_hide_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Light, "on", lambda self, picture: picture)
+    monkeypatch.setattr(Light, "on", lambda self, image: image)
 
     def on(value: int, seed: int) -> tuple[Scene, np.ndarray]:
         monkeypatch.setattr(full, "draw_backdrop", lambda rng, name, size: gray(size, value))

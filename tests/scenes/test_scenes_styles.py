@@ -75,9 +75,9 @@ def test_every_style_stays_inside_its_square_in_every_pose(style: Style) -> None
 
 @pytest.mark.parametrize("noun", FULL.nouns)
 def test_styles_of_a_noun_differ(noun: str) -> None:
-    pictures = [drawn(style, 60, (200, 60, 40)) for style in FULL.nouns[noun]]
-    for k, picture in enumerate(pictures):
-        assert all((picture != other).any(-1).mean() > 0.12 for other in pictures[:k])
+    images = [drawn(style, 60, (200, 60, 40)) for style in FULL.nouns[noun]]
+    for k, image in enumerate(images):
+        assert all((image != other).any(-1).mean() > 0.12 for other in images[:k])
 
 
 def test_outlines_grow_an_object_by_a_dark_line() -> None:
@@ -100,13 +100,13 @@ def test_paint_stays_paint() -> None:
 @pytest.mark.parametrize("noun", ["cat", "car", "cup", "couch", "apple"])
 @pytest.mark.parametrize("color", ["red", "white", "black", "yellow", "brown"])
 def test_materials_differ_from_paint_and_from_each_other(noun: str, color: str) -> None:
-    pictures = {material: sprite(noun, color=color, material=material) for material in ("", *MATERIALS)}
-    shape = pictures[""][:, :, 3] > 127
-    for material, picture in pictures.items():
-        assert ((picture[:, :, 3] > 127) == shape).all()
-        for other in pictures:
+    images = {material: sprite(noun, color=color, material=material) for material in ("", *MATERIALS)}
+    shape = images[""][:, :, 3] > 127
+    for material, image in images.items():
+        assert ((image[:, :, 3] > 127) == shape).all()
+        for other in images:
             if other != material:
-                difference = np.abs(picture - pictures[other])[shape][:, :3].mean()
+                difference = np.abs(image - images[other])[shape][:, :3].mean()
                 assert difference > 8, (material, other)
 
 
@@ -117,15 +117,15 @@ def test_wood_and_gold_replace_the_colour() -> None:
 
 
 def test_backgrounds_differ_and_vary() -> None:
-    pictures = {}
+    images = {}
     for name in FULL.backgrounds:
         backdrops = [draw_backdrop(random.Random(f"{name}/{seed}"), name, 64) for seed in range(8)]
         assert all((b.horizon is None) == (name == "sky") for b in backdrops)
         assert all(b.image.size == (64, 64) and b.image.mode == "RGB" for b in backdrops)
         assert len({b.image.tobytes() for b in backdrops}) == 8
-        pictures[name] = np.mean([np.asarray(b.image, dtype=float) for b in backdrops], axis=0)
+        images[name] = np.mean([np.asarray(b.image, dtype=float) for b in backdrops], axis=0)
         lower = [np.asarray(b.image, dtype=float)[32:] for b in backdrops]
-        assert min(picture.std((0, 1)).max() for picture in lower) > 2
-    for name, picture in pictures.items():
-        for other in pictures:
-            assert name == other or np.abs(picture - pictures[other]).mean() > 8, (name, other)
+        assert min(image.std((0, 1)).max() for image in lower) > 2
+    for name, image in images.items():
+        for other in images:
+            assert name == other or np.abs(image - images[other]).mean() > 8, (name, other)

@@ -27,7 +27,7 @@ def shown_steps(num_steps: int, count: int) -> list[int]:
 
 
 def sheet(result: Result, map_columns: int = 6) -> Figure:
-    """One picture's inversion on a page: pictures, curves, and every noun's maps over the timesteps."""
+    """One image's inversion on a page: images, curves, and every noun's maps over the timesteps."""
     sample, inversion, nouns = result.sample, result.inversion, result.sample.nouns
     columns = 3 + map_columns
     figure = Figure(figsize=(1.75 * columns, 2.6 + 2.0 * len(nouns)), layout="constrained")
@@ -61,7 +61,7 @@ def sheet(result: Result, map_columns: int = 6) -> Figure:
 
 
 def edit_sheet(result: EditResult) -> Figure:
-    """One picture's edits on a page: pictures, below them what changed, and every noun's mean maps."""
+    """One image's edits on a page: images, below them what changed, and every noun's mean maps."""
     sample, inversion = result.sample, result.inversion
     nouns = () if inversion is None else sample.nouns
     columns = max(2 + len(result.edits), 2 * len(nouns), 4)
@@ -80,8 +80,8 @@ def edit_sheet(result: EditResult) -> Figure:
     _draw_settings(figure.add_subplot(cells[1, 0]), result)
     _image(figure.add_subplot(cells[0, 1]), back, f"reconstruction {decibels:.1f} dB")
     _image(figure.add_subplot(cells[1, 1]), difference(back, source), "its difference × 4\nfrom the source")
-    for n, (edit, picture) in enumerate(zip(result.edits, result.pictures, strict=True), start=1):
-        edited, column = to_array(picture), n + 1
+    for n, (edit, image) in enumerate(zip(result.edits, result.images, strict=True), start=1):
+        edited, column = to_array(image), n + 1
         title = textwrap.fill(f"{n} {edit.kind}: “{edit.prompt}”", 34, max_lines=4, placeholder=" …")
         _image(figure.add_subplot(cells[0, column]), edited, title, weight="bold")
         changed = f"difference × 4\nof edit {n} from the reconstruction"
@@ -97,7 +97,7 @@ def edit_sheet(result: EditResult) -> Figure:
 
 
 def strip(result: Result, tile: int = 128) -> Image.Image:
-    """One picture's inversion on a line, for a contact sheet: picture, reconstruction, maps before and after."""
+    """One image's inversion on a line, for a contact sheet: image, reconstruction, maps before and after."""
     sample, inversion, scores = result.sample, result.inversion, result.scores
     tiles = [
         (sample.id, outline(sample.image, [n.prior for n in sample.nouns], side=2 * tile), ""),
@@ -111,7 +111,7 @@ def strip(result: Result, tile: int = 128) -> Image.Image:
 
 
 def tile_row(heading: str, tiles: Sequence[tuple[str, np.ndarray, str]], height: int = 128) -> Image.Image:
-    """Pictures on a line, as (title, picture, text): the titles above them, the texts wrapped below."""
+    """Images on a line, as (title, image, text): the titles above them, the texts wrapped below."""
     heading, tiles = printable(heading), [(printable(title), array, printable(text)) for title, array, text in tiles]
     font, line, gap = ImageFont.load_default(11), 16, 4
     widths = [max(1, round(height * array.shape[1] / array.shape[0])) for _, array, _ in tiles]
