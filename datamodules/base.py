@@ -54,7 +54,7 @@ class EditDataModule(LightningDataModule, ABC):
         pin_memory: bool = False,
         words: str = "dictionary",
         caption: Captions = "given",
-        models: FoundationModels = FoundationModels(),  # noqa: B008 (frozen)
+        models: FoundationModels = FoundationModels(),
         shard: str | None = None,
     ):
         super().__init__()

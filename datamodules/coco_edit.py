@@ -49,7 +49,7 @@ class CocoEditDataModule(EditDataModule):
         root: str,
         categories: str | list[str] = "all",
         num_images: int | None = None,
-        limits: Limits = Limits(),  # noqa: B008 (frozen)
+        limits: Limits = Limits(),
         swaps: dict[str, list[str]] | None = None,
         attributes: dict[str, list[str]] | None = None,
         manifest: str | None = None,

@@ -111,7 +111,7 @@ def _noun_row(mention: Mention) -> dict[str, Any]:
 
 
 def _as_text(mask: Any) -> dict[str, Any] | None:
-    """pycocotools gives run lengths as bytes."""
+    """Pycocotools gives run lengths as bytes."""
     if mask is None:
         return None
     counts = mask["counts"]

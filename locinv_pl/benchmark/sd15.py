@@ -19,7 +19,7 @@ NAME = "sd15-random"
 def random_sd15(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
-    tuning: Tuning = Tuning(),  # noqa: B008 (frozen)
+    tuning: Tuning = Tuning(),
     seed: int = 0,
 ) -> Backbone:
     """All networks of Stable Diffusion 1.5 at their real sizes, 1.07 billion random weights.

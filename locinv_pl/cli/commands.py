@@ -107,7 +107,7 @@ def edit(
     run: Path,
     image: str = "",
     prompt: str | list[str] = "",
-    edit: EditSettings = EditSettings(),  # noqa: B008 (frozen)
+    edit: EditSettings = EditSettings(),
     region: Path | None = None,
     device: str = "cpu",
 ) -> None:
@@ -142,7 +142,7 @@ def benchmark(
     batch_size: int = 4,
     device: str = "cpu",
     dtype: str = "float32",
-    tuning: Tuning = Tuning(),  # noqa: B008 (frozen)
+    tuning: Tuning = Tuning(),
     num_steps: int = 50,
     timesteps: int = 5,
     token_steps: int = 31,

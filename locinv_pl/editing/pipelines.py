@@ -341,7 +341,7 @@ class PromptToPrompt:
         self,
         backbone: Backbone,
         method: Method | str = "locinv",
-        settings: EditSettings = EditSettings(),  # noqa: B008 (frozen)
+        settings: EditSettings = EditSettings(),
         num_steps: int = 50,
         resolution: int = 16,
     ):

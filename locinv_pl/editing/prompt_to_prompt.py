@@ -119,7 +119,7 @@ def edit(
     backbone: Backbone,
     inversion: Inversion,
     prompts: str | Edit | Sequence[str | Edit],
-    settings: EditSettings = EditSettings(),  # noqa: B008 (frozen)
+    settings: EditSettings = EditSettings(),
     region: Tensor | None = None,
     with_source: bool = False,
     on_step: Callable[[], None] = nothing,

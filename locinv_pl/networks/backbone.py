@@ -50,7 +50,7 @@ class Backbone:
         tokenizer: Any,
         unet: Any,
         scheduler: Any,
-        tuning: Tuning = Tuning(),  # noqa: B008 (frozen)
+        tuning: Tuning = Tuning(),
     ):
         self.name, self.tuning = name, tuning
         self.vae, self.text_encoder, self.unet = vae, text_encoder, unet
@@ -315,7 +315,7 @@ def load_backbone(
     dtype: torch.dtype | str = torch.float32,
     device: torch.device | str = "cpu",
     variant: str | None = None,
-    tuning: Tuning = Tuning(),  # noqa: B008 (frozen)
+    tuning: Tuning = Tuning(),
     for_editors: bool = False,
 ) -> Backbone:
     """Load a Stable Diffusion 1.x/2.x model in diffusers' layout.

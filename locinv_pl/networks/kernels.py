@@ -35,7 +35,7 @@ def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float,
 
 
 def geglu(h: Tensor) -> Tensor:
-    """v · GELU(g) (Shazeer 2020) of h = (v, g) along the last dimension, (..., 2 F) to (..., F)."""
+    """V · GELU(g) (Shazeer 2020) of h = (v, g) along the last dimension, (..., 2 F) to (..., F)."""
     return _GEGLU.apply(h)
 
 
@@ -187,7 +187,7 @@ def _gradient_moments(x, dy, mean, rstd, weight, bias, out, HW, C, groups, ROWS:
 def _gradient(
     x, dy, mean, rstd, weight, bias, mean_u, mean_ux, dx, HW, C, groups, ROWS: tl.constexpr, SILU: tl.constexpr
 ):
-    """dx = (u - mean u - x̂ mean u x̂) / σ, means over the group."""
+    """Dx = (u - mean u - x̂ mean u x̂) / σ, means over the group."""
     channels, real, at = _tile(C, ROWS)
     u, standard, r = _to_standardized(x, dy, mean, rstd, weight, bias, HW, C, groups, ROWS, SILU)
     a = _of_groups(mean_u, channels, real, HW, C, groups, ROWS)
@@ -209,7 +209,7 @@ def _halves(h, rows, width, ROWS: tl.constexpr, COLS: tl.constexpr):
 
 @triton.jit
 def _geglu(h, out, rows, width, ROWS: tl.constexpr, COLS: tl.constexpr):
-    """v g Φ(g)."""
+    """V g Φ(g)."""
     to, at, real, v, g, phi = _halves(h, rows, width, ROWS, COLS)
     tl.store(out + to, v * g * phi, mask=real)
 

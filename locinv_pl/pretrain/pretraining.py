@@ -154,7 +154,8 @@ class Pretraining:
 
     def latents(self, stage: str) -> Tensor:
         """The means of the posteriors of a stage's VAE, of zero mean and unit variance, for every scene and its mirror
-        image: (2 N, C, h, w), half precision, kept on disk."""
+        image: (2 N, C, h, w), half precision, kept on disk.
+        """
         folder = (self.model if stage == "diffusion" else self.flow_model) / "vae"
         if not folder.is_dir():
             raise InputError(f"{folder}: not there yet; run the stage {'flow_' * (stage == 'flow')}vae first")

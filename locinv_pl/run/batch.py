@@ -79,7 +79,7 @@ def make_engine(
     num_steps: int,
     resolution: int,
     is_half: bool,
-    tuning: Tuning = Tuning(),  # noqa: B008 (frozen)
+    tuning: Tuning = Tuning(),
 ) -> Engine:
     """An engine; ``is_half`` says that it works in half precision, in its weights or by the Trainer's.
 

@@ -57,14 +57,14 @@ class LocInvModule(LightningModule):
     def __init__(
         self,
         backbone: str = "embedded",
-        method: Method = Method(),  # noqa: B008 (frozen)
+        method: Method = Method(),
         num_steps: int = 50,
         resolution: int = 16,
         dtype: str = "float32",
-        tuning: Tuning = Tuning(),  # noqa: B008 (frozen)
-        edit: EditSettings = EditSettings(),  # noqa: B008 (frozen)
+        tuning: Tuning = Tuning(),
+        edit: EditSettings = EditSettings(),
         editor: EditorSettings | None = None,
-        measures: MeasureSettings = MeasureSettings(),  # noqa: B008 (frozen)
+        measures: MeasureSettings = MeasureSettings(),
     ):
         super().__init__()
         self.automatic_optimization = False
