@@ -134,7 +134,7 @@ class Benchmark:
     def growth(self) -> dict[str, dict[str, Any]]:
         """How time and memory grow, as :func:`measure_growth` says."""
         backbone = self._load(self.dtype, self.device, self.tuning)
-        samples = drawn_samples(max(SWEEPS["pictures"]), self.size or backbone.image_size)
+        samples = drawn_samples(max(SWEEPS["images"]), self.size or backbone.image_size)
         return measure_growth(backbone, load_method(self.method), samples, self.resolution, self.repeats)
 
     def _modes(self, device: str, num_steps: int) -> dict[str, Mode]:

@@ -16,8 +16,8 @@ from locinv_pl.method.timestep import collect, invert_step
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.types import EditSample
 
-BASE = {"pictures": 1, "timesteps": 2, "gradient steps": 2}
-SWEEPS = {"pictures": (1, 2, 3, 4), "timesteps": (2, 4, 6, 8), "gradient steps": (2, 4, 6, 8)}
+BASE = {"images": 1, "timesteps": 2, "gradient steps": 2}
+SWEEPS = {"images": (1, 2, 3, 4), "timesteps": (2, 4, 6, 8), "gradient steps": (2, 4, 6, 8)}
 
 
 def measure_growth(

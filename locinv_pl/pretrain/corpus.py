@@ -70,7 +70,7 @@ def draw_corpus(
         captions = json.loads((root / "captions.json").read_text())
         done.write_text(json.dumps({"settings": settings, "captions": captions}))
     captions = json.loads(done.read_text())["captions"]
-    arrays = {name: np.load(root / f"{name}.npy", mmap_mode="c") for name in ("pictures", "nouns", "colors")}
+    arrays = {name: np.load(root / f"{name}.npy", mmap_mode="c") for name in ("images", "nouns", "colors")}
     return Corpus(captions=captions, **arrays)
 
 
@@ -89,7 +89,7 @@ def _draw(root: Path, num_scenes: int, what: _What, processes: int) -> None:
     root.mkdir(parents=True, exist_ok=True)
     size, grid = what.size, what.size // CELL
     shapes = {
-        "pictures": (num_scenes, size, size, 3),
+        "images": (num_scenes, size, size, 3),
         "nouns": (num_scenes, grid, grid),
         "colors": (num_scenes, grid, grid),
     }
@@ -102,7 +102,7 @@ def _draw(root: Path, num_scenes: int, what: _What, processes: int) -> None:
         draw, numbers = partial(_scene, what), range(num_scenes)
         scenes = pool.imap(draw, numbers, chunksize=64) if pool else map(draw, numbers)
         for index, (image, caption, nouns, colors) in enumerate(scenes):
-            arrays["pictures"][index] = image
+            arrays["images"][index] = image
             arrays["nouns"][index] = nouns
             arrays["colors"][index] = colors
             captions.append(caption)

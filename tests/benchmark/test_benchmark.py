@@ -271,13 +271,13 @@ def test_checkpointing_trades_operations_for_memory(tiny_folder, task):
 
 
 def test_growth_is_that_of_its_numbers(tiny, task, monkeypatch):
-    monkeypatch.setattr("locinv_pl.benchmark.growth.SWEEPS", {"pictures": (1, 2), "timesteps": (1, 3)})
+    monkeypatch.setattr("locinv_pl.benchmark.growth.SWEEPS", {"images": (1, 2), "timesteps": (1, 3)})
     growth = measure_growth(tiny, load_method("nti"), task.samples, RESOLUTION)
-    images, timesteps = growth["pictures"], growth["timesteps"]
+    images, timesteps = growth["images"], growth["timesteps"]
     assert images["memory_gib"][0] == images["memory_gib"][1]
     assert timesteps["memory_gib"][0] <= timesteps["memory_gib"][1] < 1.1 * timesteps["memory_gib"][0]
     assert timesteps["seconds"][1] > timesteps["seconds"][0]
-    assert [axes.get_xlabel() for axes in draw_growth(growth).axes if axes.get_xlabel()] == ["pictures", "timesteps"]
+    assert [axes.get_xlabel() for axes in draw_growth(growth).axes if axes.get_xlabel()] == ["images", "timesteps"]
 
 
 @pytest.mark.parametrize(

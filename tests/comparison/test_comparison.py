@@ -190,9 +190,9 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def run(command: list[str], env: dict[str, str]) -> SimpleNamespace:
         assert command[:4] == [sys.executable, "-P", "-m", "locinv_pl"]
-        seen.append(" ".join(word for word in command[3:] if word[:6] in ("method", "fit", "predict"[:6], "test")))
+        seen.append(" ".join(word for word in command[4:] if word[:6] in ("method", "fit", "predict"[:6], "test")))
         try:
-            main(command[3:])
+            main(command[4:])
         except SystemExit as end:
             return SimpleNamespace(returncode=1 if end.code else 0)
         return SimpleNamespace(returncode=0)

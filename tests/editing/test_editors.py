@@ -21,8 +21,8 @@ from diffusers import (
 )
 from locinv_pl.configs import CONFIGS
 
-from locinv_pl import editors
 from locinv_pl.api import invert
+from locinv_pl.editing import pipelines as editors
 from locinv_pl.editing.pipelines import (
     EDITORS,
     Editor,

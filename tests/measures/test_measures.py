@@ -21,9 +21,9 @@ from transformers import (
     ViTModel,
 )
 
-from locinv_pl import measures as measures_file
-from locinv_pl import metrics
 from locinv_pl.errors import InputError
+from locinv_pl.measures import edits as measures_file
+from locinv_pl.measures import metrics
 from locinv_pl.measures.edits import Measures, MeasureSettings, edit_region
 from locinv_pl.measures.judge import Judge, load_judge
 from locinv_pl.measures.metrics import background_mse, background_psnr, background_ssim, with_border

@@ -20,7 +20,7 @@ from locinv_pl.measures.judge import load_judge
 from locinv_pl.networks.backbone import load_backbone
 from locinv_pl.networks.generation import generate
 from locinv_pl.networks.sd3 import load_flow_model
-from locinv_pl.pretrain.batches import Batches, rows
+from locinv_pl.pretrain.batches import Batches, images, rows
 from locinv_pl.pretrain.clip import ClipModule, build_clip, text_config
 from locinv_pl.pretrain.corpus import CELL, draw_corpus, label_grids
 from locinv_pl.pretrain.diffusion import DiffusionModule, build_unet
@@ -72,10 +72,10 @@ def test_a_training_is_as_far_as_its_steps_or_its_minutes(monkeypatch):
 
 
 def test_batches_take_the_same_rows_of_all_columns():
-    images = np.arange(5 * 2 * 2 * 3, dtype=np.uint8).reshape(5, 2, 2, 3)
-    batch, labels = next(iter(Batches(5, (images(images), rows(np.arange(5))), 64, seed=3)))
+    array = np.arange(5 * 2 * 2 * 3, dtype=np.uint8).reshape(5, 2, 2, 3)
+    batch, labels = next(iter(Batches(5, (images(array), rows(np.arange(5))), 64, seed=3)))
     assert batch.shape == (64, 3, 2, 2) and set(labels.tolist()) == {0, 1, 2, 3, 4}
-    expected = torch.from_numpy(images).permute(0, 3, 1, 2)[labels] / 255
+    expected = torch.from_numpy(array).permute(0, 3, 1, 2)[labels] / 255
     assert torch.equal(batch, expected)
     again = next(iter(Batches(5, (rows(np.arange(5)),), 64, seed=3)))[0]
     assert torch.equal(labels, again)
