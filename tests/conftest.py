@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -47,6 +47,25 @@ def disk_without_wait() -> Iterator[None]:
     """No power is cut in a test: files needn't wait for the disk, which takes ten milliseconds for each."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda number: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def coarse_figures() -> Iterator[None]:
+    """A sheet of a run is drawn in a tenth of a second in place of half a one: coarse, and its parts not aligned.
+
+    ``test_edit_sheets.py`` and ``test_report.py`` look at sheets and take them as they are, see ``fine_figures``.
+    """
+    from matplotlib.figure import Figure
+
+    save = Figure.savefig
+
+    def savefig(figure: Figure, *args: Any, **options: Any) -> None:
+        figure.set_layout_engine("none")
+        save(figure, *args, **options | {"dpi": 20})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", savefig)
         yield
 
 

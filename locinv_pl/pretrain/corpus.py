@@ -59,9 +59,9 @@ def draw_corpus(
         counts: how often a scene has one object, two, and so on; as the world has it by default.
         fault_rate: share of the objects that are half gone, gone or smudged (:mod:`locinv_pl.scenes.faults`); of
             those that aren't whole, only what is left has labels.
-        processes: how many draw; as many as there are cores by default.
+        processes: how many draw; as many as there are cores by default, one where that is quicker than starting more.
     """
-    root, processes = Path(root), processes or os.cpu_count() or 1
+    root, processes = Path(root), processes or min(os.cpu_count() or 1, 1 + num_scenes // FEW)
     what = _What(seed, size, world_name, tuple((counts or {}).items()), fault_rate)
     settings = json.loads(json.dumps({"num_scenes": num_scenes, **asdict(what)}))
     done = root / "corpus.json"
@@ -72,6 +72,9 @@ def draw_corpus(
     captions = json.loads(done.read_text())["captions"]
     arrays = {name: np.load(root / f"{name}.npy", mmap_mode="c") for name in ("images", "nouns", "colors")}
     return Corpus(captions=captions, **arrays)
+
+
+FEW = 500  # scenes are drawn in the time that another process takes to start
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def scene():
 
 def test_locinv_puts_maps_on_objects_and_brings_the_image_back(embedded, scene):
     image, prompt, masks = scene
-    inversion = invert(embedded, image, prompt, masks, num_steps=12)
+    inversion = invert(embedded, image, prompt, masks, num_steps=8)
     truth = torch.stack([masks[noun] for noun in inversion.nouns])
     before = attention_iou(inversion.initial_maps.mean(0), truth)
     after = attention_iou(inversion.maps.mean(0), truth)
@@ -58,8 +58,8 @@ def walk(backbone, scene, how, num_steps, stop):
 
 
 def test_null_text_brings_the_latents_back(embedded, scene):
-    task, plain = walk(embedded, scene, load_method("ddim"), 10, 10)
-    _, fitted = walk(embedded, scene, load_method("nti"), 10, 10)
+    task, plain = walk(embedded, scene, load_method("ddim"), 6, 6)
+    _, fitted = walk(embedded, scene, load_method("nti"), 6, 6)
     target = task.trajectory[0]
     assert F.mse_loss(fitted[-1].latent, target) < 0.4 * F.mse_loss(plain[-1].latent, target)
 

@@ -122,7 +122,7 @@ def test_corpus_is_drawn_once_and_anew_for_other_settings(tmp_path):
     stamp = (tmp_path / "images.npy").stat().st_mtime_ns
     assert draw_corpus(tmp_path, 6, "a", 32).captions == corpus.captions
     assert (tmp_path / "images.npy").stat().st_mtime_ns == stamp
-    assert draw_corpus(tmp_path, 6, "b", 32, processes=1).captions != corpus.captions
+    assert draw_corpus(tmp_path, 6, "b", 32, processes=2).captions != corpus.captions
     threes = draw_corpus(tmp_path, 6, "b", 64, counts={3: 1.0}, processes=1)
     assert all(caption.count(" and ") == 2 for caption in threes.captions)
 
