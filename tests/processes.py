@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -27,6 +28,7 @@ import locinv_pl.datamodules.scenes  # noqa: F401
 import pytest
 import transformers
 from lightning.pytorch.strategies.launchers import subprocess_script
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from locinv_pl.cli.main import main
 from locinv_pl.words import load_words
@@ -92,8 +94,8 @@ class Forked:
             os.kill(self.pid, signum)
 
 
-def begin(words: list[str], log: str, folder: str, environment: dict[str, str]) -> None:
-    """A run, in a fork of the server: a session of its own, whose output goes to a file."""
+def begin(log: str, folder: str, environment: dict[str, str], run: Callable[..., int], words: list[str]) -> None:
+    """What ``run`` does, in a fork of the server: a session of its own, whose output goes to a file."""
     os.setsid()
     os.fsync = lambda number: None  # type: ignore[assignment]  # as in conftest.py
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -103,11 +105,43 @@ def begin(words: list[str], log: str, folder: str, environment: dict[str, str]) 
     for mark in MARKS:
         os.environ.pop(mark, None)
     os.environ.update(environment)
+    os._exit(run(words))
+
+
+def train(words: list[str]) -> int:
+    """``train.py WORDS...``, the processes it starts forks like itself; its exit code."""
     subprocess_script.subprocess = SimpleNamespace(Popen=Forked)  # type: ignore[attr-defined]
     first = Forked(["python", "train.py", *words])
     while first.poll() is None:
         time.sleep(0.005)
-    os._exit(first.returncode % 256)  # type: ignore[operator]
+    return first.returncode % 256  # type: ignore[operator]
+
+
+def torchrun(words: list[str]) -> int:
+    """torchrun's agent of one node of two, which forks its worker in place of starting a Python; its exit code.
+
+    The first word is the endpoint where the nodes meet.
+    """
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # so it may have children
+    config = LaunchConfig(
+        min_nodes=2,
+        max_nodes=2,
+        nproc_per_node=1,
+        run_id="1",
+        rdzv_backend="c10d",
+        rdzv_endpoint=words[0],
+        local_addr="127.0.0.1",
+        max_restarts=1,
+        start_method="fork",
+    )
+    elastic_launch(config, work)(words[1:])
+    return 0
+
+
+def work(words: list[str]) -> None:
+    """A worker of torchrun's."""
+    sys.argv = ["train.py", *words]
+    main()
 
 
 class Run:
@@ -116,11 +150,15 @@ class Run:
     Args:
         log: its output goes there.
         words: the command's.
+        run: what its first process does.
         environment: more of it.
     """
 
-    def __init__(self, log: Path, words: list[str], **environment: str) -> None:
-        self.process = server().Process(target=begin, args=(words, str(log), os.getcwd(), environment), daemon=True)
+    def __init__(
+        self, log: Path, words: list[str], run: Callable[[list[str]], int] = train, **environment: str
+    ) -> None:
+        about = (str(log), os.getcwd(), environment, run, words)
+        self.process = server().Process(target=begin, args=about, daemon=True)
         self.process.start()
         self.log = log
 

@@ -2,17 +2,15 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import write_images
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
-from processes import MARKS, Run
+from processes import Run, torchrun
 
 from locinv_pl.cli.main import main
 from locinv_pl.io.files import read_json
@@ -53,37 +51,11 @@ def undisturbed(command, tmp_path_factory) -> dict[str, bytes]:
     return inversions(root)
 
 
-@pytest.fixture
-def start() -> Iterator[Callable[..., subprocess.Popen]]:
-    """Starts a program in a session of its own; what still runs at the end of the test is killed."""
-    started: list[subprocess.Popen] = []
-
-    def run(*words: str, **environment: str) -> subprocess.Popen:
-        inherited = {key: value for key, value in os.environ.items() if key not in MARKS}
-        started.append(
-            subprocess.Popen(
-                [sys.executable, *words],
-                env=inherited | environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                start_new_session=True,
-            )
-        )
-        return started[-1]
-
-    yield run
-    for process in started:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
 def inversions(root: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in sorted((root / "inversions").glob("*.safetensors"))}
 
 
-def wait_for(there: Callable[[], bool], *processes: subprocess.Popen | Run) -> None:
+def wait_for(there: Callable[[], bool], *processes: Run) -> None:
     """Wait until something is there, while the processes run."""
     began = time.monotonic()
     while not there():
@@ -93,12 +65,6 @@ def wait_for(there: Callable[[], bool], *processes: subprocess.Popen | Run) -> N
         time.sleep(0.01)
 
 
-def succeed(*processes: subprocess.Popen) -> None:
-    for process in processes:
-        output, _ = process.communicate(timeout=180)
-        assert process.returncode == 0, output
-
-
 def is_whole(root: Path, expected: dict[str, bytes]) -> None:
     """The run has every image once, bit for bit, sums them up and leaves nothing behind."""
     assert inversions(root) == expected
@@ -106,20 +72,17 @@ def is_whole(root: Path, expected: dict[str, bytes]) -> None:
     assert not list((root / "running").iterdir())
 
 
-def test_two_torchrun_nodes_share_a_run_and_outlive_a_worker(command, undisturbed, start, tmp_path):
-    rendezvous = f"--rdzv-backend=c10d --rdzv-id=1 --rdzv-endpoint=127.0.0.1:{find_free_network_port()}"
-    launch = (
-        f"-m torch.distributed.run --nnodes=2 --nproc-per-node=1 --max-restarts=1 --local-addr=127.0.0.1 {rendezvous}"
-    )
-    script = [*launch.split(), str(ROOT / "train.py"), "fit", *command]
-    nodes = [start(*script, "trainer.num_nodes=2", "trainer.devices=1", f"output={tmp_path}") for _ in range(2)]
-    wait_for(lambda: len(list(tmp_path.glob("running/*/0001.safetensors"))) == 2, *nodes)
-    worker = subprocess.run(["pgrep", "-P", str(nodes[1].pid)], capture_output=True, text=True, check=True)
-    os.kill(int(worker.stdout), signal.SIGKILL)
-    left = inversions(tmp_path)
-    succeed(*nodes)
+def test_two_torchrun_nodes_share_a_run_and_outlive_a_worker(command, undisturbed, tmp_path):
+    run, logs = tmp_path / "run", [tmp_path / f"{n}.txt" for n in range(2)]
+    words = [f"127.0.0.1:{find_free_network_port()}", "fit", *command]
+    words += ["trainer.num_nodes=2", "trainer.devices=1", f"output={run}"]
+    nodes = [Run(log, words, torchrun) for log in logs]
+    wait_for(lambda: len(list(run.glob("running/*/0001.safetensors"))) == 2, *nodes)
+    os.kill(nodes[1].processes()[0], signal.SIGKILL)
+    left = inversions(run)
+    assert [node.wait(180) for node in nodes] == [0, 0], [log.read_text() for log in logs]
     assert len(left) < COUNT
-    is_whole(tmp_path, undisturbed)
+    is_whole(run, undisturbed)
 
 
 def test_slurm_requeues_a_job_and_another_job_helps(command, undisturbed, tmp_path):
