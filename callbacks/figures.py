@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from locinv_pl.drawing import COLORS, difference, outline, overlay, to_array
-from locinv_pl.editing.prompt_to_prompt import EditSettings
+from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import printable
 from locinv_pl.measures.metrics import attention_iou, attention_iou_curve, psnr
 from locinv_pl.method.policies import LOSSES, Method

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from locinv_pl.editing.prompt_to_prompt import EditSettings
+from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError
 from locinv_pl.io.files import read_json, write_json
 from locinv_pl.networks.tuning import Tuning, use_one_thread

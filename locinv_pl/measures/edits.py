@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from locinv_pl.drawing import to_array
-from locinv_pl.editing.prompt_to_prompt import changed_nouns
+from locinv_pl.editing.rows import changed_nouns
 from locinv_pl.errors import InputError
 from locinv_pl.measures.judge import Judge, load_judge
 from locinv_pl.measures.metrics import (

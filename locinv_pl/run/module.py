@@ -14,7 +14,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from locinv_pl.editing.pipelines import Editor, EditorSettings, make_editor
-from locinv_pl.editing.prompt_to_prompt import EditSettings, check_edit, edit, reconstruct
+from locinv_pl.editing.prompt_to_prompt import check_edit, edit, reconstruct
+from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError, tell
 from locinv_pl.measures.edits import Measures, MeasureSettings, edit_region
 from locinv_pl.measures.metrics import fp32
