@@ -9,8 +9,8 @@ import torch
 from conftest import make_image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from locinv_pl import metrics
 from locinv_pl.errors import InputError
+from locinv_pl.measures import metrics
 from locinv_pl.measures.metrics import (
     AttentionIoU,
     attention_iou,
