@@ -23,12 +23,11 @@ def table(runs: Sequence[str]) -> None:
     Args:
         runs: their folders.
     """
-    from locinv_pl.run.summary import Summary
-    from locinv_pl.run.summary import table as markdown
+    from locinv_pl.run.summary import Summary, runs_table
 
     if not runs:
         raise InputError("table: name the folders of one run or more")
-    print(markdown([read_json(Path(run) / "summary.json", Summary) for run in runs]))
+    print(runs_table([read_json(Path(run) / "summary.json", Summary) for run in runs]))
 
 
 def compare(words: Sequence[str]) -> None:
@@ -38,7 +37,8 @@ def compare(words: Sequence[str]) -> None:
         words: methods=NAME[:PRIOR][+EDIT],…, experiment=, output=, edits=, vary=, reference=, resamples=; all
             others go to the runs, as data= and trainer.devices= do.
     """
-    from locinv_pl.comparison.runs import Comparison, to_markdown
+    from locinv_pl.comparison.runs import Comparison
+    from locinv_pl.comparison.tables import to_markdown
 
     comparison = Comparison.parse(words)
     content = comparison.run()

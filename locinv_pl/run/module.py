@@ -36,7 +36,7 @@ from locinv_pl.run.results import (
 )
 from locinv_pl.run.store import RunFolder, Scores, settings_digest
 from locinv_pl.run.strategy import ImageParallelStrategy
-from locinv_pl.run.summary import edits_table, summarize, summarize_edits, table
+from locinv_pl.run.summary import edits_table, runs_table, summarize, summarize_edits
 from locinv_pl.types import Edit, EditSample, Inversion, MadeOf
 
 
@@ -277,7 +277,7 @@ class LocInvModule(LightningModule):
         elif stage != "predict":
             kind, file = ("inversions", "summary.json") if stage == "fit" else ("validation", "validation.json")
             summary = self.run.sum_up(file, kind, partial(summarize, settings=self.settings))
-            print(f"\n{table([summary])}\n\nResults: {self.run.root}")
+            print(f"\n{runs_table([summary])}\n\nResults: {self.run.root}")
         self._require_all(stage)
 
     def _require_all(self, stage: str) -> None:
