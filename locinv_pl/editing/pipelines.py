@@ -20,7 +20,7 @@ import yaml
 from torch import Tensor
 
 from locinv_pl.editing.prompt_to_prompt import nothing
-from locinv_pl.errors import InputError
+from locinv_pl.errors import InputError, check_choices
 from locinv_pl.method.policies import preset_file
 from locinv_pl.networks.backbone import Backbone, load_backbone
 from locinv_pl.types import Span, overlap
@@ -83,8 +83,7 @@ class EditorSettings:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.editor not in get_args(Name):
-            raise InputError(f"editor={self.editor}: no such editor; choose one of {', '.join(get_args(Name))}")
+        check_choices(self)
         if not isinstance(self.num_steps, int) or self.num_steps < 1:
             raise InputError(f"editor={self.editor}: num_steps={self.num_steps} must be 1 or more")
 

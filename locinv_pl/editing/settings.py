@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from locinv_pl.errors import InputError
+from locinv_pl.errors import InputError, check_choices
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class EditSettings:
         return {key: dict(value) if isinstance(value, Mapping) else value for key, value in vars(self).items()}
 
     def __post_init__(self) -> None:
+        check_choices(self, "edit")
         shares = ("cross_replace_steps", "self_replace_steps", "attribute_steps", "blend_threshold", "blend_start")
         values = {name: getattr(self, name) for name in (*shares, "blend_margin")}
         values |= {f"word_steps.{word}": share for word, share in self.word_steps.items()}
@@ -75,5 +76,3 @@ class EditSettings:
         for word, factor in self.reweight.items():
             if not math.isfinite(factor):
                 raise InputError(f"edit.reweight.{word}={factor}: is no factor; give a number such as 2")
-        if self.blend not in ("none", "attention", "prior"):
-            raise InputError(f"edit.blend={self.blend}: no such blend; choose none, attention or prior")

@@ -254,7 +254,8 @@ def test_dynamic_tokens_follow_their_words(tiny_module, inversion):
     [
         ({"cross_replace_steps": 1.5}, "edit.cross_replace_steps=1.5: is a share"),
         ({"word_steps": {"cat": -1}}, "edit.word_steps.cat=-1: is a share"),
-        ({"blend": "all"}, "edit.blend=all: no such blend"),
+        ({"blend": "all"}, "edit.blend=all: no such blend; choose one of none, attention, prior"),
+        ({"keep": "none"}, "edit.keep=none: no such keep; choose one of nothing, words, all"),
     ],
 )
 def test_settings_out_of_range(settings, says):
