@@ -42,7 +42,7 @@ def refuse(make: Any, values: dict[str, Any], name: str, allowed: tuple[Any, ...
     with pytest.raises(InputError) as caught:
         make(**values, **{name: "nonsense"})
     message = str(caught.value)
-    assert "\n" not in message and f"{name}=nonsense: " in message
+    assert "\n" not in message and f"{name}=nonsense" in message
     assert all(str(value) in message.partition("nonsense")[2] for value in allowed)
 
 
