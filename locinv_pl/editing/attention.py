@@ -7,8 +7,8 @@ is changed so:
 - Replacement ("Word Swap"). In the first τ T steps a word that stands in the place of another takes over that one's
   map, so that what is new gets the place and the shape of what was: A*_l ← (A M)_l. The mapper M sends tokens of the
   source to tokens of the target; the tokens of a word share its map.
-- Refinement ("Adding a New Phrase"). Words that both prompts have take over their own map, A*_l ← (A M)_l with a 1 in
-  M where they stood; words that only the target has keep their A*_l.
+- Refinement ("Adding a New Phrase"). Words that both prompts have take over their own map, A*_l ← (A M)_l, where M
+  sends each to itself; words that only the target has keep their A*_l.
 - Reweighting ("Attention Re-weighting"). A token's map is multiplied by a factor, A*_l ← c_l A*_l.
 
 Since M comes from one alignment of both prompts (:mod:`locinv_pl.words.alignment`), the three are one formula,
