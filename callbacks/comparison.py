@@ -12,9 +12,10 @@ from locinv_pl.callbacks.report import open_image
 from matplotlib.figure import Figure
 from PIL import Image
 
-from locinv_pl.comparison.runs import Comparison, Entry
+from locinv_pl.comparison.runs import Comparison, Variant
 from locinv_pl.drawing import COLORS, stack_strips, to_png
 from locinv_pl.io.files import write_atomically
+from locinv_pl.measures.display import MEASURES
 
 
 def draw(comparison: Comparison, content: dict[str, Any], images: int = 6) -> list[Path]:
@@ -44,7 +45,8 @@ def iou_curves(curves: dict[str, list[float]]) -> Figure:
     axes = figure.add_subplot()
     for n, (label, curve) in enumerate(curves.items()):
         line = "-" if n < len(COLORS) else "--"
-        axes.plot(curve, label=f"{label} (mean {np.mean(curve):.2f})", color=COLORS[n % len(COLORS)], linestyle=line)
+        mean = MEASURES["attention_iou"].caption(float(np.mean(curve)))
+        axes.plot(curve, label=f"{label} (mean {mean})", color=COLORS[n % len(COLORS)], linestyle=line)
     axes.set_xlabel("step (0 = noisiest)")
     axes.set_ylabel("attention IoU, mean over nouns")
     axes.set_ylim(0, 1)
@@ -70,7 +72,7 @@ def ablation(rows: Sequence[dict[str, Any]]) -> Figure:
             right.plot(x, [row["psnr"] for row in chosen], "s:", color=COLORS[n], markersize=4)
         axes.set_title(keys[column].removeprefix("method.tokens."), fontsize=9)
         axes.set_ylabel("attention IoU (line)" if column == 0 else "")
-        right.set_ylabel("PSNR [dB] (dotted)" if column == len(keys) - 1 else "")
+        right.set_ylabel(f"{MEASURES['psnr'].title} (dotted)" if column == len(keys) - 1 else "")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7, loc="lower right")
     return figure
@@ -78,28 +80,29 @@ def ablation(rows: Sequence[dict[str, Any]]) -> Figure:
 
 def sheet_rows(comparison: Comparison, images: int) -> list[Image.Image]:
     """For every edit of the first images a line: the source, and what each method made of it (LocInv's figure 4)."""
-    entries = comparison.entries
-    scores = [comparison.scores(entry) for entry in entries]
+    variants = comparison.variants
+    scores = [comparison.scores(variant) for variant in variants]
     made = [{(test["id"], e["prompt"]): e for test in score["tests"] for e in test["edits"]} for score in scores]
     rows = []
     for test in scores[0]["tests"][:images]:
         for edit in test["edits"]:
-            source = comparison.folder(entries[0]).edits_path(test["id"], "source.png")
+            source = comparison.folder(variants[0]).edits_path(test["id"], "source.png")
             tiles = [("source", np.asarray(open_image(source)), test["prompt"])]
             tiles += [
-                (entry.label, _image(comparison, entry, test["id"], row), _told(row))
-                for entry, found in zip(entries, made, strict=True)
+                (variant.label, _image(comparison, variant, test["id"], row), _told(row))
+                for variant, found in zip(variants, made, strict=True)
                 if (row := found.get((test["id"], edit["prompt"])))
             ]
             rows.append(tile_row(f"{test['id']} {edit['kind']}: “{edit['prompt']}”", tiles))
     return rows
 
 
-def _image(comparison: Comparison, entry: Entry, id: str, row: dict[str, Any]) -> np.ndarray:
-    return np.asarray(open_image(comparison.folder(entry).edits_path(id, row["file"])))
+def _image(comparison: Comparison, variant: Variant, id: str, row: dict[str, Any]) -> np.ndarray:
+    return np.asarray(open_image(comparison.folder(variant).edits_path(id, row["file"])))
 
 
 def _told(row: dict[str, Any]) -> str:
     background = row["background_psnr"]
     seen = {1.0: "success", 0.0: "no success"}.get(row["success"], "")
-    return " ".join(filter(None, [f"{background:.1f} dB" if background is not None else "", seen]))
+    kept = "" if background is None else MEASURES["background_psnr"].caption(background)
+    return " ".join(filter(None, [kept, seen]))

@@ -13,12 +13,15 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from locinv_pl.drawing import COLORS, difference, outline, overlay, to_array
-from locinv_pl.editing.prompt_to_prompt import EditSettings
+from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import printable
+from locinv_pl.measures.display import MEASURES
 from locinv_pl.measures.metrics import attention_iou, attention_iou_curve, psnr
 from locinv_pl.method.policies import LOSSES, Method
 from locinv_pl.run.results import EditResult, Result
 from locinv_pl.types import EditSample, Inversion
+
+IOU, PSNR = MEASURES["attention_iou"], MEASURES["psnr"]
 
 
 def shown_steps(num_steps: int, count: int) -> list[int]:
@@ -38,7 +41,7 @@ def sheet(result: Result, map_columns: int = 6) -> Figure:
     back = to_array(result.reconstruction)
     top = {
         "picture and priors": outline(sample.image, [n.prior for n in nouns]),
-        f"reconstruction {scores['psnr']:.1f} dB\n(VAE alone {scores['psnr_vae']:.1f} dB)": back,
+        f"reconstruction {PSNR.caption(scores['psnr'])}\n(VAE alone {PSNR.caption(scores['psnr_vae'])})": back,
         "difference × 4": difference(back, to_array(sample.image)),
     }
     for column, (title, image) in enumerate(top.items()):
@@ -51,8 +54,8 @@ def sheet(result: Result, map_columns: int = 6) -> Figure:
         initial, maps = inversion.initial_maps[:, k], inversion.maps[:, k]
         row = {
             f"prior of “{noun.word}”": overlay(sample.image, inversion.priors[k]),
-            f"plain DDIM, IoU {scores['iou_initial'][k]:.2f}": overlay(sample.image, initial.mean(0)),
-            f"{method}, IoU {scores['iou'][k]:.2f}": overlay(sample.image, maps.mean(0)),
+            f"plain DDIM, IoU {IOU.caption(scores['iou_initial'][k])}": overlay(sample.image, initial.mean(0)),
+            f"{method}, IoU {IOU.caption(scores['iou'][k])}": overlay(sample.image, maps.mean(0)),
         }
         row |= {f"step {i}": overlay(sample.image, maps[i]) for i in shown_steps(len(maps), map_columns)}
         for column, (title, image) in enumerate(row.items()):
@@ -78,7 +81,7 @@ def edit_sheet(result: EditResult) -> Figure:
 
     _image(figure.add_subplot(cells[0, 0]), outline(sample.image, [n.prior for n in nouns]), "source and priors")
     _draw_settings(figure.add_subplot(cells[1, 0]), result)
-    _image(figure.add_subplot(cells[0, 1]), back, f"reconstruction {decibels:.1f} dB")
+    _image(figure.add_subplot(cells[0, 1]), back, f"reconstruction {PSNR.caption(decibels)}")
     _image(figure.add_subplot(cells[1, 1]), difference(back, source), "its difference × 4\nfrom the source")
     for n, (edit, image) in enumerate(zip(result.edits, result.images, strict=True), start=1):
         edited, column = to_array(image), n + 1
@@ -91,7 +94,7 @@ def edit_sheet(result: EditResult) -> Figure:
     for k, (noun, ious) in enumerate(zip(nouns, mean_ious(sample, inversion), strict=True)):
         for m, (name, maps, iou) in enumerate(zip(_names(inversion), _both(inversion), ious, strict=True)):
             drawn = overlay(sample.image, maps[:, k].mean(0))
-            title = f"“{noun.word}”, {name}\nIoU {iou:.2f}"
+            title = f"“{noun.word}”, {name}\nIoU {IOU.caption(iou)}"
             _image(figure.add_subplot(cells[2, 2 * k + m]), drawn, title, COLORS[k % len(COLORS)])
     return figure
 
@@ -101,11 +104,11 @@ def strip(result: Result, tile: int = 128) -> Image.Image:
     sample, inversion, scores = result.sample, result.inversion, result.scores
     tiles = [
         (sample.id, outline(sample.image, [n.prior for n in sample.nouns], side=2 * tile), ""),
-        (f"{scores['psnr']:.1f} dB", to_array(result.reconstruction), ""),
+        (PSNR.caption(scores["psnr"]), to_array(result.reconstruction), ""),
     ]
     for k, noun in enumerate(sample.nouns):
         for name, maps, key in zip(("DDIM ", ""), _both(inversion), ("iou_initial", "iou"), strict=True):
-            title = f"{noun.word} ({k + 1}): {name}{scores[key][k]:.2f}"
+            title = f"{noun.word} ({k + 1}): {name}{IOU.caption(scores[key][k])}"
             tiles.append((title, overlay(sample.image, maps[:, k].mean(0)), ""))
     return tile_row(f"{sample.prompt}   [{_names(inversion)[1]}]", tiles, tile)
 

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 from locinv_pl.errors import printable
+from locinv_pl.measures.display import MEASURES
 from locinv_pl.measures.metrics import attention_iou
 from locinv_pl.method.policies import LOSSES
 from locinv_pl.run.module import LocInvModule
@@ -64,7 +65,7 @@ class InversionProgress(TQDMProgressBar):
                 if s.nouns
             ]
             if ious:
-                self._now["IoU"] = f"{torch.cat(ious).mean():.2f}"
+                self._now["IoU"] = MEASURES["attention_iou"].caption(torch.cat(ious).mean().item())
         if trainer.is_global_zero:
             self._look(_run_of(pl_module))
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)

@@ -21,6 +21,7 @@ from typing_extensions import TypedDict
 from locinv_pl.drawing import COLORS, difference, to_jpeg, to_png
 from locinv_pl.errors import InputError, all_of
 from locinv_pl.io.files import read_image, read_json, write_atomically
+from locinv_pl.measures.display import MEASURES
 from locinv_pl.run.results import EditedImage, EditRow, edited_images
 from locinv_pl.run.store import RunFolder
 from locinv_pl.words.alignment import common_words
@@ -144,7 +145,7 @@ class _Image:
         source = _img(self._data("source.png"), "source", id=f"{self.key}-source")
         back = _img(self._data("reconstruction.png"), "reconstruction", id=f"{self.key}-back", of="after")
         psnr = self.scores.get("psnr")
-        decibels = "" if psnr is None else f"{psnr:.1f} dB"
+        decibels = "" if psnr is None else MEASURES["psnr"].caption(psnr)
         return _card(
             _compare(source, back, ("source", "reconstruction"), "source and reconstruction", cut=92),
             self._difference("reconstruction.png", "source.png", "the reconstruction from the source"),
@@ -186,9 +187,10 @@ class _Image:
             path = self._path(MAPS, f"{k + 1}-{name}.jpg")
             open_image(path)
             strip = _img(_uri(path.read_bytes()), "", of="heat")
+            mean = MEASURES["attention_iou"].caption(noun[name][0])
             panels += (
                 f'<div class="panel"><div class="frame">{_copy(f"{self.key}-source", "", "under")}{strip}</div>'
-                f'{escape(label)}<b data-ious="{escape(json.dumps(noun[name]))}">IoU {noun[name][0]:.2f}</b></div>'
+                f'{escape(label)}<b data-ious="{escape(json.dumps(noun[name]))}">IoU {mean}</b></div>'
             )
         color = COLORS[k % len(COLORS)]
         return f"""<figure><figcaption style="--color:{color}">{escape(noun["word"])}</figcaption>

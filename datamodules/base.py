@@ -9,12 +9,12 @@ from dataclasses import asdict
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
-from locinv_pl.datamodules.completion import CAPTIONS, Captions, Completion
-from locinv_pl.datamodules.entries import PRIORS, Entry, EntrySamples, OnError, PriorKind, Problems
+from locinv_pl.datamodules.completion import Captions, Completion
+from locinv_pl.datamodules.entries import Entry, EntrySamples, OnError, PriorKind, Problems
 from locinv_pl.datamodules.foundation import FoundationModels
 
-from locinv_pl.errors import InputError, tell
-from locinv_pl.io.frames import Fit, Frame, check_fit
+from locinv_pl.errors import InputError, check_choice, tell
+from locinv_pl.io.frames import Fit, Frame
 from locinv_pl.run.loader import TimestepLoader, local_queue
 from locinv_pl.types import EditSample
 from locinv_pl.words.tokens import check_prompt
@@ -58,19 +58,16 @@ class EditDataModule(LightningDataModule, ABC):
         shard: str | None = None,
     ):
         super().__init__()
-        if prior not in PRIORS:
-            raise InputError(f"data.prior={prior}: no such prior; choose {', '.join(PRIORS)}")
+        check_choice("data.prior", prior, PriorKind)
+        check_choice("data.fit", fit, Fit)
+        check_choice("data.on_error", on_error, OnError)
+        check_choice("data.caption", caption, Captions)
         if batch_size < 1:
             raise InputError(f"data.batch_size={batch_size}: must be 1 or more")
         if size is not None and size < 1:
             raise InputError(f"data.size={size}: not an image's side; give a number of pixels")
         if num_workers < 0:
             raise InputError(f"data.num_workers={num_workers}: must be 0 or more")
-        if caption not in CAPTIONS:
-            raise InputError(f"data.caption={caption}: no such way; choose {', '.join(CAPTIONS)}")
-        if on_error not in ("raise", "skip"):
-            raise InputError(f"data.on_error={on_error}: no such way; choose raise or skip")
-        check_fit(fit)
         self.shard, self._shard = shard, slice(None) if shard is None else _shard_of(shard)
         self.prior, self.batch_size, self.size, self.fit = prior, batch_size, size, fit
         self.on_error: OnError = on_error

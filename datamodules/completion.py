@@ -18,7 +18,6 @@ from locinv_pl.types import Span
 from locinv_pl.words import load_words
 
 Captions = Literal["given", "blip"]
-CAPTIONS = ("given", "blip")
 
 
 class Completion:

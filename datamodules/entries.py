@@ -19,7 +19,7 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 from torch import Tensor
 
-from locinv_pl.errors import InputError
+from locinv_pl.errors import InputError, check_choices
 from locinv_pl.io.frames import Fit, Frame, inside
 from locinv_pl.io.images import open_image, open_mask
 from locinv_pl.priors import Box
@@ -27,7 +27,6 @@ from locinv_pl.types import Adjective, Edit, EditSample, Noun, Span, overlap
 
 Rle = dict[str, Any]  # COCO's compressed run lengths: {"size": [H, W], "counts": ...}
 PriorKind = Literal["segment", "box", "grounded_sam"]
-PRIORS = ("segment", "box", "grounded_sam")
 OnError = Literal["raise", "skip"]
 BIDI = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # turn the direction of what follows
 
@@ -149,6 +148,9 @@ class Problems:
     found: list[Problem] = field(default_factory=list)
     notes: list[Problem] = field(default_factory=list)
     num_images: int = 0
+
+    def __post_init__(self) -> None:
+        check_choices(self, "data")
 
     def note(self, id: str, text: str) -> None:
         """Say what was made good, or may be meant otherwise, of image ``id``."""

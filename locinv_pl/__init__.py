@@ -7,7 +7,8 @@ if (_checkout := Path(__file__).resolve().parents[1] / "pyproject.toml").is_file
     __path__.append(str(_checkout.parent))
 
 from locinv_pl.api import invert
-from locinv_pl.editing.prompt_to_prompt import EditSettings, edit, reconstruct
+from locinv_pl.editing.prompt_to_prompt import edit, reconstruct
+from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError
 from locinv_pl.method.policies import Method, load_method
 from locinv_pl.networks.backbone import Backbone, load_backbone

@@ -11,8 +11,9 @@ from typing import cast
 import numpy as np
 from torch import Tensor
 
-from locinv_pl.editing.prompt_to_prompt import EditSettings, as_edit
 from locinv_pl.editing.prompt_to_prompt import edit as edit_inversion
+from locinv_pl.editing.rows import as_edit
+from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError
 from locinv_pl.io.files import read_json
 from locinv_pl.io.frames import Frame, frame_mask, to_frame
@@ -89,7 +90,7 @@ def edit_run(
         run: the run's folder.
         image: the image's id.
         prompts: target prompts, edited as one batch.
-        settings: how; those of an :class:`~locinv_pl.editing.prompt_to_prompt.EditSettings` by default.
+        settings: how; those of an :class:`~locinv_pl.editing.settings.EditSettings` by default.
         region: a mask of the size of the image's file, where edits may change it, framed as the image was: as
             ``blend="prior"``, with the region in place of the priors.
         device: where to compute.

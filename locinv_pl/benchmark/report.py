@@ -8,7 +8,7 @@ from typing import Any
 from locinv_pl.benchmark.bench import OURS, OURS_PRESET, REFERENCE, REFERENCE_PRESET, SHIPPED
 from locinv_pl.benchmark.phases import PHASES
 from locinv_pl.benchmark.reference import ladder, without
-from locinv_pl.run.summary import markdown
+from locinv_pl.run.summary import markdown_table
 
 
 def to_markdown(result: Mapping[str, Any]) -> str:
@@ -62,7 +62,7 @@ def _phases(result: Mapping[str, Any]) -> str:
             share = rate / result["matmul_tflops"]
             row += [number(a["seconds"] * 1e3), number(b["seconds"] * 1e3), number(rate), f"{share:.0%}"]
         rows.append(row)
-    return markdown(rows)
+    return markdown_table(rows)
 
 
 def _inversions(result: Mapping[str, Any]) -> str:
@@ -96,12 +96,12 @@ def _growth(growth: Mapping[str, Any]) -> str:
     for name, found in growth.items():
         ends = [f"{number(found[key][0])} → {number(found[key][-1])}" for key in ("seconds", "memory_gib")]
         rows.append([name, str(found["x"][0]), str(found["x"][-1]), ends[0], f"{found['r2']:.4f}", ends[1]])
-    return markdown(rows)
+    return markdown_table(rows)
 
 
 def _as_timed(rows: list[list[str]], inversions: Mapping[str, Any]) -> str:
     """Without the two columns of seconds where there are none."""
-    return markdown([row if inversions[REFERENCE]["seconds"] else row[:-2] for row in rows])
+    return markdown_table([row if inversions[REFERENCE]["seconds"] else row[:-2] for row in rows])
 
 
 def _compared(row: Mapping[str, Any], base: Mapping[str, Any], inverse: bool = False) -> list[str]:

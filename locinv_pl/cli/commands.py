@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from locinv_pl.editing.prompt_to_prompt import EditSettings
+from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError
 from locinv_pl.io.files import read_json, write_json
 from locinv_pl.networks.tuning import Tuning, use_one_thread
@@ -23,12 +23,11 @@ def table(runs: Sequence[str]) -> None:
     Args:
         runs: their folders.
     """
-    from locinv_pl.run.summary import Summary
-    from locinv_pl.run.summary import table as markdown
+    from locinv_pl.run.summary import Summary, runs_table
 
     if not runs:
         raise InputError("table: name the folders of one run or more")
-    print(markdown([read_json(Path(run) / "summary.json", Summary) for run in runs]))
+    print(runs_table([read_json(Path(run) / "summary.json", Summary) for run in runs]))
 
 
 def compare(words: Sequence[str]) -> None:
@@ -38,7 +37,8 @@ def compare(words: Sequence[str]) -> None:
         words: methods=NAME[:PRIOR][+EDIT],…, experiment=, output=, edits=, vary=, reference=, resamples=; all
             others go to the runs, as data= and trainer.devices= do.
     """
-    from locinv_pl.comparison.runs import Comparison, to_markdown
+    from locinv_pl.comparison.runs import Comparison
+    from locinv_pl.comparison.tables import to_markdown
 
     comparison = Comparison.parse(words)
     content = comparison.run()

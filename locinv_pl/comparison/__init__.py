@@ -1,1 +1,1 @@
-"""Comparisons: methods by settings, run, measured against each other and tabled."""
+"""Methods side by side on the same images: the runs, the statistics over them, and the tables."""

@@ -1,4 +1,4 @@
-"""Other editors to compare with, through diffusers, and our own: an image and two prompts in, an image out.
+"""Other editors to compare with, through diffusers' pipelines: an image and two prompts in, an image out.
 
 :func:`load_editor` reads the presets in configs/editor/*.yaml. An editor's networks are those of a
 :class:`~locinv_pl.networks.backbone.Backbone`, which a pipeline leaves as they were.
@@ -19,14 +19,13 @@ import torch
 import yaml
 from torch import Tensor
 
-from locinv_pl.api import invert
-from locinv_pl.editing.prompt_to_prompt import EditSettings, changed_nouns, edit, nothing
-from locinv_pl.errors import InputError
-from locinv_pl.method.policies import Method, preset_file
+from locinv_pl.editing.prompt_to_prompt import nothing
+from locinv_pl.errors import InputError, check_choices
+from locinv_pl.method.policies import preset_file
 from locinv_pl.networks.backbone import Backbone, load_backbone
 from locinv_pl.types import Span, overlap
 from locinv_pl.words import load_words
-from locinv_pl.words.alignment import align, edit_kind, word_changes
+from locinv_pl.words.alignment import edit_kind, word_changes
 from locinv_pl.words.tokens import tokenize
 
 Name = Literal["inpaint", "instruct_pix2pix", "diffedit", "ledits_pp"]
@@ -44,31 +43,32 @@ class Editor(Protocol):
 
         Args:
             image: (3, H, W) in [0, 1], fp32, on the CPU.
-            source: the prompt that describes it.
-            target: the prompt that describes what it is to become.
-            prior: (H, W) in [0, 1] or bool, where the edit may change the image.
+            source: the prompt that describes the image.
+            target: the prompt that describes what the image is to become.
+            prior: where the edit may change the image, (H, W) in [0, 1] or bool. Only inpainting needs it.
 
         Returns:
             (3, H, W) in [0, 1], fp32, on the CPU.
 
         Raises:
-            InputError: the prompts say the same or are too long, the image's or the prior's size doesn't do, the
-                editor needs a prior and there is none, or an option has a value that it can't have.
+            InputError: the prompts say the same or are too long, the editor can't take an image or a prior of this
+                size, it needs a prior and there is none, or an option has a value that it can't have.
         """
 
 
 @dataclass(frozen=True)
 class EditorSettings:
-    """One of diffusers' editors, its model and how it edits.
+    """Which of diffusers' editors edits, with which model and how.
 
     Args:
-        editor: which.
+        editor: "inpaint", "instruct_pix2pix", "diffedit" or "ledits_pp".
         model: a local folder in diffusers' layout, a hub id, or "embedded"; null for the backbone's networks.
-        num_steps: T.
-        guidance_scale: of the edit; null for the pipeline's own.
-        seed: of the noise.
-        dtype: of the model's weights; without a model they are the backbone's.
-        options: other numbers and switches of the pipeline's calls, by their names in diffusers.
+        num_steps: denoising steps T, 1 or more; as many steps invert the image where the editor inverts it.
+        guidance_scale: how strongly the target prompt guides the edit; null for the pipeline's own default.
+        seed: where the noise begins; the same seed gives the same edit.
+        dtype: the type of the model's weights, such as "float16"; without a model they stay the backbone's.
+        options: other numbers and switches of the pipeline's calls, by their names in diffusers:
+            ``{"strength": 0.8}``.
 
     Raises:
         InputError: there is no such editor, or no such number of steps.
@@ -83,18 +83,20 @@ class EditorSettings:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.editor not in get_args(Name):
-            raise InputError(f"editor={self.editor}: no such editor; choose one of {', '.join(get_args(Name))}")
+        check_choices(self)
         if not isinstance(self.num_steps, int) or self.num_steps < 1:
             raise InputError(f"editor={self.editor}: num_steps={self.num_steps} must be 1 or more")
 
 
 def load_editor(name_or_path: str | Path, backbone: Backbone) -> Editor:
-    """An editor by a preset's name ("inpaint", "instruct_pix2pix", "diffedit", "ledits_pp") or a YAML file.
+    """Load an editor by a preset's name ("inpaint", "instruct_pix2pix", "diffedit", "ledits_pp") or a YAML file.
 
     Args:
         name_or_path: the preset, or the file with the values of an :class:`EditorSettings`.
         backbone: gives the networks where no model is named, and the device.
+
+    Returns:
+        an editor that edits images one by one.
 
     Raises:
         InputError: no such preset or file, a key, value or option that the editor hasn't, or the model can't be
@@ -116,9 +118,18 @@ def load_editor(name_or_path: str | Path, backbone: Backbone) -> Editor:
 
 
 def make_editor(settings: EditorSettings, backbone: Backbone, on_pass: Callable[[], None] = nothing) -> Editor:
-    """The editor that settings describe; ``on_pass`` is called before every pass of its UNet.
+    """Make the editor that settings describe.
 
-    Other arguments and errors are as in :func:`load_editor`.
+    Args:
+        settings: which editor, model and options.
+        backbone: gives the networks where the settings name no model, and the device.
+        on_pass: called before every pass of the editor's UNet.
+
+    Returns:
+        an editor that edits images one by one.
+
+    Raises:
+        InputError: an option that the pipeline hasn't, or the model can't be loaded or isn't one for this editor.
     """
     return EDITORS[settings.editor](settings, backbone, on_pass)
 
@@ -127,7 +138,7 @@ class PipelineEditor(ABC):
     """An :class:`Editor` that runs a pipeline of diffusers.
 
     Args:
-        settings: which model, and how.
+        settings: which editor, model and options.
         backbone: gives the networks where the settings name no model, and the device.
         on_pass: called before every pass of the UNet.
 
@@ -323,48 +334,14 @@ EDITORS: dict[str, type[PipelineEditor]] = {
 }
 
 
-class PromptToPrompt:
-    """Our own inversion and edit as an :class:`Editor`.
-
-    The prior becomes that of the source prompt's nouns that the target prompt changes, and where the image may
-    change; without it no noun has one.
+class Phrases(NamedTuple):
+    """One change that a target prompt makes.
 
     Args:
-        backbone: what inverts and edits.
-        method: of the inversion, as :func:`~locinv_pl.api.invert` takes it.
-        settings: of the edit.
-        num_steps: T.
-        resolution: R, side of the attention grid.
+        old: the words of the source prompt that go; "" where words are only added.
+        new: the words of the target prompt that come in their place; "" where words are only removed.
+        noun: the noun that both describe, "" where they are more than adjectives.
     """
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        method: Method | str = "locinv",
-        settings: EditSettings = EditSettings(),
-        num_steps: int = 50,
-        resolution: int = 16,
-    ):
-        self.backbone, self.settings = backbone, settings
-        self.inverts: dict[str, Any] = {"method": method, "num_steps": num_steps, "resolution": resolution}
-
-    def __call__(self, image: Tensor, source: str, target: str, prior: Tensor | None = None) -> Tensor:
-        """See :class:`Editor`."""
-        _refuse_same(source, target)
-        priors = {} if prior is None else {word: prior.float() for word in self._changed(source, target)}
-        pairs = [(a.text, n.text.lower()) for a, n in load_words().pairs(source) if n.text.lower() in priors]
-        inversion = invert(self.backbone, image, source, priors, adjectives=pairs, **self.inverts)
-        return edit(self.backbone, inversion, target, self.settings, prior)[0]
-
-    def _changed(self, source: str, target: str) -> list[str]:
-        mine, yours = (tokenize(self.backbone.tokenizer, prompt) for prompt in (source, target))
-        nouns = load_words().nouns(source)
-        changed = changed_nouns([mine.positions(noun.span) for noun in nouns], mine, yours, align(mine, yours))
-        return list(dict.fromkeys(nouns[k].text.lower() for k in changed))
-
-
-class Phrases(NamedTuple):
-    """What goes and what comes in its place, either may be ""; and the noun, where both only describe one."""
 
     old: str
     new: str
@@ -372,7 +349,11 @@ class Phrases(NamedTuple):
 
 
 def changed_phrases(source: str, target: str) -> list[Phrases]:
-    """What a target prompt changes, in its order, without words that say nothing by themselves."""
+    """What a target prompt changes, in its order, without words that say nothing by themselves.
+
+    >>> changed_phrases("a red cat and a dog", "a blue cat and a fox")
+    [Phrases(old='red', new='blue', noun='cat'), Phrases(old='dog', new='fox', noun='')]
+    """
     found = []
     for change in word_changes(source, target):
         sides = [(source, _telling(source, change.source)), (target, _telling(target, change.target))]
@@ -384,10 +365,15 @@ def changed_phrases(source: str, target: str) -> list[Phrases]:
 
 
 def instruction(source: str, target: str) -> str:
-    """How to get from one prompt to the other, as one would tell a person: "replace cat with tiger".
+    """How to get from one prompt to the other, as one would tell a person.
 
-    Words in the place of others are replaced, new ones added, old ones removed; where only adjectives change it says
-    what becomes of their noun, "make the car blue". Several changes are joined by "and"; none give "".
+    Words in the place of others are replaced, new ones added, old ones removed. Where only adjectives change, the
+    instruction says what becomes of their noun. Several changes are joined by "and"; none give "".
+
+    >>> instruction("a red cat and a dog", "a blue cat and a fox")
+    'make the cat blue and replace dog with fox'
+    >>> instruction("a cat", "a cat with a hat")
+    'add hat'
     """
     orders = []
     for old, new, noun in changed_phrases(source, target):
@@ -401,7 +387,7 @@ def instruction(source: str, target: str) -> str:
 
 
 def _telling(prompt: str, spans: Sequence[Span]) -> Sequence[Span]:
-    """Words, without those at their ends that say nothing by themselves."""
+    """Words, without those at their ends that say nothing by themselves, such as "a" and "with"."""
     said = [n for n, (a, b) in enumerate(spans) if prompt[a:b].isalnum() and prompt[a:b].lower() not in LOOSE]
     return spans[said[0] : said[-1] + 1] if said else ()
 

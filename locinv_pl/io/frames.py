@@ -18,7 +18,6 @@ from locinv_pl.io.reading import validated
 from locinv_pl.priors import Box, box_mask, resample
 
 Fit = Literal["crop", "pad", "native"]
-FITS = ("crop", "pad", "native")
 LONGEST = 4.0  # times the shorter side; a panorama would not fit into memory
 MULTIPLE = 64  # pixels: a latent of Stable Diffusion then halves three times without rest
 
@@ -127,16 +126,6 @@ def frame_mask(path: Path, frame: Frame) -> Tensor:
 def inside(plane: Tensor) -> Tensor:
     """The pixels that are half covered, or, of what is smaller than a pixel, those that are covered most."""
     return (plane > 0) & (plane >= plane.amax().clamp_max(0.5))
-
-
-def check_fit(fit: str) -> None:
-    """Refuse what is no way to fit.
-
-    Raises:
-        InputError: it is none.
-    """
-    if fit not in FITS:
-        raise InputError(f"data.fit={fit}: no way to fit an image; choose {', '.join(FITS)}")
 
 
 def _round_to_multiple(pixels: float) -> int:

@@ -34,23 +34,24 @@ class BackboneScores:
     """What :func:`evaluate_backbone` measures; rates in [0, 1].
 
     Attributes:
-        vae_psnr: of the VAE's reconstructions of unseen scenes, mean, dB.
-        color_delta_e, color_delta_e_p90: CIEDE2000 between the mean colours of an object in a scene and in its
-            reconstruction, the mean over all objects and the value that nine in ten keep below.
+        vae_psnr: PSNR of the VAE's reconstructions of unseen scenes in dB, the mean over scenes.
+        color_delta_e: CIEDE2000 between the mean colours of an object in a scene and in its reconstruction, the mean
+            over all objects.
+        color_delta_e_p90: the value of that difference which nine objects in ten keep below.
         judge_accuracy: unseen scenes of which the judge names all nouns and no other, each with its look.
-        noun_accuracy, color_accuracy: images generated for one object whose largest noun is the one asked
-            for, and that have it in the colour asked for.
+        noun_accuracy: images generated for one object whose largest noun is the one asked for.
+        color_accuracy: images generated for one object that have it in the colour asked for.
         two_noun_accuracy: images generated for two objects that have both nouns.
         two_color_accuracy: those that have both nouns, each in its colour.
         three_noun_accuracy: images generated for three objects that have all three nouns.
         edit_targets: target prompts of edits, of scenes with two and three objects, whose images, generated from
             nothing, show what they name and no other noun: the success that edits can have with this model.
-        clip_score: mean over all generated images with their prompts; ``clip_score_scenes`` over unseen scenes
-            with their captions.
+        clip_score: CLIPScore, 0 to 100, of all generated images with their prompts, the mean.
+        clip_score_scenes: the same of unseen scenes with their captions.
         ddim_iou: attention IoU of plain DDIM inversion at threshold 0.3, mean over the nouns of scenes with two
             and three objects; None for a model that isn't inverted.
-        package_mib: size of everything that the package ships.
-        samples_seen: by the model in its training; None where that isn't known.
+        package_mib: size in MiB of everything that the package ships.
+        samples_seen: how many samples the model's training has shown it; None where that isn't known.
     """
 
     vae_psnr: float
@@ -70,13 +71,18 @@ class BackboneScores:
     samples_seen: int | None
 
     def to_dict(self) -> dict[str, float | None]:
-        """For JSON."""
+        """The scores by name, as plain values for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt and the (noun, colour) of every object that it asks for."""
+    """A prompt whose answer can be judged.
+
+    Args:
+        prompt: the prompt.
+        things: the (noun, colour) of every object that it asks for.
+    """
 
     prompt: str
     things: tuple[tuple[str, str], ...]
@@ -84,7 +90,13 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Generated:
-    """The images that were judged, for a sheet: (N, 3, H, W), and what the judge saw."""
+    """The images that were judged, for a sheet.
+
+    Args:
+        requests: N requests.
+        images: their images, (N, 3, H, W) in [0, 1].
+        seen: what the judge saw on each image.
+    """
 
     requests: list[Request]
     images: Tensor = field(repr=False)
@@ -102,12 +114,16 @@ def evaluate_backbone(
     """Measure a model of the drawn world.
 
     Args:
-        backbone: the model.
-        judge: of the same world.
-        num_prompts: prompts with one object, as many with two, with three and of edits; also the VAE's scenes.
-        num_scenes: unseen scenes for the judge; a tenth as many for the attention maps.
-        seed: of scenes, prompts and noise.
-        samples_seen: by the model in its training.
+        backbone: the text-to-image model.
+        judge: the judge of the world that the model draws.
+        num_prompts: how many prompts have one object, and as many two, three and those of edits; also how many
+            scenes the VAE encodes.
+        num_scenes: how many unseen scenes the judge looks at; a tenth as many give attention maps.
+        seed: where scenes, prompts and noise begin.
+        samples_seen: how many samples the model's training has shown it, to be passed on.
+
+    Returns:
+        the scores, and the generated images that they come from.
     """
     scenes = unseen_scenes(seed, num_scenes, backbone.image_size, judge.world)
     one, two, three = ([*make_requests(judge, seed, count, num_prompts)] for count in (1, 2, 3))
@@ -146,10 +162,14 @@ def evaluate_backbone(
 
 
 def load_model(name: str, device: torch.device | str = "cpu") -> Backbone | FlowModel:
-    """ "embedded", "embedded_sd3", or the folder of a model in one of their layouts.
+    """Load a text-to-image model, of Stable Diffusion's layout or of Stable Diffusion 3's.
+
+    Args:
+        name: "embedded", "embedded_sd3", or the folder of a model in one of their layouts.
+        device: where to put the networks.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such model.
     """
     index = model_folder(name) / "model_index.json"
     if index.is_file() and json.loads(index.read_text()).get("_class_name") == "StableDiffusion3Pipeline":
@@ -164,7 +184,14 @@ def samples_seen(name: str) -> int | None:
 
 
 def edit_targets(seed: int, count: int, size: int, world_name: str = "core") -> list[str]:
-    """Target prompts of edits of unseen scenes with two and three objects, as ``data=scenes`` makes them."""
+    """Target prompts of edits of unseen scenes with two and three objects, as ``data=scenes`` makes them.
+
+    Args:
+        seed: where the scenes begin.
+        count: how many prompts.
+        size: side of the scenes' images in pixels.
+        world_name: "core" or "full".
+    """
     drawn = world(world_name)
     targets: list[str] = []
     while len(targets) < count:
@@ -175,13 +202,30 @@ def edit_targets(seed: int, count: int, size: int, world_name: str = "core") -> 
 
 
 def unseen_scenes(seed: int, count: int, size: int, world_name: str = "core") -> list[Scene]:
-    """Scenes that no training saw: its seeds are other words."""
+    """Scenes that no training saw, since its seeds are other words.
+
+    Args:
+        seed: where the scenes begin.
+        count: how many scenes.
+        size: side of their images in pixels.
+        world_name: "core" or "full".
+    """
     drawn = world(world_name)
     return [draw_scene(random.Random(f"evaluate/{seed}/{n}"), size, world=drawn) for n in range(count)]
 
 
 def make_requests(judge: Judge, seed: int, num_objects: int, count: int) -> Iterator[Request]:
-    """Prompts such as "a red cat and a blue car on the grass", the background left out sometimes."""
+    """Prompts such as "a red cat and a blue car on the grass", in three of ten without the background.
+
+    Args:
+        judge: knows the nouns and colours.
+        seed: where the prompts begin.
+        num_objects: how many objects each of them asks for.
+        count: how many prompts.
+
+    Yields:
+        the prompts with what they ask for.
+    """
     for n in range(count):
         rng = random.Random(f"prompt/{seed}/{num_objects}/{n}")
         nouns = rng.sample(judge.nouns, num_objects)
@@ -194,24 +238,42 @@ def make_requests(judge: Judge, seed: int, num_objects: int, count: int) -> Iter
 
 
 def judge_all(judge: Judge, images: Tensor, batch_size: int = 50) -> list[tuple[Sighting, ...]]:
-    """What the judge sees on many images (N, 3, H, W)."""
+    """What the judge sees on many images.
+
+    Args:
+        judge: the judge.
+        images: (N, 3, H, W) in [0, 1].
+        batch_size: how many it looks at together.
+
+    Returns:
+        what :meth:`~locinv_pl.measures.judge.Judge.see` answers for each image.
+    """
     return [seen for batch in images.split(batch_size) for seen in judge.see(batch)]
 
 
 def judge_accuracy(judge: Judge, scenes: Sequence[Scene]) -> float:
-    """Share of scenes of which the judge names all nouns and no other, each with the look of one that was drawn."""
+    """Share of scenes, 0 to 1, of which the judge sees what :func:`is_right` asks for."""
     seen = judge_all(judge, to_tensor(scenes))
     return _share(is_right(scene, saw) for scene, saw in zip(scenes, seen, strict=True))
 
 
 def is_right(scene: Scene, seen: Sequence[Sighting]) -> bool:
-    """Whether this was drawn."""
+    """Whether all nouns of a scene were seen and no other, each with the look of one that was drawn."""
     drawn = {(thing.noun, thing.look) for thing in scene.objects}
     return {noun for noun, _ in drawn} == {s.noun for s in seen} and _pairs(seen) <= drawn
 
 
 def vae_quality(backbone: Backbone | FlowModel, scenes: Sequence[Scene], batch_size: int = 16) -> dict[str, float]:
-    """What encoding and decoding costs: ``vae_psnr``, ``color_delta_e`` and ``color_delta_e_p90``."""
+    """What encoding and decoding costs.
+
+    Args:
+        backbone: the model with the VAE.
+        scenes: the scenes that it encodes.
+        batch_size: how many it encodes together.
+
+    Returns:
+        ``vae_psnr``, ``color_delta_e`` and ``color_delta_e_p90`` of :class:`BackboneScores`.
+    """
     from skimage.color import deltaE_ciede2000, rgb2lab
 
     values, sources, copies = [], [], []
@@ -233,7 +295,13 @@ def vae_quality(backbone: Backbone | FlowModel, scenes: Sequence[Scene], batch_s
 
 
 def ddim_iou(backbone: Backbone, scenes: Sequence[Scene], batch_size: int = 10) -> float:
-    """Attention IoU of plain DDIM inversion, mean over all nouns."""
+    """Attention IoU of plain DDIM inversion at threshold 0.3, in [0, 1], the mean over all nouns.
+
+    Args:
+        backbone: the model that inverts.
+        scenes: the scenes that it inverts, with the exact masks of their objects.
+        batch_size: how many it inverts together.
+    """
     method, values = load_method("ddim"), []
     for start in range(0, len(scenes), batch_size):
         samples = [to_sample(scene, str(start + n)) for n, scene in enumerate(scenes[start : start + batch_size])]
@@ -268,7 +336,14 @@ def to_tensor(scenes: Sequence[Scene]) -> Tensor:
 
 
 def draw_sheet(generated: Generated, columns: int = 10, rows: int = 6, gap: int = 42) -> Image.Image:
-    """Images for one object above those for two and for three, each with its prompt and what the judge saw."""
+    """Draw images for one object above those for two and for three, each with its prompt and what the judge saw.
+
+    Args:
+        generated: the images; the first of each number of objects are drawn.
+        columns: images side by side.
+        rows: rows of images, a third of them for each number of objects.
+        gap: pixels below an image, for its texts.
+    """
     each = len(generated.requests) // 3
     shown = [n * each + k for n in range(3) for k in range(min(columns * rows // 3, each))]
     side = generated.images.shape[-1]

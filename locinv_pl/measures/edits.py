@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from locinv_pl.drawing import to_array
-from locinv_pl.editing.prompt_to_prompt import changed_nouns
+from locinv_pl.editing.rows import changed_nouns
 from locinv_pl.errors import InputError
 from locinv_pl.measures.judge import Judge, load_judge
 from locinv_pl.measures.metrics import (
@@ -45,12 +45,13 @@ class MeasureSettings:
     """Which networks look at edits. The embedded judge's know drawn scenes only; for photographs name others.
 
     Args:
-        clip: what compares images with prompts: "judge", the judge's CLIP, or another CLIP in transformers'
-            layout, a hub id or a local folder. PIE-Bench's is openai/clip-vit-large-patch14.
-        vit: whose features compare edits with their sources: "judge", the image tower of the judge's CLIP, or a
-            ViT, likewise. PIE-Bench's is facebook/dino-vitb8.
-        vit_range: the value of white as the ViT sees it, before its mean and deviation are taken off. DINO learned
-            with 1; PIE-Bench's own code doesn't scale images for it: give 255 to compare with its tables.
+        clip: the CLIP that compares images with prompts: "judge" for the embedded judge's, a hub id, or a local
+            folder in transformers' layout. PIE-Bench's is openai/clip-vit-large-patch14.
+        vit: the ViT whose features compare edits with their sources: "judge" for the image tower of the judge's
+            CLIP, a hub id, or a local folder. PIE-Bench's is facebook/dino-vitb8.
+        vit_range: the value of white as the ViT sees it, more than 0, before its mean and deviation are taken off.
+            DINO learned with 1; PIE-Bench's own code doesn't scale images for it: give 255 to compare with its
+            tables.
         lpips: whether LPIPS of reconstructions and backgrounds is measured, which needs torchvision.
 
     Raises:
@@ -73,8 +74,8 @@ class Measures:
     """Measures edits, one by one.
 
     Args:
-        settings: with what.
-        device: where to compute.
+        settings: which networks look at the edits.
+        device: the device of these networks.
 
     Raises:
         InputError: a network can't be loaded.
@@ -93,13 +94,15 @@ class Measures:
         """Measure one edit.
 
         Args:
-            source: the image before, (3, H, W) in [0, 1].
-            edited: the image after, likewise.
-            target_prompt: P*.
+            source: the image before the edit, (3, H, W) in [0, 1].
+            edited: the image after the edit, (3, H, W) in [0, 1].
+            target_prompt: the prompt that describes what the image is to become.
             region: where the edit changes the image, (H, W), bool; its outermost frame of one pixel counts as
                 edited in any case.
 
         Returns:
+            The measures by name.
+
             - structure_distance: see :func:`~locinv_pl.measures.metrics.structure_distance`;
             - background_psnr in dB, background_mse, background_ssim, and background_lpips where asked for: of what
               lies outside the region; None without a region or without anything outside of it;
@@ -115,7 +118,7 @@ class Measures:
             keys, features = self.vit(torch.stack([source, edited]))
             agrees = self.clip.agrees(edited[None], [target_prompt])[0] if isinstance(self.clip, Judge) else None
             return {
-                "structure_distance": structure_distance(keys[0], keys[1]).item(),
+                "structure_distance": structure_distance(keys[1], keys[0]).item(),
                 **self._background(source, edited, region),
                 "clip_target": self._clip_score(edited, target_prompt),
                 "clip_edited": None if region is None else self._clip_score(edited * region, target_prompt),
@@ -125,7 +128,15 @@ class Measures:
 
     @torch.no_grad()
     def reconstruction(self, source: Tensor, reconstruction: Tensor) -> dict[str, float]:
-        """PSNR in dB, SSIM, and LPIPS where asked for, of a reconstruction; both (3, H, W) in [0, 1]."""
+        """Measure one reconstruction.
+
+        Args:
+            source: the image, (3, H, W) in [0, 1].
+            reconstruction: what came back, (3, H, W) in [0, 1].
+
+        Returns:
+            psnr in dB, ssim, and lpips where the settings ask for it.
+        """
         measures = {"psnr": psnr, "ssim": ssim, **({"lpips": lpips} if self.settings.lpips else {})}
         images = reconstruction.to(self.device), source.to(self.device)
         with fp32(self.device.type):
@@ -147,17 +158,26 @@ class Measures:
 
 
 class Clip:
-    """A CLIP of transformers, with the processor that prepares its images and prompts."""
+    """A CLIP that compares images with prompts.
+
+    Args:
+        network: transformers' CLIPModel.
+        processor: transformers' CLIPProcessor, which prepares its images and prompts.
+    """
 
     def __init__(self, network: Any, processor: Any):
         self.network, self.processor = network, processor
 
     @classmethod
     def load(cls, name: str, device: torch.device) -> Clip:
-        """From a folder or the hub.
+        """Load a CLIP.
+
+        Args:
+            name: a local folder in transformers' layout, or a hub id.
+            device: where to put the network.
 
         Raises:
-            InputError: it can't be loaded.
+            InputError: it can't be loaded, or isn't a CLIP.
         """
         from transformers import CLIPModel, CLIPProcessor
 
@@ -166,7 +186,15 @@ class Clip:
 
     @torch.no_grad()
     def clip_score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """As :meth:`locinv_pl.measures.judge.Judge.clip_score`; long prompts are cut where the text encoder ends."""
+        """As :meth:`locinv_pl.measures.judge.Judge.clip_score`; long prompts are cut where the text encoder ends.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+            prompts: B of them.
+
+        Returns:
+            (B,), 0 to 100, on the CPU.
+        """
         inputs = self.processor(
             text=list(prompts),
             images=[to_array(image) for image in images],
@@ -181,13 +209,14 @@ class Clip:
 
 
 class ViT:
-    """The features of images that a ViT has in the end.
+    """A ViT whose last features compare two images.
 
     Args:
-        network: of transformers; takes images (B, 3, side, side).
-        side: in pixels; images of another size or shape are resized to it.
-        mean, std: of its images' channels.
-        white: the value of white before these are taken off.
+        network: transformers' ViTModel, or the image tower of a CLIP; takes images (B, 3, side, side).
+        side: side of its images in pixels; images of another size or shape are resized to it.
+        mean: mean of its images' three channels, which is taken off.
+        std: standard deviation of these channels, by which the rest is divided.
+        white: the value of white before the mean is taken off, more than 0.
     """
 
     def __init__(self, network: Any, side: int, mean: Sequence[float], std: Sequence[float], white: float = 1.0):
@@ -199,10 +228,15 @@ class ViT:
 
     @classmethod
     def load(cls, name: str, white: float, device: torch.device) -> ViT:
-        """From a folder or the hub.
+        """Load a ViT.
+
+        Args:
+            name: a local folder in transformers' layout, or a hub id.
+            white: the value of white before the mean is taken off, more than 0.
+            device: where to put the network.
 
         Raises:
-            InputError: it can't be loaded.
+            InputError: it can't be loaded, or isn't a ViT.
         """
         from transformers import AutoImageProcessor, ViTModel
 
@@ -211,19 +245,25 @@ class ViT:
 
     @classmethod
     def of_judge(cls, judge: Judge, white: float) -> ViT:
-        """The image tower of the judge's CLIP."""
+        """The image tower of the judge's CLIP.
+
+        Args:
+            judge: the judge.
+            white: the value of white before the mean is taken off, more than 0.
+        """
         tower = judge.clip.vision_model
         return cls(tower, tower.config.image_size, [0.5] * 3, [0.5] * 3, white)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys of the last block, the heads side by side, of the CLS token and all patches; and the CLS features.
+        """Look at images.
 
         Args:
             images: (B, 3, H, W) in [0, 1].
 
         Returns:
-            (B, 1 + patches, D) and (B, D), the latter after the last layer norm.
+            the keys of the last block, the heads side by side, of the CLS token and all patches, (B, 1 + patches, D);
+            and the features of the CLS token after the last layer norm, (B, D).
         """
         pixels = F.interpolate(images, size=(self.side, self.side), mode="bilinear", antialias=True)
         keys: list[Tensor] = []
@@ -236,10 +276,10 @@ def edit_region(sample: EditSample, tokenizer: Any, edit: Edit, by_prior: bool =
     """Where an edit changes the image: what the data says, else the masks of the nouns that the prompt changes.
 
     Args:
-        sample: the image.
-        tokenizer: by whose tokens the prompts are compared.
-        edit: the edit.
-        by_prior: take the nouns' priors, which an editor may know, in place of their ground truth.
+        sample: the image, its prompt and its nouns.
+        tokenizer: the text encoder's tokenizer, by whose tokens the prompts are compared.
+        edit: the edit, with its target prompt.
+        by_prior: whether to take the nouns' priors, which an editor may know, in place of their ground truth.
 
     Returns:
         (H, W), bool, or in [0, 1] with ``by_prior``; None where the data names no region and no noun changes.

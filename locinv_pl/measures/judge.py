@@ -1,6 +1,6 @@
 """An independent judge of images from the drawn world: what is on them, in which colour, and how they fit a text.
 
-Both networks learned from drawn images only, never from generated ones, and share nothing with the
+Both of its networks learned from drawn images only, never from generated ones, and share nothing with the
 text-to-image model but the tokenizer.
 """
 
@@ -38,7 +38,14 @@ class Recognizer(nn.Module):
         self.unet, self.num_nouns = unet, num_nouns
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of nouns (B, 1 + nouns, h, w) and colours (B, colours, h, w) for images (B, 3, 4h, 4w) in [0, 1]."""
+        """Name what is in every cell.
+
+        Args:
+            images: (B, 3, 4h, 4w) in [0, 1].
+
+        Returns:
+            logits of "none of them" and the nouns, (B, 1 + num_nouns, h, w), and of colours, (B, num_colors, h, w).
+        """
         cells = F.pixel_unshuffle(images * 2 - 1, CELL)
         logits = self.unet(cells, 0).sample
         return logits[:, : 1 + self.num_nouns], logits[:, 1 + self.num_nouns :]
@@ -46,7 +53,13 @@ class Recognizer(nn.Module):
 
 @dataclass(frozen=True)
 class Sighting:
-    """A noun on an image: its colour, and the share of the image that it covers."""
+    """A noun that the judge sees on an image.
+
+    Args:
+        noun: the noun, in the singular.
+        color: the likeliest colour over the cells that it covers.
+        area: the share of the image that it covers, 0 to 1.
+    """
 
     noun: str
     color: str
@@ -58,11 +71,12 @@ class Judge:
 
     Args:
         recognizer: the network for nouns and colours.
-        clip: transformers' CLIPModel.
-        tokenizer: of ``clip``.
-        nouns, colors: the words for the recogniser's classes.
-        world: the name of the drawn world that it knows.
-        min_area: the smallest share of an image that counts as an object.
+        clip: transformers' CLIPModel, which compares images with texts.
+        tokenizer: the tokenizer of ``clip``.
+        nouns: the words for the recogniser's classes of nouns, in their order.
+        colors: the words for its classes of colours, in their order.
+        world: the name of the drawn world that the networks know, "core" or "full".
+        min_area: the smallest share of an image, 0 to 1, that counts as an object.
     """
 
     def __init__(
@@ -87,10 +101,16 @@ class Judge:
 
     @torch.no_grad()
     def see(self, images: Tensor) -> list[tuple[Sighting, ...]]:
-        """The nouns on each of the images (B, 3, H, W) in [0, 1], the largest first; each noun once.
+        """Name the nouns on images.
 
-        A noun is there where it is the likeliest in at least ``min_area`` of the image; its colour is
-        the likeliest over those cells.
+        A noun is on an image if it is the likeliest in at least ``min_area`` of the cells; its colour is the
+        likeliest over those cells.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+
+        Returns:
+            for each image its nouns, each of them once, the largest first.
         """
         nouns, colors = self.recognizer(self._resized(images.to(self.device)))
         winner, color_scores = nouns.argmax(1), colors.float().log_softmax(1)
@@ -108,11 +128,14 @@ class Judge:
 
     @torch.no_grad()
     def clip_score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """100 max(0, cos(image, text)) of each image with its prompt: (B,), on the CPU (CLIPScore, arXiv 2104.08718).
+        """How well each image fits its prompt: 100 max(0, cos(image, text)) (CLIPScore, arXiv 2104.08718).
 
         Args:
             images: (B, 3, H, W) in [0, 1].
             prompts: B of them.
+
+        Returns:
+            (B,), 0 to 100, on the CPU.
         """
         images = images.to(self.device)
         vision = self.clip.config.vision_config.image_size
@@ -132,8 +155,8 @@ class Judge:
             prompts: B of them.
 
         Returns:
-            None for a prompt that names none of the judge's nouns, or one noun in two colours: :meth:`see` sees
-            each noun once.
+            B answers; None for a prompt that names none of the judge's nouns, or one noun in two colours, since
+            :meth:`see` sees each noun once.
         """
         return [self._agrees(prompt, seen) for prompt, seen in zip(prompts, self.see(images), strict=True)]
 
@@ -161,11 +184,11 @@ class Judge:
 
 
 def load_judge(folder: Path | str | None = None, device: torch.device | str = "cpu") -> Judge:
-    """The judge of the embedded model's world, or one from another folder.
+    """Load the judge of the embedded model's world, or one from another folder.
 
     Args:
-        folder: as pretraining writes it.
-        device: where to put it.
+        folder: a judge's folder as pretraining writes it; the package's own by default.
+        device: where to put the networks.
 
     Raises:
         InputError: the folder holds no judge.

@@ -14,7 +14,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from locinv_pl.editing.pipelines import Editor, EditorSettings, make_editor
-from locinv_pl.editing.prompt_to_prompt import EditSettings, check_edit, edit, reconstruct
+from locinv_pl.editing.prompt_to_prompt import check_edit, edit, reconstruct
+from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError, tell
 from locinv_pl.measures.edits import Measures, MeasureSettings, edit_region
 from locinv_pl.measures.metrics import fp32
@@ -35,7 +36,7 @@ from locinv_pl.run.results import (
 )
 from locinv_pl.run.store import RunFolder, Scores, settings_digest
 from locinv_pl.run.strategy import ImageParallelStrategy
-from locinv_pl.run.summary import edits_table, summarize, summarize_edits, table
+from locinv_pl.run.summary import edits_table, runs_table, summarize, summarize_edits
 from locinv_pl.types import Edit, EditSample, Inversion, MadeOf
 
 
@@ -276,7 +277,7 @@ class LocInvModule(LightningModule):
         elif stage != "predict":
             kind, file = ("inversions", "summary.json") if stage == "fit" else ("validation", "validation.json")
             summary = self.run.sum_up(file, kind, partial(summarize, settings=self.settings))
-            print(f"\n{table([summary])}\n\nResults: {self.run.root}")
+            print(f"\n{runs_table([summary])}\n\nResults: {self.run.root}")
         self._require_all(stage)
 
     def _require_all(self, stage: str) -> None:

@@ -10,11 +10,12 @@ from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
 from locinv_pl.errors import printable
+from locinv_pl.measures.display import MEASURES
 
 
 @with_config(ConfigDict(extra="allow"))
 class Summary(TypedDict):
-    """The content of summary.json, as far as :func:`table` shows it."""
+    """The content of summary.json, as far as :func:`runs_table` shows it."""
 
     method: str
     prior: str | None
@@ -100,47 +101,44 @@ def _mean_edit(edits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def edits_table(summary: Mapping[str, Any]) -> str:
-    """The means of :func:`summarize_edits` as a Markdown table, a row for each kind of edit and one for all."""
-    columns = {
-        "edits": ("num_edits", 1, "{}"),
-        "structure x 1000": ("structure_distance", 1000, "{:.2f}"),
-        "background PSNR [dB]": ("background_psnr", 1, "{:.2f}"),
-        "LPIPS x 1000": ("background_lpips", 1000, "{:.2f}"),
-        "MSE x 10000": ("background_mse", 10000, "{:.2f}"),
-        "SSIM x 100": ("background_ssim", 100, "{:.2f}"),
-        "CLIP": ("clip_target", 1, "{:.2f}"),
-        "CLIP, edited part": ("clip_edited", 1, "{:.2f}"),
-        "ViT similarity": ("dino_similarity", 1, "{:.3f}"),
-        "success": ("success", 1, "{:.2f}"),
-    }
-    columns = {title: column for title, column in columns.items() if column[0] in summary["mean"]}
-    rows = [["kind", *columns]]
+    """The means of the edits as a Markdown table, a row for each kind of edit and one for all.
+
+    Args:
+        summary: as :func:`summarize_edits` makes it.
+    """
+    measures = [measure for key, measure in MEASURES.items() if key in summary["mean"]]
+    rows = [["kind", "edits", *(measure.title for measure in measures)]]
     for kind, means in {**summary["kinds"], "all": summary["mean"]}.items():
-        values = ((means[key], factor, form) for key, factor, form in columns.values())
-        rows.append([kind, *("-" if value is None else form.format(factor * value) for value, factor, form in values)])
-    return markdown(rows)
+        rows.append([kind, str(means["num_edits"]), *(measure.cell(means[measure.key]) for measure in measures)])
+    return markdown_table(rows)
 
 
-def table(summaries: Sequence[Mapping[str, Any]]) -> str:
-    """Summaries as a Markdown table, one row each."""
-    columns = {
-        "method": ("method", "{}"),
-        "prior": ("prior", "{}"),
-        "images": ("num_images", "{}"),
-        "IoU, plain DDIM": ("attention_iou_initial", "{:.3f}"),
-        "IoU": ("attention_iou", "{:.3f}"),
-        "PSNR [dB]": ("psnr", "{:.2f}"),
-        "VAE ceiling [dB]": ("psnr_vae", "{:.2f}"),
-        "s / image": ("seconds_per_image", "{:.1f}"),
-    }
-    rows = [list(columns)] + [
-        ["-" if s[key] is None else form.format(s[key]) for key, form in columns.values()] for s in summaries
-    ]
-    return markdown(rows)
+def runs_table(summaries: Sequence[Mapping[str, Any]]) -> str:
+    """Runs as a Markdown table, one row each.
+
+    Args:
+        summaries: as :func:`summarize` makes them.
+    """
+    keys = ("attention_iou_initial", "attention_iou", "psnr", "psnr_vae", "seconds_per_image")
+    measures = [MEASURES[key] for key in keys]
+    rows = [["method", "prior", "images", *(measure.title for measure in measures)]]
+    for summary in summaries:
+        about = [summary["method"], summary["prior"] or "-", str(summary["num_images"])]
+        rows.append([*about, *(measure.cell(summary[measure.key]) for measure in measures)])
+    return markdown_table(rows)
 
 
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells, the first of them the titles, as a Markdown table."""
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Cells as a Markdown table whose columns line up.
+
+    Args:
+        rows: rows of cells, the first of them the titles.
+
+    >>> print(markdown_table([["method", "IoU"], ["ddim", "0.3"]]))
+    | method | IoU |
+    |--------|-----|
+    | ddim   | 0.3 |
+    """
     rows = [[printable(cell).replace("|", "\\|") for cell in row] for row in rows]
     widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]

@@ -17,7 +17,7 @@ from PIL import Image
 from runs import METHOD, T, Toy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from locinv_pl.editing.prompt_to_prompt import EditSettings
+from locinv_pl.editing.settings import EditSettings
 from locinv_pl.io.files import read_json
 from locinv_pl.measures.metrics import attention_iou
 from locinv_pl.run.module import LocInvModule

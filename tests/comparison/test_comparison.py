@@ -17,7 +17,9 @@ from locinv_pl.configs import CONFIGS
 from PIL import Image
 
 from locinv_pl.cli.main import main
-from locinv_pl.comparison.runs import Comparison, Entry, compare, to_markdown
+from locinv_pl.comparison.runs import Comparison, Variant
+from locinv_pl.comparison.statistics import compare
+from locinv_pl.comparison.tables import to_markdown
 from locinv_pl.errors import InputError
 from locinv_pl.method.policies import load_method
 
@@ -25,26 +27,26 @@ EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml
 
 
 @pytest.mark.parametrize(
-    ("text", "entry", "label", "words"),
+    ("text", "variant", "label", "words"),
     [
-        ("nti", Entry("nti"), "nti", ["method=nti"]),
-        ("locinv:box", Entry("locinv", "box"), "locinv:box", ["method=locinv", "prior=box"]),
-        ("nti+p2p", Entry("nti", None, "p2p"), "nti+p2p", ["method=nti", "edit=p2p"]),
+        ("nti", Variant("nti"), "nti", ["method=nti"]),
+        ("locinv:box", Variant("locinv", "box"), "locinv:box", ["method=locinv", "prior=box"]),
+        ("nti+p2p", Variant("nti", None, "p2p"), "nti+p2p", ["method=nti", "edit=p2p"]),
         (
             "locinv:box+exact",
-            Entry("locinv", "box", "exact"),
+            Variant("locinv", "box", "exact"),
             "locinv:box+exact",
             ["method=locinv", "prior=box", "edit=exact"],
         ),
     ],
 )
-def test_entries(text: str, entry: Entry, label: str, words: list[str]) -> None:
-    assert Entry.parse(text) == entry and entry.label == label and entry.words == words
+def test_variants(text: str, variant: Variant, label: str, words: list[str]) -> None:
+    assert Variant.parse(text) == variant and variant.label == label and variant.words == words
 
 
-def test_entries_that_differ_by_their_edits_share_inversions() -> None:
-    assert Entry.parse("nti+p2p").inversion == Entry.parse("nti").inversion != Entry.parse("nti:box").inversion
-    varied = Entry("nti", vary=("method.null_text.lr", 0.5))
+def test_variants_that_differ_by_their_edits_share_inversions() -> None:
+    assert Variant.parse("nti+p2p").inversion == Variant.parse("nti").inversion != Variant.parse("nti:box").inversion
+    varied = Variant("nti", vary=("method.null_text.lr", 0.5))
     assert varied.label == "nti null_text.lr=0.5" and varied.words == ["method=nti", "method.null_text.lr=0.5"]
 
 
@@ -58,7 +60,7 @@ def test_words_are_its_own_or_the_runs() -> None:
 
 def test_values_vary_one_after_the_other() -> None:
     words = ["methods=nti,dpl", "vary={method.null_text.lr: [0.1, 0.2], model.num_steps: [3]}"]
-    varied = [(entry.name, entry.vary) for entry in Comparison.parse(words).entries]
+    varied = [(variant.name, variant.vary) for variant in Comparison.parse(words).variants]
     values = [("method.null_text.lr", 0.1), ("method.null_text.lr", 0.2), ("model.num_steps", 3)]
     assert varied == [(name, value) for name in ("nti", "dpl") for value in values]
 
@@ -67,10 +69,10 @@ def test_values_vary_one_after_the_other() -> None:
 def test_experiments(name: str) -> None:
     comparison = Comparison.parse([f"experiment={name}", "data=scenes"])
     assert comparison.words[-1] == "data=scenes"
-    for entry in comparison.entries:
-        method = load_method(entry.name).to_dict()
-        if entry.vary is not None:
-            for key in entry.vary[0].split(".")[1:]:
+    for variant in comparison.variants:
+        method = load_method(variant.name).to_dict()
+        if variant.vary is not None:
+            for key in variant.vary[0].split(".")[1:]:
                 method = method[key]
             assert isinstance(method, float)
 
@@ -94,7 +96,7 @@ def test_words_override_an_experiment() -> None:
 )
 def test_refused_words(words: list[str], says: str) -> None:
     with pytest.raises(InputError, match=says):
-        _ = Comparison.parse(words).entries
+        _ = Comparison.parse(words).variants
 
 
 # -- the numbers ----------------------------------------------------------------------------------

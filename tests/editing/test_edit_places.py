@@ -9,7 +9,9 @@ import torch
 from conftest import make_image
 from test_editing import invert
 
-from locinv_pl.editing.prompt_to_prompt import EditSettings, _plan, _Rows, changed_nouns, check_edit, denoise, edit
+from locinv_pl.editing.prompt_to_prompt import check_edit, denoise, edit, plan
+from locinv_pl.editing.rows import Rows, changed_nouns
+from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.prompt_weights import read_weights
@@ -36,6 +38,8 @@ def inversion(tiny: Backbone) -> Inversion:
         ("a cat", "a toy cat", ["cat"]),
         ("a cat and a dog", "a cat and a big police dog", ["dog"]),
         ("a cat and a dog", "a cat and a dog on grass", []),
+        ("a red cat and a dog", "a green cat and a dog", ["cat"]),
+        ("a red cat and a dog", "a red cat on grass", ["dog"]),
     ],
 )
 def test_a_noun_that_describes_a_noun_changes_it(tiny, source, target, words):
@@ -50,7 +54,7 @@ def test_a_noun_that_describes_a_noun_changes_it(tiny, source, target, words):
     "target", ["a red toy cat and a dog", "a red (toy:1.5) cat and a dog", "a red (cat:2) and a dog"]
 )
 def test_with_the_prior_blend_far_latents_stay(tiny: Backbone, inversion: Inversion, target: str) -> None:
-    rows = _Rows.of(tiny, [inversion], [[target]])
+    rows = Rows.of(tiny, [inversion], [[target]])
     with torch.no_grad():
         z = denoise(tiny, rows, PRIOR)
     differs = (z[0] != z[1]).any(0)
@@ -147,8 +151,8 @@ class TestBlendedWords:
 
     def mask(self, backbone: Backbone, inversion: Inversion, settings: EditSettings, blend: tuple[str, str] | None):
         asked = Edit("a red zebra and a owl", "change_object", blend)
-        rows = _Rows.of(backbone, [inversion], [[asked]])
-        _, blended = _plan(backbone, rows, settings, None)
+        rows = Rows.of(backbone, [inversion], [[asked]])
+        _, blended = plan(backbone, rows, settings, None)
         assert blended is not None
         return blended.masks[1]
 
@@ -165,7 +169,7 @@ class TestBlendedWords:
 
     def test_words_without_a_noun_s_maps_are_followed_as_they_go(self, tiny, inversion):
         asked = [Edit("a red zebra and a dog", "x", ("red", "zebra"))]
-        rows = _Rows.of(tiny, [inversion], [asked])
+        rows = Rows.of(tiny, [inversion], [asked])
         with torch.no_grad():
             z = denoise(tiny, rows, EditSettings(blend_threshold=0.9, blend_start=0.0))
         same = (z[0] == z[1]).all(0)

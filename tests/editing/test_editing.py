@@ -8,15 +8,10 @@ import pytest
 import torch
 from conftest import make_two_objects
 
-from locinv_pl.editing.prompt_to_prompt import (
-    AttentionEdit,
-    EditSettings,
-    _Rows,
-    changed_nouns,
-    denoise,
-    edit,
-    reconstruct,
-)
+from locinv_pl.editing.attention import AttentionEdit
+from locinv_pl.editing.prompt_to_prompt import denoise, edit, reconstruct
+from locinv_pl.editing.rows import Rows, changed_nouns
+from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError
 from locinv_pl.method.policies import Method, NullTextPolicy, TokenPolicy
 from locinv_pl.method.task import prepare
@@ -85,7 +80,7 @@ def test_an_edit_made_twice_is_equal(tiny_module, inversion):
 
 
 def test_the_source_branch_does_not_see_the_target(tiny_module, inversion):
-    rows = _Rows.of(tiny_module, [inversion], [["a red zebra and a dog"]])
+    rows = Rows.of(tiny_module, [inversion], [["a red zebra and a dog"]])
     with torch.no_grad():
         z = denoise(tiny_module, rows, EditSettings())
     back = tiny_module.decode(z[:1]).cpu()
@@ -97,7 +92,7 @@ def probabilities(rows: int, queries: int, keys: int) -> torch.Tensor:
 
 
 def control(tiny_module, inversion, target: str, **settings) -> AttentionEdit:
-    rows = _Rows.of(tiny_module, [inversion], [[target]])
+    rows = Rows.of(tiny_module, [inversion], [[target]])
     return AttentionEdit(rows, EditSettings(**settings), T, torch.device("cpu"))
 
 
@@ -144,7 +139,7 @@ def test_self_attention_is_taken_over_early_and_on_coarse_grids(tiny_module, inv
 
 def test_attribute_edits_take_over_self_attention_for_longer(tiny_module, inversion):
     """Each target of a batch for its own share of the steps."""
-    rows = _Rows.of(tiny_module, [inversion], [["a red dog and a dog", "a blue cat and a dog"]])
+    rows = Rows.of(tiny_module, [inversion], [["a red dog and a dog", "a blue cat and a dog"]])
     hook = AttentionEdit(rows, EditSettings(self_replace_steps=0.5, attribute_steps=1.0), T, torch.device("cpu"))
     A = probabilities(3, 64, 64)
     early = hook(A, SELF)
@@ -156,9 +151,7 @@ def test_attribute_edits_take_over_self_attention_for_longer(tiny_module, invers
 
 def test_kept_words_have_the_source_s_context_but_for_nouns_described_anew(tiny_module, inversion):
     """Tokens: start, a, red, cat, and, a, dog, end."""
-    rows = _Rows.of(
-        tiny_module, [inversion], [["a red dog and a dog", "a on cat and a dog", "a red cat and a red dog"]]
-    )
+    rows = Rows.of(tiny_module, [inversion], [["a red dog and a dog", "a on cat and a dog", "a red cat and a red dog"]])
     states = torch.randn(4, 20, 32, generator=torch.Generator().manual_seed(0))
     kept = rows.keep(states, "all")
     assert torch.equal(kept[0], states[0])
@@ -175,7 +168,7 @@ def test_blending_by_attention_keeps_to_the_changed_noun_s_maps(tiny_module, inv
     maps = torch.full_like(inversion.maps, 0.1)
     maps[:, 0, 2:5, 1:4] = 0.9
     maps[: T // 2, 0, 7, 7] = 1.0  # for half of the time: 0.55 in the mean
-    rows = _Rows.of(tiny_module, [replace(inversion, maps=maps)], [["a red zebra and a dog"]])
+    rows = Rows.of(tiny_module, [replace(inversion, maps=maps)], [["a red zebra and a dog"]])
     with torch.no_grad():
         z = denoise(tiny_module, rows, EditSettings(blend_threshold=0.65))
         loose = denoise(tiny_module, rows, EditSettings(blend_threshold=0.5))
@@ -187,7 +180,7 @@ def test_blending_by_attention_keeps_to_the_changed_noun_s_maps(tiny_module, inv
 
 def test_blending_without_a_noun_of_the_inversion_follows_the_words_maps_so_far(tiny_module, inversion):
     """As in Prompt-to-Prompt: from a step on."""
-    rows = _Rows.of(tiny_module, [inversion], [["a red cat and a dog on grass"]])
+    rows = Rows.of(tiny_module, [inversion], [["a red cat and a dog on grass"]])
     with torch.no_grad():
         free = denoise(tiny_module, rows, NO_BLEND)
         never = denoise(tiny_module, rows, EditSettings(blend_start=1.0))
@@ -215,7 +208,7 @@ def test_the_nouns_that_an_edit_changes(tiny_module, inversion, target, nouns):
 
 
 def test_with_the_prior_blend_the_rest_is_the_reconstruction_exactly(tiny_module, inversion):
-    rows = _Rows.of(tiny_module, [inversion], [["a red zebra and a dog"]])
+    rows = Rows.of(tiny_module, [inversion], [["a red zebra and a dog"]])
     with torch.no_grad():
         z = denoise(tiny_module, rows, EditSettings(blend="prior", blend_margin=0.07))
     differs = (z[0] != z[1]).any(0)
@@ -225,7 +218,7 @@ def test_with_the_prior_blend_the_rest_is_the_reconstruction_exactly(tiny_module
 
 
 def test_a_region_takes_the_place_of_the_priors(tiny_module, inversion):
-    rows = _Rows.of(tiny_module, [inversion], [["a red zebra and a dog"]])
+    rows = Rows.of(tiny_module, [inversion], [["a red zebra and a dog"]])
     region = torch.zeros(32, 32)
     region[-8:, :8] = 1
     with torch.no_grad():
@@ -235,7 +228,7 @@ def test_a_region_takes_the_place_of_the_priors(tiny_module, inversion):
 
 
 def test_direct_puts_the_source_on_the_trajectory(tiny_module, inversion):
-    rows = _Rows.of(tiny_module, [inversion], [["a red zebra and a dog"]])
+    rows = Rows.of(tiny_module, [inversion], [["a red zebra and a dog"]])
     with torch.no_grad():
         z = denoise(tiny_module, rows, EditSettings(direct=True, blend="prior"))
     assert torch.equal(z[0], inversion.trajectory[0])
@@ -244,7 +237,7 @@ def test_direct_puts_the_source_on_the_trajectory(tiny_module, inversion):
 
 
 def test_dynamic_tokens_follow_their_words(tiny_module, inversion):
-    rows = _Rows.of(tiny_module, [inversion], [["a owl and a red dog on grass", "a dog and a cat"]])
+    rows = Rows.of(tiny_module, [inversion], [["a owl and a red dog on grass", "a dog and a cat"]])
     ids = torch.stack([tokens.ids for tokens in rows.tokens])
     own = tiny_module.embed(ids)
     V = rows.embeddings(2, own)
@@ -261,7 +254,8 @@ def test_dynamic_tokens_follow_their_words(tiny_module, inversion):
     [
         ({"cross_replace_steps": 1.5}, "edit.cross_replace_steps=1.5: is a share"),
         ({"word_steps": {"cat": -1}}, "edit.word_steps.cat=-1: is a share"),
-        ({"blend": "all"}, "edit.blend=all: no such blend"),
+        ({"blend": "all"}, "edit.blend=all: no such blend; choose one of none, attention, prior"),
+        ({"keep": "none"}, "edit.keep=none: no such keep; choose one of nothing, words, all"),
     ],
 )
 def test_settings_out_of_range(settings, says):

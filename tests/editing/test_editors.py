@@ -22,17 +22,10 @@ from diffusers import (
 from locinv_pl.configs import CONFIGS
 
 from locinv_pl.api import invert
-from locinv_pl.editing import pipelines as editors
-from locinv_pl.editing.pipelines import (
-    EDITORS,
-    Editor,
-    EditorSettings,
-    PromptToPrompt,
-    changed_phrases,
-    instruction,
-    load_editor,
-)
-from locinv_pl.editing.prompt_to_prompt import EditSettings, edit
+from locinv_pl.editing import pipelines
+from locinv_pl.editing.pipelines import EDITORS, Editor, EditorSettings, changed_phrases, instruction, load_editor
+from locinv_pl.editing.prompt_to_prompt import edit
+from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError
 from locinv_pl.networks.backbone import Backbone, load_backbone
 
@@ -301,31 +294,29 @@ class TestProcessors:
 
 
 class TestPromptToPrompt:
-    """Our own inversion and edit, as if called by hand."""
+    """Our own inversion and edit, by the functions that a notebook has."""
 
     short = {"method": "locinv", "num_steps": 2, "resolution": 8}
 
     @pytest.mark.parametrize("settings", [EditSettings(), EditSettings(blend="prior", direct=True)])
-    def test_the_prior_is_that_of_the_nouns_that_change(self, tiny, settings):
+    def test_a_region_may_be_bool_and_gives_the_same_twice(self, tiny, settings):
         image, prior = make_image(), make_prior()
-        by_hand = invert(tiny, image, SOURCE, {"cat": prior}, adjectives=[("red", "cat")], **self.short)
-        by_hand = edit(tiny, by_hand, TARGET, settings, region=prior)[0]
-        editor = PromptToPrompt(tiny, settings=settings, num_steps=2, resolution=8)
-        edited = editor(image, SOURCE, TARGET, prior > 0)
-        assert torch.equal(edited, by_hand)
-        assert torch.equal(editor(image, SOURCE, TARGET, prior > 0), edited)
-
-    @pytest.mark.parametrize("target, nouns", [("a green cat and a dog", ["cat"]), ("a red cat on grass", ["dog"])])
-    def test_which_nouns(self, tiny, monkeypatch, target, nouns):
-        given = []
-        monkeypatch.setattr(editors, "invert", lambda *args, **_: given.extend(args[3]) or pytest.skip())
-        with pytest.raises(pytest.skip.Exception):
-            PromptToPrompt(tiny)(make_image(), SOURCE, target, make_prior())
-        assert given == nouns
+        inversions = [
+            invert(tiny, image, SOURCE, {"cat": plane}, adjectives=[("red", "cat")], **self.short)
+            for plane in (prior, (prior > 0).float())
+        ]
+        edited = [
+            edit(tiny, inversion, TARGET, settings, region=region)[0]
+            for inversion, region in zip(inversions, (prior, prior > 0), strict=True)
+        ]
+        assert torch.equal(*edited)
+        assert torch.equal(edit(tiny, inversions[0], TARGET, settings, region=prior)[0], edited[0])
+        assert not torch.equal(edit(tiny, inversions[0], TARGET, settings, region=torch.ones(32, 32))[0], edited[0])
 
     def test_no_prior_no_nouns(self, tiny):
-        by_hand = edit(tiny, invert(tiny, make_image(), SOURCE, **self.short), TARGET)[0]
-        assert torch.equal(PromptToPrompt(tiny, num_steps=2, resolution=8)(make_image(), SOURCE, TARGET), by_hand)
+        inversion = invert(tiny, make_image(), SOURCE, **self.short)
+        assert inversion.nouns == () and inversion.noun_positions == ()
+        assert torch.equal(edit(tiny, inversion, TARGET), edit(tiny, inversion, TARGET))
 
 
 @pytest.mark.parametrize(
@@ -366,7 +357,9 @@ class TestPresets:
 
     def test_by_name(self, tiny, backbones, monkeypatch):
         loaded = []
-        monkeypatch.setattr(editors, "load_backbone", lambda *names, for_editors: loaded.append(names) or backbones[8])
+        monkeypatch.setattr(
+            pipelines, "load_backbone", lambda *names, for_editors: loaded.append(names) or backbones[8]
+        )
         names = {path.stem for path in (CONFIGS / "editor").glob("*.yaml")}
         assert names == set(EDITORS)
         for name in names:
@@ -468,10 +461,6 @@ class TestRefusals:
         editor = make_editor(backbones[8], editor="instruct_pix2pix")
         with pytest.raises(InputError, match="takes 20: shorten 'replace elephant with crocodile'"):
             editor(make_image(), "a elephant", "a crocodile")
-
-    def test_our_own(self, tiny):
-        with pytest.raises(InputError, match="is the source prompt"):
-            PromptToPrompt(tiny)(make_image(), SOURCE, SOURCE)
 
     def test_values_that_the_pipeline_refuses(self, tiny):
         editor = make_editor(tiny, editor="inpaint", options={"strength": 3})

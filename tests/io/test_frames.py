@@ -13,8 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from locinv_pl.errors import InputError
-from locinv_pl.io.frames import Fit, Frame, check_fit
+from locinv_pl.io.frames import Fit, Frame
 from locinv_pl.priors import Box, box_mask, prior_on_grid, resample
 
 FITS: tuple[Fit, ...] = get_args(Fit)
@@ -133,13 +132,6 @@ def test_panoramas_are_cut_off_at_four_to_one() -> None:
 def test_native_sizes_of_common_images() -> None:
     sizes = {(640, 427): (512, 768), (375, 500): (704, 512), (1280, 724): (512, 896), (500, 500): (512, 512)}
     assert {size: Frame.fitting(*size, 512, "native").size for size in sizes} == sizes
-
-
-def test_other_fits_are_refused() -> None:
-    for fit in FITS:
-        check_fit(fit)
-    with pytest.raises(InputError, match=r"^data.fit=stretch: no way to fit an image; choose crop, pad, native$"):
-        check_fit("stretch")
 
 
 # --- masks onto the attention grid, the project's bar ---

@@ -22,9 +22,8 @@ from transformers import (
 )
 
 from locinv_pl.errors import InputError
-from locinv_pl.measures import edits as measures_file
 from locinv_pl.measures import metrics
-from locinv_pl.measures.edits import Measures, MeasureSettings, edit_region
+from locinv_pl.measures.edits import Measures, MeasureSettings, ViT, edit_region
 from locinv_pl.measures.judge import Judge, load_judge
 from locinv_pl.measures.metrics import background_mse, background_psnr, background_ssim, with_border
 from locinv_pl.types import Edit, EditSample
@@ -308,4 +307,4 @@ class TestRefusals:
 
 def test_images_are_prepared_without_torchvision(folder, by_others):
     assert type(by_others.clip.processor.image_processor) is CLIPImageProcessorPil
-    assert isinstance(by_others.vit, measures_file.ViT) and np.allclose(by_others.vit.mean.flatten(), MEAN)
+    assert isinstance(by_others.vit, ViT) and np.allclose(by_others.vit.mean.flatten(), MEAN)

@@ -402,9 +402,9 @@ def test_terminals_obey_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
     write_json(tmp_path / "settings.json", SETTINGS)
     run.save_scores("skipped", ESCAPES, {"id": ESCAPES, "problem": ESCAPES})
     run.save_record([ESCAPES + "2"], 0, make_record().pick([0]))
-    from locinv_pl.run.summary import markdown
+    from locinv_pl.run.summary import markdown_table
 
-    for text in (to_text(ESCAPES, status(tmp_path)), str(InputError(ESCAPES)), markdown([["kind"], [ESCAPES]])):
+    for text in (to_text(ESCAPES, status(tmp_path)), str(InputError(ESCAPES)), markdown_table([["kind"], [ESCAPES]])):
         assert all(line.isprintable() for line in text.split("\n")) and "\\x1b[31mred" in text
     assert one_line("写 é ü") == "写 é ü" and one_line("a\ud800\n b\0") == "a\\ud800 b\\x00"
 

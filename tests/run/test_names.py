@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from locinv_pl.callbacks.tensorboard import image_writer
 from test_types import SETTINGS, make_inversion, make_record, make_scores
 
-from locinv_pl.comparison.runs import Comparison, Entry
+from locinv_pl.comparison.runs import Comparison, Variant
 from locinv_pl.errors import InputError
 from locinv_pl.io.files import write_json
 from locinv_pl.run.results import save_edits
@@ -132,7 +132,7 @@ def test_links_are_not_followed(tmp_path: Path, kind: str) -> None:
 
 def test_a_method_whose_file_is_called_two_dots_compares_in_its_own_folder(tmp_path: Path) -> None:
     (method := tmp_path / "...yaml").write_text("name: x")
-    comparison, entry = Comparison(["ddim"], output=tmp_path / "out"), Entry(str(method))
+    comparison, entry = Comparison(["ddim"], output=tmp_path / "out"), Variant(str(method))
     assert comparison.folder(entry).root.parent == tmp_path / "out" / "runs"
     assert comparison.scores_path(entry).parent == tmp_path / "out" / "scores"
     assert comparison.folder(entry).root.name not in ("..", ".")

@@ -1,0 +1,113 @@
+"""What an edit does to attention: the controls of Prompt-to-Prompt (Hertz et al., arXiv 2208.01626, section 3.2).
+
+Both prompts are denoised together from the same noise. At step i, A is a cross-attention map of the source row and A*
+the same layer's of the target row; column l of a map is the attention to token l. Before a map is used, the target's
+is changed so:
+
+- Replacement ("Word Swap"). In the first τ T steps a word that stands in the place of another takes over that one's
+  map, so that what is new gets the place and the shape of what was: A*_l ← (A M)_l. The mapper M sends tokens of the
+  source to tokens of the target; the tokens of a word share its map.
+- Refinement ("Adding a New Phrase"). Words that both prompts have take over their own map, A*_l ← (A M)_l, where M
+  sends each to itself; words that only the target has keep their A*_l.
+- Reweighting ("Attention Re-weighting"). A token's map is multiplied by a factor, A*_l ← c_l A*_l.
+
+Since M comes from one alignment of both prompts (:mod:`locinv_pl.words.alignment`), the three are one formula,
+
+    A*_l ← c_l [ α_l (A M)_l + (1 - α_l) A*_l ],
+
+with α_l = 1 for i < τ_l T, and α_l = 0 after that and at all steps for words that only the target has. Self-attention,
+which holds the layout, is taken over whole, A* ← A, in the first steps and on coarse grids.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from locinv_pl.editing.rows import Rows, Target
+from locinv_pl.editing.settings import EditSettings
+from locinv_pl.networks.attention import Layer
+from locinv_pl.words.alignment import edit_kind
+
+
+class AttentionEdit:
+    """The formula above for all targets of a batch; an :class:`~locinv_pl.networks.attention.AttentionHook`.
+
+    ``step`` is i; whoever denoises sets it before every pass. ``maps`` (R, r, c, L) adds up the changed maps of all
+    layers with the inversion's attention grid, over all steps so far, for :class:`~locinv_pl.editing.blending.Blend`.
+
+    Args:
+        rows: the batch of R rows, n of them targets.
+        settings: give τ, for cross-attention, single words and self-attention, and c.
+        num_steps: T.
+        device: where the attention is computed.
+
+    Raises:
+        InputError: the settings name a word that a target prompt hasn't.
+    """
+
+    def __init__(self, rows: Rows, settings: EditSettings, num_steps: int, device: torch.device):
+        self.settings, self.num_steps = settings, num_steps
+        self.step = 0
+        targets = rows.targets
+        self.source = torch.tensor([t.source_row for t in targets], device=device)  # (n,)
+        self.target = torch.tensor([t.row for t in targets], device=device)  # (n,)
+        self.mapper = torch.stack([t.alignment.mapper for t in targets]).to(device)  # M, (n, L, L)
+        self.until = torch.stack([self._until(t) for t in targets]).to(device)  # τ, (n, L)
+        self.weight = torch.stack([self._weight(t) for t in targets]).to(device)  # c, (n, L)
+        self.self_until = torch.tensor([self._self_until(t) for t in targets])  # (n,)
+        grid = rows.inversions[0].maps.shape[-2:]
+        self.grid = (int(grid[0]), int(grid[1]))
+        self.finest = settings.self_resolution**2 * max(grid) / min(grid)
+        self.maps: Tensor | None = None
+
+    def wants(self, layer: Layer) -> bool:
+        """Cross-attention always, self-attention while it is taken over."""
+        return layer.is_cross or (bool(self._takes_self.any()) and layer.queries <= self.finest)
+
+    def __call__(self, probs: Tensor, layer: Layer) -> Tensor:
+        """Change the targets' attention.
+
+        Args:
+            probs: A and A* of all rows, (R, heads, queries, keys).
+            layer: the layer that they come from.
+
+        Returns:
+            the same shape; the source rows' are as they were.
+        """
+        edited = probs.clone()
+        if not layer.is_cross:
+            edited[self.target[self._takes_self]] = probs[self.source[self._takes_self]]
+            return edited
+        alpha = (self.step < self.until * self.num_steps).to(probs)[:, None, None]  # (n, 1, 1, L)
+        taken = probs[self.source] @ self.mapper[:, None].to(probs)  # A M, (n, heads, queries, L)
+        edited[self.target] = (alpha * taken + (1 - alpha) * probs[self.target]) * self.weight[:, None, None].to(probs)
+        if layer.queries == self.grid[0] * self.grid[1]:
+            mean = edited.float().mean(1).unflatten(1, self.grid)  # (R, r, c, L)
+            self.maps = mean if self.maps is None else self.maps + mean
+        return edited
+
+    @property
+    def _takes_self(self) -> Tensor:
+        """Which targets take over self-attention at this step, (n,)."""
+        return self.step < self.self_until * self.num_steps
+
+    def _self_until(self, target: Target) -> float:
+        kind = edit_kind(target.source.prompt, target.tokens.prompt)
+        return self.settings.attribute_steps if kind == "attribute" else self.settings.self_replace_steps
+
+    def _until(self, target: Target) -> Tensor:
+        """τ of every token, (L,); 0 for words that only the target has."""
+        until = torch.where(target.alignment.taken, self.settings.cross_replace_steps, 0.0)
+        for word, share in self.settings.word_steps.items():
+            until[target.positions(word)] = share
+        return until * target.alignment.taken
+
+    def _weight(self, target: Target) -> Tensor:
+        """Every token's c, (L,); a weight in brackets comes before the word's in the settings."""
+        weight = torch.ones(len(target.tokens.ids))
+        for word, factor in self.settings.reweight.items():
+            weight[target.positions(word)] = factor
+        for span, factor in target.edit.weights:
+            weight[list(target.tokens.positions(span))] = factor
+        return weight

@@ -1,0 +1,138 @@
+"""How an edit keeps the rest of the image: outside a mask the target's latent becomes the source's.
+
+After every step z* ← z + m (z* - z), with the source row's latent z, the target row's z* and a mask m in [0, 1] on the
+latent's grid, as in the local blending of Prompt-to-Prompt's code (Hertz et al., arXiv 2208.01626). ``edit.blend`` says
+where m comes from:
+
+- "attention": m = 1 where the mean of a changed noun's maps over all steps of the inversion exceeds
+  ``blend_threshold`` of its maximum. It is known from the start. An edit that changes no noun of the inversion has
+  Prompt-to-Prompt's own mask, from the attention to the changed words of both prompts so far; it moves from step to
+  step and begins after ``blend_start`` of them.
+- "prior": the union of the changed nouns' priors, or the region that came with the edit, widened by ``blend_margin``
+  and softened at its edge. Beyond that m is exactly 0, and the result the reconstruction.
+- "none": m = 1 everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from locinv_pl.editing.attention import AttentionEdit
+from locinv_pl.editing.rows import Rows, Target, added_nouns, changed_nouns
+from locinv_pl.editing.settings import EditSettings
+from locinv_pl.errors import InputError
+from locinv_pl.words import find_word, load_words
+
+
+class Blend:
+    """Blends the targets of a batch with their sources.
+
+    ``masks`` has every target's m, (h, w), by its row, or None where m isn't known from the start.
+
+    Args:
+        rows: the batch of R rows.
+        settings: say where m comes from.
+        size: (h, w) of the latents.
+        region: where edits may change the image, (H, W), in place of the priors.
+
+    Raises:
+        InputError: with ``blend="prior"`` and without a region, an edit changes no noun, or something without a prior.
+    """
+
+    def __init__(self, rows: Rows, settings: EditSettings, size: Sequence[int], region: Tensor | None):
+        self.settings, self.size = settings, (int(size[0]), int(size[1]))
+        self.targets = rows.targets if settings.blend != "none" else []
+        self.masks = {target.row: self._mask(target, region) for target in self.targets}
+
+    def __call__(self, z: Tensor, control: AttentionEdit) -> Tensor:
+        """Blend the latents after a step.
+
+        Args:
+            z: all rows' latents, (R, C, h, w).
+            control: has the attention up to this step.
+
+        Returns:
+            (R, C, h, w); the source rows' are as they were.
+        """
+        blended = z.clone()
+        for target in self.targets:
+            known = self.masks[target.row]
+            mask = self._running(target, control) if known is None else known
+            if mask is not None:
+                source = z[target.source_row]
+                blended[target.row] = source + mask.to(z.device) * (z[target.row] - source)
+        return blended
+
+    def _mask(self, target: Target, region: Tensor | None) -> Tensor | None:
+        """m, (h, w), where it is known from the start."""
+        inversion, named = target.inversion, target.blended_words()
+        if named is None:
+            changed = self._changed(target, inversion.noun_positions)
+        else:
+            here = {p for span in named[0] for p in target.source.positions(span)}
+            changed = [k for k, positions in enumerate(inversion.noun_positions) if here & set(positions)]
+        if self.settings.blend == "attention":
+            return self._above(inversion.maps[:, changed].mean(0)) if changed else None
+        if region is None:
+            self._refuse_placeless(target, changed, by_data=named is not None)
+            region = inversion.priors[changed].amax(0)
+        return self._widened(region)
+
+    def _running(self, target: Target, control: AttentionEdit) -> Tensor | None:
+        """m, (h, w), where the changed words of source and target have looked up to now; None before the first."""
+        changed = target.alignment.changed
+        mine, yours = target.blended_words() or (
+            [span for change in changed for span in change.source],
+            [span for change in changed for span in change.target],
+        )
+        words = [(target.source_row, [p for span in mine for p in target.source.positions(span)])]
+        words += [(target.row, [p for span in yours for p in target.tokens.positions(span)])]
+        assert control.maps is not None
+        maps = [control.maps[n][..., positions].mean(-1) for n, positions in words if positions]
+        if control.step < self.settings.blend_start * control.num_steps or not maps:
+            return None
+        return self._above(torch.stack(maps))
+
+    def _above(self, maps: Tensor) -> Tensor:
+        """Where any of some maps (n, r, c) exceeds the threshold: (h, w), 0 or 1."""
+        large = F.interpolate(maps[:, None].float(), self.size, mode="bilinear")[:, 0]
+        return (large > self.settings.blend_threshold * large.amax((-2, -1), keepdim=True)).any(0).float()
+
+    def _widened(self, region: Tensor) -> Tensor:
+        """A region and its margin: (h, w) in [0, 1], exactly 0 beyond the margin."""
+        reach = max(1, round(self.settings.blend_margin * min(self.size)))
+        mask = F.interpolate(region.float()[None, None], self.size, mode="area")
+        wide = F.max_pool2d((mask > 0.05).float(), 2 * reach + 1, 1, reach)
+        return F.avg_pool2d(wide, 3, 1, 1, count_include_pad=False)[0, 0]
+
+    def _changed(self, target: Target, noun_positions: Sequence[Sequence[int]]) -> list[int]:
+        """Which nouns of the source prompt the target changes, by its words and by their weights."""
+        weighted = [span for span, _ in target.edit.weights]
+        weighted += [span for word in self.settings.reweight for span in find_word(target.tokens.prompt, word)]
+        return changed_nouns(noun_positions, target.source, target.tokens, target.alignment, weighted)
+
+    def _refuse_placeless(self, target: Target, changed: Sequence[int], by_data: bool) -> None:
+        """Refuse an edit that no prior gives a place: it would change the whole image, or what it adds, nothing.
+
+        Args:
+            target: the edit.
+            changed: the inversion's nouns that it changes.
+            by_data: whether the data says which these are.
+        """
+        placeless = []
+        if not by_data:
+            placeless = [noun.text for noun in added_nouns(target.tokens, target.alignment)]
+            nouns = load_words().nouns(target.source.prompt)
+            places = [target.source.positions(noun.span) for noun in nouns]
+            known = {p for positions in target.inversion.noun_positions for p in positions}
+            placeless += [nouns[k].text for k in self._changed(target, places) if not known & set(places[k])]
+        if placeless or not changed:
+            what = f"{placeless[0]!r} has no prior that gives it a place" if placeless else "it changes no noun"
+            raise InputError(
+                f"edit.blend=prior, prompt {target.tokens.prompt!r}: {what}; say by region= where the edit may change "
+                f"the image, or take edit.blend=attention"
+            )

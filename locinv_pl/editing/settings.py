@@ -1,0 +1,78 @@
+"""What a user can choose about an edit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from locinv_pl.errors import InputError, check_choices
+
+
+@dataclass(frozen=True)
+class EditSettings:
+    """How Prompt-to-Prompt edits an inversion.
+
+    Shares count from the first, noisiest step: 0.8 of T = 50 steps are steps 0 to 39. The formulas that the settings
+    enter stand in :mod:`locinv_pl.editing.attention` and :mod:`locinv_pl.editing.blending`.
+
+    Args:
+        cross_replace_steps: share of the steps, 0 to 1, in which the target takes over the source's cross-attention.
+        word_steps: the same share for single words of the target prompt, which replaces ``cross_replace_steps``
+            there: ``{"red": 0.3}``. A word that the prompt hasn't is refused.
+        self_replace_steps: share of the steps, 0 to 1, in which the target takes over the source's self-attention.
+            More of it keeps the shapes of the source.
+        attribute_steps: that share where the prompts differ in adjectives only, since the object then keeps its shape.
+        self_resolution: side in cells of the finest attention grid on which self-attention is taken over; on grids
+            that aren't square, the shorter side.
+        reweight: factors on the attention to words of the target prompt: ``{"snowy": 2.0}``. Below 1 weakens a word,
+            below 0 turns it round. Weights in brackets, "a (snowy:2) road", do the same for one occurrence.
+        keep: at which tokens that both prompts share the target has the source's text context in place of its own. A
+            text encoder lets every word colour those after it, so that a changed noun changes the meaning of the rest
+            of the prompt. "nothing": nowhere; "words": at common words, but for nouns that get another description;
+            "all": at the end mark and the padding, too.
+        blend: where the target may leave the source. "none": everywhere. "attention": where the attention to the
+            changed nouns, in the mean over the inversion's steps, exceeds ``blend_threshold`` of its maximum.
+            "prior": in the changed nouns' localization priors, widened by ``blend_margin``; an edit that changes
+            something without a prior is refused, unless it comes with a region. Where the data names blended words,
+            these stand in for the changed ones.
+        blend_threshold: share of the map's maximum, 0 to 1, above which ``blend="attention"`` lets the target change.
+        blend_start: share of the steps, 0 to 1, before blending by attention begins where an edit changes no noun of
+            the inversion. The mask then comes from the changed words' maps so far, as in Prompt-to-Prompt.
+        blend_margin: how far "prior" widens its mask, as a share, 0 to 1, of the image's shorter side.
+        direct: whether the source row is put back on the DDIM trajectory after every step, so that what isn't edited
+            equals the VAE's reconstruction (Ju et al., Direct Inversion, arXiv 2310.01506).
+
+    Raises:
+        InputError: a share lies outside 0 to 1, a factor isn't finite, or a choice doesn't exist.
+    """
+
+    cross_replace_steps: float = 0.8
+    word_steps: Mapping[str, float] = field(default_factory=dict)
+    self_replace_steps: float = 0.5
+    attribute_steps: float = 0.8
+    self_resolution: int = 16
+    reweight: Mapping[str, float] = field(default_factory=dict)
+    keep: Literal["nothing", "words", "all"] = "all"
+    blend: Literal["none", "attention", "prior"] = "attention"
+    blend_threshold: float = 0.3
+    blend_start: float = 0.2
+    blend_margin: float = 0.08
+    direct: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain values, as they stand in YAML files and in edits.json."""
+        return {key: dict(value) if isinstance(value, Mapping) else value for key, value in vars(self).items()}
+
+    def __post_init__(self) -> None:
+        check_choices(self, "edit")
+        shares = ("cross_replace_steps", "self_replace_steps", "attribute_steps", "blend_threshold", "blend_start")
+        values = {name: getattr(self, name) for name in (*shares, "blend_margin")}
+        values |= {f"word_steps.{word}": share for word, share in self.word_steps.items()}
+        for name, value in values.items():
+            if not 0 <= value <= 1:
+                raise InputError(f"edit.{name}={value}: is a share; give 0 to 1")
+        for word, factor in self.reweight.items():
+            if not math.isfinite(factor):
+                raise InputError(f"edit.reweight.{word}={factor}: is no factor; give a number such as 2")
