@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 SHOWN = 20
 
@@ -45,3 +46,42 @@ class InputError(ValueError):
 
 class DamagedError(InputError):
     """A file whose content isn't what has been written."""
+
+
+def check_choice(key: str, value: object, choices: Any) -> None:
+    """Refuse a value that is none of a ``Literal``'s.
+
+    >>> check_choice("edit.blend", "none", Literal["none", "prior"])
+    >>> check_choice("edit.blend", "all", Literal["none", "prior"])
+    Traceback (most recent call last):
+    locinv_pl.errors.InputError: edit.blend=all: no such blend; choose one of none, prior
+
+    Args:
+        key: names the value in the message; what stands behind its last dot says what the value is.
+        value: to check.
+        choices: a ``Literal`` type.
+
+    Raises:
+        InputError: the value is none of them.
+    """
+    allowed = get_args(choices)
+    if value not in allowed:
+        what = key.rpartition(".")[2]
+        raise InputError(f"{key}={value}: no such {what}; choose one of {', '.join(map(str, allowed))}")
+
+
+def check_choices(instance: object, where: str = "") -> None:
+    """Check every field of a dataclass whose type is a ``Literal``, by :func:`check_choice`.
+
+    A dataclass calls it in its ``__post_init__``.
+
+    Args:
+        instance: of a dataclass.
+        where: the key of the whole, such as "edit"; a field is named "edit.blend" in messages, "blend" by default.
+
+    Raises:
+        InputError: a field's value is none of its choices.
+    """
+    for name, kind in get_type_hints(type(instance)).items():
+        if get_origin(kind) is Literal:
+            check_choice(f"{where}.{name}" if where else name, getattr(instance, name), kind)
