@@ -22,7 +22,7 @@ from locinv_pl.method.dynamic_tokens import dynamic_context
 from locinv_pl.method.policies import Method
 from locinv_pl.networks.attention import Context, Layer
 from locinv_pl.networks.backbone import Backbone
-from locinv_pl.networks.memory import young_garbage_only
+from locinv_pl.networks.memory import freeze_gc
 from locinv_pl.networks.schedule import ddim_step, guided_noise
 from locinv_pl.types import Edit, Inversion, Span, overlap
 from locinv_pl.words import Word, find_word, load_words
@@ -244,7 +244,7 @@ class _Rows:
         return V
 
 
-@young_garbage_only()
+@freeze_gc()
 def denoise(
     backbone: Backbone,
     rows: _Rows,
