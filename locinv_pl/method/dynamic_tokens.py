@@ -176,11 +176,11 @@ def optimize_tokens(
         with torch.enable_grad():
             context = token_context(backbone, task, descent.embeddings, of(images))  # of V_t, (b', L, D)
             A = backbone.attention_maps(of(z_t), of(t), of(abar_t), context, task.grid, descent.prefix)  # (b', r, c, L)
-            L = token_losses(A, task, of(images), policy.active)  # (b', n)
-            going = (L >= of(TH)).any(-1)  # (b',); no NaN is
+            losses = token_losses(A, task, of(images), policy.active)  # (b', n)
+            going = (losses >= of(TH)).any(-1)  # (b',); no NaN is
             if not going.any():
                 break
-            total = (λ * L[going].nan_to_num(0)).sum()
+            total = (λ * losses[going].nan_to_num(0)).sum()
         descent.step(total, going)
     return descent.result, descent.steps
 
