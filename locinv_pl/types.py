@@ -188,8 +188,8 @@ class StepRecord:
         tokens: the prompts' input embeddings with V_t in the rows of the dynamic tokens, (B, L, D).
         null: ∅_t, shape (B, L, D).
         maps: A_t^k, shape (B, K, r, c).
-        losses: under the final V_t, in the order of ``methods.LOSSES``, (B, 8); NaN where one does not apply.
-        thresholds: their TH_i, shape (8,); infinite where there is none.
+        losses: under the final V_t, in the order of ``method.policies.LOSSES``, (B, n); NaN where one does not apply.
+        thresholds: their TH_i, shape (n,); infinite where there is none.
         null_loss: the last of the null-text optimisation, shape (B,).
         token_steps, null_steps: gradient steps taken, shape (B,).
         seconds: wall time of the step, for the whole batch.
@@ -302,8 +302,8 @@ class Inversion:
         initial_maps: the same of the DDIM inversion, before any optimisation, shape (T, K, r, c).
         priors: S^k on the attention grid, shape (K, r, c).
         latent: the reconstruction's z_0, shape (C, h, w).
-        losses: per step, in the order of ``methods.LOSSES``, shape (T, 8).
-        thresholds: their TH_i, shape (T, 8).
+        losses: per step, in the order of ``method.policies.LOSSES``, shape (T, n).
+        thresholds: their TH_i, shape (T, n).
         null_loss: of the null-text optimisation, shape (T,).
         token_steps, null_steps: gradient steps taken, shape (T,).
         fingerprint: of the sample that was inverted.

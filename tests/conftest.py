@@ -13,7 +13,6 @@ os.environ.setdefault("TRITON_INTERPRET", "1")  # its kernels on any machine; 0 
 import gc
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,15 +30,16 @@ if TYPE_CHECKING:
 # Words of the vocabulary are one token; any other word splits into letters.
 WORDS = ["a", "cat", "dog", "red", "and", "on", "grass"]
 LENGTH = 20
-OLD_GARBAGE = ExitStack()
 
 
-def pytest_collection_finish() -> None:
+@pytest.fixture(scope="session", autouse=True)
+def old_garbage() -> Iterator[None]:
     """Searches for garbage leave alone what the libraries have made: each would take a second."""
-    from locinv_pl.networks.memory import young_garbage_only
+    from locinv_pl.networks.memory import freeze_gc
 
     gc.collect()
-    OLD_GARBAGE.enter_context(young_garbage_only())
+    with freeze_gc():
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

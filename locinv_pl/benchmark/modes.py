@@ -17,7 +17,7 @@ from locinv_pl.method.task import Task, prepare
 from locinv_pl.method.timestep import invert_step
 from locinv_pl.networks.attention import Context
 from locinv_pl.networks.backbone import Backbone
-from locinv_pl.networks.memory import young_garbage_only
+from locinv_pl.networks.memory import freeze_gc
 from locinv_pl.types import EditSample, StepRecord
 
 
@@ -102,7 +102,7 @@ class Mode:
         with with_savings(self.backbone, self.savings) as limited:
             return {name: count(work) for name, work in phases_of(limited, self.task, 0).items()}
 
-    @young_garbage_only()
+    @freeze_gc()
     def phase_seconds(self, repeats: int) -> dict[str, float]:
         """Of every phase, for the whole batch."""
         with with_savings(self.backbone, self.savings) as limited:

@@ -13,7 +13,7 @@ from torch import Tensor
 from locinv_pl.measures.backbones import to_sample
 from locinv_pl.method.dynamic_tokens import token_context, token_losses
 from locinv_pl.method.task import Task
-from locinv_pl.networks.attention import Context, CrossAttentionMaps
+from locinv_pl.networks.attention import Context
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.schedule import ddim_step, guided_noise
 from locinv_pl.scenes.drawing import draw_scene
@@ -59,13 +59,13 @@ def phases_of(backbone: Backbone, task: Task, i: int) -> dict[str, Work]:
 
     @torch.no_grad()
     def ddim() -> Tensor:
-        eps = backbone.predict_noise(z_t, t, abar_t, plain, CrossAttentionMaps(task.grid))
+        eps, _ = backbone.noise_and_maps(z_t, t, abar_t, plain, task.grid)
         return ddim_step(z_t, eps, abar_t, abar_s)
 
     @torch.no_grad()
     def conditional() -> Tensor:
         context = token_context(backbone, task, task.embeddings)
-        return backbone.predict_noise(z_t, t, abar_t, context, CrossAttentionMaps(task.grid), backbone.prefix(z_t, t))
+        return backbone.noise_and_maps(z_t, t, abar_t, context, task.grid, backbone.prefix(z_t, t))[0]
 
     def maps() -> Tensor:
         V = task.embeddings.clone().requires_grad_()

@@ -24,7 +24,7 @@ from locinv_pl.method.dynamic_tokens import dynamic_context
 from locinv_pl.method.policies import Method
 from locinv_pl.networks.attention import Context
 from locinv_pl.networks.backbone import Backbone
-from locinv_pl.networks.memory import young_garbage_only
+from locinv_pl.networks.memory import freeze_gc
 from locinv_pl.networks.schedule import ddim_step, guided_noise
 from locinv_pl.types import Edit, Inversion
 
@@ -110,7 +110,7 @@ def check_edit(
     plan(backbone, Rows.of(backbone, [inversion], [[prompt]]), settings, region)
 
 
-@young_garbage_only()
+@freeze_gc()
 def denoise(
     backbone: Backbone,
     rows: Rows,

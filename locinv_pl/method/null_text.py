@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from locinv_pl.method.early_stopping import keep_rows
+from locinv_pl.method.early_stopping import Descent
 from locinv_pl.method.task import Task
 from locinv_pl.networks.attention import Context
 from locinv_pl.networks.backbone import Backbone
@@ -26,49 +28,44 @@ def optimize_null_text(
 
         min_∅ mean( (z_{t-1}(z_t, ∅, V_t, w) - z̄_{t-1})² )
 
-    Source: Mokady et al., Null-text Inversion, arXiv 2211.09794, eq. 3. The conditional prediction
-    does not depend on ∅ and comes from outside.
+    An image stops as soon as its loss is below the policy's tolerance, and leaves the batch. The conditional
+    prediction doesn't depend on ∅ and comes from outside.
+
+    Source: Mokady et al., Null-text Inversion, arXiv 2211.09794, eq. 3.
 
     Args:
-        z_t: (B, C, h, w).
-        i: step.
+        backbone: the frozen networks.
+        task: the batch.
+        z_t: latents, (B, C, h, w).
+        i: step, 0 the noisiest.
         eps_cond: ε(z_t, t, V_t), (B, C, h, w).
         null: ∅ to start from, (B, L, D).
-        prefix: of z_t, where it is there.
+        prefix: of z_t; None computes everything.
 
     Returns:
         ∅_t (B, L, D), z_{t-1} (B, C, h, w), the loss (B,), gradient steps taken (B,).
     """
     policy, w = task.method.null_text, task.method.guidance_scale
     t, (abar_t, abar_s) = task.schedule.timesteps[i], task.schedule.alphas[i : i + 2]
-    target = task.ddim_latent(i + 1)
+    target, numel = task.ddim_latent(i + 1), z_t[0].numel()  # z̄_{t-1}, (B, C, h, w)
     tolerance = 1e-5 + i * 2e-5 if policy.early_stop else 0.0
+    J = policy.max_steps if policy.policy == "optimize" else 0
 
-    fitted, rows = null.clone(), null.clone().requires_grad_()  # all images, those that run
-    optimizer = torch.optim.Adam([rows], lr=policy.lr * max(1 - i / 100, 0.01))
-    z_s, loss_of = torch.empty_like(z_t), z_t.new_zeros(len(z_t))
-    steps = torch.zeros(len(z_t), dtype=torch.int32, device=z_t.device)
-    running, known, numel = torch.arange(len(z_t), device=z_t.device), prefix, z_t[0].numel()
-    max_steps = policy.max_steps if policy.policy == "optimize" else 0
-    for step in range(max_steps + 1):
-        fits = step < max_steps
-        with torch.set_grad_enabled(fits):
-            eps_null = backbone.predict_noise(z_t[running], t, abar_t, Context.of(rows), prefix=known)
-            z = ddim_step(z_t[running], guided_noise(eps_cond[running], eps_null, w), abar_t, abar_s)
-            loss = (z - target[running]).square().mean((1, 2, 3))
-            fitted[running], z_s[running], loss_of[running] = rows.detach(), z.detach(), loss.detach()
-            going = loss >= tolerance
-            if not going.any() or not fits:
+    descent = Descent(null, partial(torch.optim.Adam, lr=policy.lr * max(1 - i / 100, 0.01)), prefix)
+    of, z_s, loss_of = descent.of, torch.empty_like(z_t), z_t.new_zeros(len(z_t))
+    for j in range(J + 1):
+        with torch.set_grad_enabled(j < J):  # the last pass is for z_{t-1} alone
+            context = Context.of(descent.embeddings)  # ∅, (b, L, D)
+            eps_null = backbone.predict_noise(of(z_t), t, abar_t, context, prefix=descent.prefix)  # (b, C, h, w)
+            z = ddim_step(of(z_t), guided_noise(of(eps_cond), eps_null, w), abar_t, abar_s)  # (b, C, h, w)
+            loss = (z - of(target)).square().mean((1, 2, 3))  # (b,)
+            z_s[descent.rows], loss_of[descent.rows] = z.detach(), loss.detach()
+            going = loss >= tolerance  # (b,)
+            if j == J or not going.any():
                 break
-            optimizer.zero_grad()
-            (loss[going] * numel).sum().backward()  # of the sum: the mean's gradients are too small for fp16
-        if not going.all():
-            rows = keep_rows(optimizer, going)
-            running, known = running[going], known and known.pick(going)
-        rows.grad.div_(numel)  # type: ignore[union-attr]
-        optimizer.step()
-        steps[running] += 1
-    return fitted, z_s, loss_of, steps
+            total = (loss[going] * numel).sum()
+        descent.step(total, going, scale=numel)  # of the sum: the mean's gradients are too small for fp16
+    return descent.result, z_s, loss_of, descent.steps
 
 
 def null_text_step(

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_type_hints
 import yaml
 
 from locinv_pl.configs import CONFIGS
-from locinv_pl.errors import InputError
+from locinv_pl.errors import InputError, check_choices
 from locinv_pl.priors import Rasterize
 
 LARGEST = 1000.0  # factor or rate that means anything; beyond it numbers in fp32 overflow sooner or later
@@ -67,9 +67,7 @@ class TokenPolicy:
     background: LossTerm = field(default_factory=lambda: LossTerm(0.0, 50.0, 0.7))
 
     def __post_init__(self) -> None:
-        _require(self.policy in ("fixed", "optimize"), "policy", self.policy, "fixed or optimize")
-        _require(self.values in ("prompt", "dynamic"), "values", self.values, "prompt or dynamic")
-        _require(self.rasterize in ("area", "any"), "rasterize", self.rasterize, "area or any")
+        check_choices(self, "method.tokens")
         _require(self.max_steps >= 0, "max_steps", self.max_steps, "0 or more")
         _require(0 < self.lr <= LARGEST, "lr", self.lr, f"more than 0 and at most {LARGEST:g}")
         _require(0 <= self.weight_decay <= LARGEST, "weight_decay", self.weight_decay, f"0 to {LARGEST:g}")
@@ -85,7 +83,8 @@ class TokenPolicy:
         return [name for name, term in self.losses.items() if term.weight > 0]
 
 
-LOSSES = tuple(f.name for f in fields(TokenPolicy) if f.type == "LossTerm")
+LOSSES = tuple(name for name, kind in get_type_hints(TokenPolicy).items() if kind is LossTerm)
+"""The losses' names, in the order in which results hold their values: n of them."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +109,7 @@ class NullTextPolicy:
     early_stop: bool = True
 
     def __post_init__(self) -> None:
-        policies = ("none", "optimize", "npi", "direct")
-        _require(self.policy in policies, "policy", self.policy, "one of " + ", ".join(policies))
+        check_choices(self, "method.null_text")
         _require(self.max_steps >= 0, "max_steps", self.max_steps, "0 or more")
         _require(0 < self.lr <= LARGEST, "lr", self.lr, f"more than 0 and at most {LARGEST:g}")
 

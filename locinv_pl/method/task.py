@@ -1,9 +1,9 @@
-"""What stays the same for a batch of images while it is inverted: prompts, priors, the DDIM trajectory."""
+"""What stays the same for a batch of images while it is inverted: prompts, priors, the DDIM inversion's trajectory."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,30 +14,67 @@ from locinv_pl.method.background import estimate_background
 from locinv_pl.method.policies import LOSSES, Method
 from locinv_pl.networks.attention import (
     AttentionHook,
-    AttentionHooks,
     Context,
-    CrossAttentionMaps,
     Grid,
     SelfAttentionMaps,
     maps_of,
 )
 from locinv_pl.networks.backbone import Backbone
-from locinv_pl.networks.memory import young_garbage_only
+from locinv_pl.networks.memory import freeze_gc
 from locinv_pl.networks.schedule import Schedule, ddim_step
 from locinv_pl.priors import prior_on_grid
 from locinv_pl.types import EditSample, StepRecord
 from locinv_pl.words.tokens import PromptBatch, prompt_batch
 
 
+class Proposals:
+    """V̂_t by step, each with the gradient steps that it took: fitted when first asked for, remembered from then on.
+
+    Args:
+        known: by step V̂_t (B, L, D) and the gradient steps (B,); none in the beginning.
+    """
+
+    def __init__(self, known: Mapping[int, tuple[Tensor, Tensor]] | None = None):
+        self._known = dict(known or {})
+
+    def at(self, i: int, fit: Callable[[int], Mapping[int, tuple[Tensor, Tensor]]]) -> tuple[Tensor, Tensor]:
+        """V̂_t of step i (B, L, D), and the gradient steps (B,).
+
+        Args:
+            i: step, 0 the noisiest.
+            fit: answers those of step i, and maybe of others, by step; a function of the task alone.
+        """
+        if i not in self._known:
+            self._known |= fit(i)
+        return self._known[i]
+
+    def pick(self, images: Sequence[int]) -> Proposals:
+        """Those of some of the images, by number."""
+        some = list(images)
+        return Proposals({i: (V[some], steps[some]) for i, (V, steps) in self._known.items()})
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """A batch of images to invert: everything that no timestep changes.
 
-    ``prompts`` holds the batch's token tensors; ``embeddings`` (B, L, D) the words' own input
-    embeddings; ``plain`` (B, L, D) the text encoder's output for the unchanged prompt; ``empty``
-    (1, L, D) that for ""; ``priors`` (B, K, r, c) is S; ``background`` (B, r, c) DPL's M, where its loss counts;
-    ``trajectory`` (T+1, B, C, h, w) z̄_0..z̄_T; ``initial_maps`` (T, B, K, r, c) the A_t^k along it, noisiest first;
-    ``proposals`` what :func:`~locinv_pl.method.dynamic_tokens.propose_tokens` found, by step.
+    Args:
+        samples: the B images.
+        method: what is done to them.
+        schedule: T timesteps.
+        grid: (r, c), on which maps and priors are compared.
+        prompts: the batch's token tensors.
+        embeddings: the words' own input embeddings, (B, L, D).
+        plain: the text encoder's output for the unchanged prompts, (B, L, D).
+        empty: that for "", (1, L, D).
+        priors: S, (B, K, r, c), in [0, 1].
+        background: DPL's M, (B, r, c), 0 or 1; None where its loss doesn't count.
+        trajectory: z̄_0..z̄_T, (T+1, B, C, h, w).
+        initial_maps: the A_t^k along it, noisiest first, (T, B, K, r, c).
+        settings: what makes inversions comparable, as :func:`settings_of` answers it.
+        seconds: that preparing the batch took.
+        proposals: V̂_t, the tokens that the trajectory alone determines. They are fitted when a timestep first asks
+            for them, which changes how long that timestep takes and nothing else.
     """
 
     samples: tuple[EditSample, ...]
@@ -54,7 +91,7 @@ class Task:
     initial_maps: Tensor
     settings: Mapping[str, Any]
     seconds: float
-    proposals: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    proposals: Proposals = field(default_factory=Proposals)
 
     def ddim_latent(self, i: int) -> Tensor:
         """z̄_t at which step i begins, (B, C, h, w); step i - 1 should end there, and the last at z̄_0, i = T."""
@@ -78,7 +115,14 @@ class Task:
 
 
 def settings_of(backbone: Backbone, method: Method, num_steps: int, resolution: int) -> dict[str, Any]:
-    """What makes two inversions of an image comparable; goes into every result file."""
+    """What makes two inversions of an image comparable; goes into every result file.
+
+    Args:
+        backbone: the frozen networks.
+        method: of the inversion.
+        num_steps: T.
+        resolution: cells of the attention grid along its shorter side.
+    """
     return {
         "backbone": backbone.name,
         "method": method.to_dict(),
@@ -88,7 +132,18 @@ def settings_of(backbone: Backbone, method: Method, num_steps: int, resolution: 
 
 
 def prepare(backbone: Backbone, samples: Sequence[EditSample], method: Method, num_steps: int, resolution: int) -> Task:
-    """Encode a batch's images and prompts and invert them by DDIM under the plain prompt."""
+    """Encode a batch's images and prompts and invert them by DDIM under the plain prompt.
+
+    Args:
+        backbone: the frozen networks.
+        samples: B images of one size, with prompts and priors.
+        method: says which tokens move, and how priors come onto the grid.
+        num_steps: T.
+        resolution: cells of the attention grid along its shorter side; 16 in the paper.
+
+    Raises:
+        InputError: a prompt is too long, there is no such resolution, or no such number of steps.
+    """
     began = time.perf_counter()
     device = backbone.device
     moves = method.tokens.policy == "optimize"
@@ -132,7 +187,7 @@ def _background(parts: SelfAttentionMaps, A: Tensor, prompts: PromptBatch) -> Te
     return torch.stack([estimate_background(rows, maps[real], parts.grid) for rows, maps, real in each]).to(A.device)
 
 
-@young_garbage_only()
+@freeze_gc()
 @torch.no_grad()
 def ddim_invert(
     backbone: Backbone,
@@ -144,21 +199,24 @@ def ddim_invert(
 ) -> tuple[Tensor, Tensor]:
     """DDIM inversion with guidance 1: from the clean latent to noise.
 
+    Source: Song et al., Denoising Diffusion Implicit Models, arXiv 2010.02502, eq. 12, run backwards.
+
     Args:
-        z_0: (B, C, h, w).
-        context: of the source prompt.
+        backbone: the frozen networks.
+        z_0: clean latents, (B, C, h, w).
+        context: of the source prompts, (B, L, D).
         schedule: T steps.
-        grid: attention grid to read.
-        also: sees the attention, too.
+        grid: (r, c), the attention grid to read.
+        also: a further hook on the attention; None reads A_t alone.
 
     Returns:
         the trajectory z̄_0..z̄_T (T+1, B, C, h, w) and the plain maps A_t (T, B, r, c, L), noisiest first.
     """
     trajectory, A = [z_0], []
     for i in reversed(range(len(schedule))):
-        maps = CrossAttentionMaps(grid)
-        hook = maps if also is None else AttentionHooks(maps, also)
-        eps = backbone.predict_noise(trajectory[-1], schedule.timesteps[i], schedule.alphas[i], context, hook)
-        trajectory.append(ddim_step(trajectory[-1], eps, schedule.alphas[i + 1], schedule.alphas[i]))
-        A.append(maps.A)
+        abar_t, abar_s = schedule.alphas[i : i + 2]
+        z_s, t = trajectory[-1], schedule.timesteps[i]
+        eps, A_t = backbone.noise_and_maps(z_s, t, abar_t, context, grid, also=also)  # (B, C, h, w), (B, r, c, L)
+        trajectory.append(ddim_step(z_s, eps, abar_s, abar_t))
+        A.append(A_t)
     return torch.stack(trajectory), torch.stack(A[::-1])

@@ -23,13 +23,13 @@ from locinv_pl.method.dynamic_tokens import (
 )
 from locinv_pl.method.null_text import null_text_step
 from locinv_pl.method.task import Task
-from locinv_pl.networks.attention import CrossAttentionMaps, maps_of
+from locinv_pl.networks.attention import maps_of
 from locinv_pl.networks.backbone import Backbone
-from locinv_pl.networks.memory import young_garbage_only
+from locinv_pl.networks.memory import freeze_gc
 from locinv_pl.types import Inversion, StepRecord, stack
 
 
-@young_garbage_only()
+@freeze_gc()
 def invert_step(backbone: Backbone, task: Task, i: int, before: StepRecord) -> StepRecord:
     """One timestep: tokens, then null text, then the guided DDIM step.
 
@@ -47,15 +47,15 @@ def invert_step(backbone: Backbone, task: Task, i: int, before: StepRecord) -> S
         move = correct_tokens if method.parallel.timesteps else optimize_tokens
         V, token_steps = move(backbone, task, z_t, i, V, prefix)
     with torch.no_grad():
-        maps = CrossAttentionMaps(task.grid)
-        eps_cond = backbone.predict_noise(z_t, t, abar_t, token_context(backbone, task, V), maps, prefix)
-        losses = token_losses(maps.A, task)
+        context = token_context(backbone, task, V)
+        eps_cond, A = backbone.noise_and_maps(z_t, t, abar_t, context, task.grid, prefix)  # (B, C, h, w), (B, r, c, L)
+        losses = token_losses(A, task)  # (B, n)
     null, z_s, null_loss, null_steps = null_text_step(backbone, task, z_t, i, eps_cond, before.null, prefix)
     return StepRecord(
         latent=z_s,
         tokens=V,
         null=null,
-        maps=maps_of(maps.A, task.prompts.nouns),
+        maps=maps_of(A, task.prompts.nouns),
         losses=losses,
         thresholds=step_thresholds(method.tokens, i),
         null_loss=null_loss,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
@@ -23,11 +23,14 @@ from locinv_pl.networks.forwards import use_forwards
 Grid = tuple[int, int]
 
 
-@dataclass(frozen=True, eq=False)
-class Context:
-    """What cross-attention looks at: ``keys`` and ``values``, each (B, L, D).
+class Context(NamedTuple):
+    """What cross-attention looks at.
 
-    They are one tensor in Stable Diffusion; LocInv may let dynamic tokens move the keys alone.
+    Keys and values are one tensor in Stable Diffusion; LocInv may let dynamic tokens move the keys alone.
+
+    Args:
+        keys: states that every layer's K is projected from, (B, L, D).
+        values: states that its V is projected from, (B, L, D).
     """
 
     keys: Tensor
@@ -104,10 +107,6 @@ class CrossAttentionMaps:
         if self._sum is None:
             raise RuntimeError(f"no cross-attention layer with a {self.grid[0]}x{self.grid[1]} grid has run")
         return (self._sum / self.layers).unflatten(1, self.grid)
-
-    @A.setter
-    def A(self, maps: Tensor) -> None:
-        self._sum, self.layers = maps.flatten(1, 2), 1
 
 
 class SelfAttentionMaps:

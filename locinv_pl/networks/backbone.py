@@ -1,20 +1,20 @@
-"""The frozen networks of a latent text-to-image model; the rest of the package sees no diffusers."""
+"""The frozen networks of a latent text-to-image model of Stable Diffusion's layout, and how they are loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from locinv_pl.assets import EMBEDDED
 from locinv_pl.errors import InputError
 from locinv_pl.networks.attention import (
     AttentionHook,
+    AttentionHooks,
     Context,
     CrossAttentionMaps,
     Grid,
@@ -22,13 +22,12 @@ from locinv_pl.networks.attention import (
     control_attention,
 )
 from locinv_pl.networks.folder import check_configs, check_folder, refuse_file, variant_of
-from locinv_pl.networks.graphs import LARGEST, Graphs
+from locinv_pl.networks.graphs import LARGEST, Graphs, run_pass
 from locinv_pl.networks.hub import ask_hub, reason
 from locinv_pl.networks.prefix import Prefix, modules_without_text
 from locinv_pl.networks.schedule import Schedule
-from locinv_pl.networks.tuning import Tuning, lay_out, tune
+from locinv_pl.networks.tuning import Tuning, set_memory_format, tune
 
-Pass = Callable[[Tensor, Tensor, Context, Prefix | None], Any]
 LEAST_SIGNAL = 1e-6  # of ᾱ
 
 
@@ -99,7 +98,7 @@ class Backbone:
             return self
         for net in self._networks:
             net.to(device)
-        lay_out(self.unet, self.vae, self.tuning)
+        set_memory_format(self.unet, self.vae, self.tuning)
         self._graphs = self._graphs and Graphs()
         return self
 
@@ -133,9 +132,9 @@ class Backbone:
 
         ids = ids.to(self.device)
         graphs = self._graphs_for(ids)
-        return (
-            encode(ids, embeddings) if graphs is None or embeddings is None else graphs("text", encode, ids, embeddings)
-        )
+        if graphs is None or embeddings is None:
+            return encode(ids, embeddings)
+        return graphs("text", encode, ids, embeddings)
 
     def encode_null(self) -> Tensor:
         """∅, the output for the empty prompt: (1, L, D)."""
@@ -162,26 +161,6 @@ class Backbone:
         small = batch.is_cuda and len(batch) <= LARGEST and not torch.is_autocast_enabled("cuda")
         return self._graphs if small else None
 
-    def _pass(self, what: Hashable, run: Pass, z: Tensor, t: Tensor, context: Context, prefix: Prefix | None) -> Any:
-        """run(z, t, context, prefix), by a CUDA graph where that pays; ``what`` names it among all passes."""
-        graphs = self._graphs_for(z)
-        if graphs is None:
-            return run(z, t, context, prefix)
-        known = {} if prefix is None else prefix.outputs
-        states = (context.keys,) if context.values is context.keys else (context.keys, context.values)
-        modules, (kept, spec) = tuple(known), tree_flatten(known)
-
-        def of_tensors(z: Tensor, t: Tensor, *rest: Tensor) -> Any:
-            keys, values, outputs = rest[0], rest[len(states) - 1], tree_unflatten(rest[len(states) :], spec)
-            again = None if prefix is None else Prefix(prefix.modules, outputs)
-            answer = run(z, t, Context(keys, values), again)
-            return answer, {module: output for module, output in outputs.items() if module not in modules}
-
-        kind = what, len(states), prefix is None, modules
-        answer, found = graphs(kind, of_tensors, z, t.to(z.device), *states, *kept)
-        known.update(tree_map(Tensor.detach, found))
-        return answer
-
     def predict_noise(
         self,
         z: Tensor,
@@ -191,34 +170,59 @@ class Backbone:
         hook: AttentionHook | None = None,
         prefix: Prefix | None = None,
     ) -> Tensor:
-        """ε(z_t, t, context), shape of z, fp32; v- and x_0-prediction are turned into ε.
-
-        Latents are contiguous wherever they come from: convolutions round otherwise in another
-        layout, and a latent read from a file must go on exactly as the one in memory.
+        """ε(z_t, t, context), from what the UNet answers: v and x_0 are turned into ε.
 
         Args:
-            z: latents (B, C, h, w).
+            z: z_t, (B, C, h, w).
             t: timestep, scalar or (B,).
             abar_t: ᾱ_t, scalar or (B,).
             context: keys and values, (B, L, D) each.
-            hook: reads or changes the attention on the way.
-            prefix: of z and t, where it is there; a hook sees the self-attention in it once at most.
+            hook: reads or changes the attention on the way; such a pass is never replayed.
+            prefix: of z and t; None computes everything. A hook sees the self-attention in it once at most.
+
+        Returns:
+            (B, C, h, w), fp32, contiguous: convolutions round otherwise in another layout, and a latent read from a
+            file must go on exactly as the one in memory.
         """
 
         def run(z: Tensor, t: Tensor, context: Context, prefix: Prefix | None) -> Tensor:
             return self._run(z, t, context, hook, prefix).float().contiguous()
 
-        def read(z: Tensor, t: Tensor, context: Context, prefix: Prefix | None) -> tuple[Tensor, Tensor]:
-            maps = CrossAttentionMaps(grid)
-            return self._run(z, t, context, maps, prefix).float().contiguous(), maps.A
+        graphs = self._graphs_for(z) if hook is None else None
+        return self._to_noise(run_pass(graphs, "noise", run, z, t, context, prefix), z, abar_t)
 
-        if hook is None:
-            out = self._pass("noise", run, z, t, context, prefix)
-        elif type(hook) is CrossAttentionMaps and hook.stop_after is None:
-            grid = hook.grid
-            out, hook.A = self._pass(("noise and maps", grid), read, z, t, context, prefix)
-        else:
-            out = run(z, t, context, prefix)
+    def noise_and_maps(
+        self,
+        z: Tensor,
+        t: Tensor,
+        abar_t: Tensor,
+        context: Context,
+        grid: Grid,
+        prefix: Prefix | None = None,
+        also: AttentionHook | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """ε(z_t, t, context) and A_t of the same pass.
+
+        Args:
+            z, t, abar_t, context, prefix: as in :meth:`predict_noise`.
+            grid: (r, c), as :meth:`map_grid` answers it.
+            also: a further hook, behind the one that reads A_t; such a pass is never replayed.
+
+        Returns:
+            ε (B, C, h, w) and A_t (B, r, c, L), both fp32.
+        """
+
+        def run(z: Tensor, t: Tensor, context: Context, prefix: Prefix | None) -> tuple[Tensor, Tensor]:
+            maps = CrossAttentionMaps(grid)
+            hook = maps if also is None else AttentionHooks(maps, also)
+            return self._run(z, t, context, hook, prefix).float().contiguous(), maps.A
+
+        graphs = self._graphs_for(z) if also is None else None
+        out, A = run_pass(graphs, ("noise and maps", grid), run, z, t, context, prefix)
+        return self._to_noise(out, z, abar_t), A
+
+    def _to_noise(self, out: Tensor, z: Tensor, abar_t: Tensor) -> Tensor:
+        """ε of what the UNet answers, by the kind of its prediction (Salimans and Ho, arXiv 2202.00512, appendix D)."""
         abar_t = abar_t.reshape(-1, 1, 1, 1)
         kind = self.scheduler.config.prediction_type
         if kind == "v_prediction":
@@ -230,20 +234,28 @@ class Backbone:
     def attention_maps(
         self, z: Tensor, t: Tensor, abar_t: Tensor, context: Context, grid: Grid, prefix: Prefix | None = None
     ) -> Tensor:
-        """A_t alone, (B, r, c, L): the UNet stops after the last r x c cross-attention."""
+        """A_t alone: the UNet stops after the last r x c cross-attention, since nothing after it can change A_t.
+
+        Args:
+            z, t, abar_t, context, prefix: as in :meth:`predict_noise`.
+            grid: (r, c), as :meth:`map_grid` answers it.
+
+        Returns:
+            (B, r, c, L), fp32; over L they sum to 1.
+        """
         if grid not in self._map_layers:
             maps = CrossAttentionMaps(grid)
             with torch.no_grad():
                 self._run(z[:1], t.flatten()[:1], context.pick(slice(1)), maps)
             self._map_layers[grid] = maps.layers
 
-        def read(z: Tensor, t: Tensor, context: Context, prefix: Prefix | None) -> Tensor:
+        def run(z: Tensor, t: Tensor, context: Context, prefix: Prefix | None) -> Tensor:
             maps = CrossAttentionMaps(grid, stop_after=self._map_layers[grid])
             with suppress(MapsComplete):
                 self._run(z, t, context, maps, prefix)
             return maps.A
 
-        return self._pass(("maps", grid), read, z, t, context, prefix)
+        return run_pass(self._graphs_for(z), ("maps", grid), run, z, t, context, prefix)
 
     def map_grid(self, latent: Sequence[int], resolution: int) -> Grid:
         """The (r, c) attention grid of a latent (..., h, w) whose shorter side has ``resolution`` cells.

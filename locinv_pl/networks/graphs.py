@@ -8,10 +8,15 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from locinv_pl.errors import one_line
+from locinv_pl.networks.attention import Context
+from locinv_pl.networks.prefix import Prefix
+
+Pass = Callable[[Tensor, Tensor, Context, Prefix | None], Any]
+"""A pass of a UNet: of z (B, C, h, w), t, a context and, maybe, a prefix, which it fills."""
 
 LARGEST = 8
 """Images in a batch, at most: every recording keeps memory of its own for all that it computes."""
@@ -27,17 +32,30 @@ class Graphs:
         self._recorded: dict[Hashable, Callable[..., Any] | None] = {}
         self._replays: Counter[Hashable] = Counter()
 
-    def __call__(self, what: Hashable, function: Callable[..., Any], *inputs: Tensor) -> Any:
+    def __call__(self, what: Hashable, function: Callable[..., Any], *inputs: Any) -> Any:
         """function(*inputs), differentiable once, before the next call of its kind.
 
         Args:
-            what: names the function; calls of one name differ by nothing but their inputs.
+            what: names the function; calls of one name differ by nothing but the tensors of their inputs.
             function: answers tensors, in tuples and dicts, and never waits for the device.
-            inputs: on the device; their shapes, types and need of gradients make a kind.
+            inputs: tensors on the device, in tuples and dicts; their shapes, types and need of gradients make a kind.
+
+        Returns:
+            tensors of their own, which later calls leave alone.
 
         Raises:
             RuntimeError: gradients were asked for after another call of this kind.
         """
+        leaves, spec = tree_flatten(inputs)
+        tensors = list({id(leaf): leaf for leaf in leaves}.values())  # keys and values may be one
+        places = tuple(next(n for n, x in enumerate(tensors) if x is leaf) for leaf in leaves)
+
+        def of_tensors(*tensors: Tensor) -> Any:
+            return function(*tree_unflatten([tensors[place] for place in places], spec))
+
+        return self._replay((what, places), of_tensors, *tensors)
+
+    def _replay(self, what: Hashable, function: Callable[..., Any], *inputs: Tensor) -> Any:
         needs = [x.requires_grad and torch.is_grad_enabled() for x in inputs]
         kind = what, *((x.shape, x.dtype, need) for x, need in zip(inputs, needs, strict=True))
         if kind not in self._recorded:
@@ -62,6 +80,42 @@ class Graphs:
             if tensor.requires_grad:
                 tensor.register_hook(check)
         return answer
+
+
+def run_pass(
+    graphs: Graphs | None, what: Hashable, run: Pass, z: Tensor, t: Tensor, context: Context, prefix: Prefix | None
+) -> Any:
+    """run(z, t, context, prefix), replayed where there are graphs.
+
+    A recording knows tensors alone, those that it is given and those that it answers. So it is given what the prefix
+    holds, and answers what the pass adds to it.
+
+    Args:
+        graphs: what records; None runs the pass as it is.
+        what: names the pass among all of ``graphs``.
+        run: the pass.
+        z: latents (B, C, h, w).
+        t: timestep, scalar or (B,).
+        context: keys and values, (B, L, D) each.
+        prefix: of z and t; the pass may fill it.
+
+    Returns:
+        what ``run`` answers.
+    """
+    if graphs is None:
+        return run(z, t, context, prefix)
+    if prefix is None:
+        return graphs((what, None), lambda *inputs: run(*inputs, None), z, t.to(z.device), context)
+
+    def of_tensors(z: Tensor, t: Tensor, context: Context, known: dict[nn.Module, Any]) -> Any:
+        own = Prefix(prefix.modules, dict(known))
+        answer = run(z, t, context, own)
+        return answer, {module: output for module, output in own.outputs.items() if module not in known}
+
+    kind = what, tuple(prefix.outputs)
+    answer, added = graphs(kind, of_tensors, z, t.to(z.device), context, prefix.outputs)
+    prefix.outputs |= tree_map(Tensor.detach, added)
+    return answer
 
 
 def _record(function: Callable[..., Any], samples: tuple[Tensor, ...]) -> Callable[..., Any] | None:

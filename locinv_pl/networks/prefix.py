@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from locinv_pl.networks.forwards import Forward, own_forwards, use_forwards
 
@@ -30,7 +31,7 @@ class Prefix:
 
     def pick(self, images: Any) -> Prefix:
         """The prefix of some images of the batch."""
-        return Prefix(self.modules, {module: _pick(output, images) for module, output in self.outputs.items()})
+        return Prefix(self.modules, tree_map(lambda output: output[images], self.outputs))
 
     @contextmanager
     def replay(self) -> Iterator[None]:
@@ -63,7 +64,7 @@ def modules_without_text(unet: nn.Module, run: Callable[[], object]) -> tuple[nn
 
     def hook(module: nn.Module, args: Any, output: Any) -> None:
         calls[module] = calls.get(module, 0) + 1
-        if _requires_grad(output):
+        if any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(output)):
             text.add(module)
 
     with ExitStack() as stack:
@@ -73,13 +74,3 @@ def modules_without_text(unet: nn.Module, run: Callable[[], object]) -> tuple[nn
     without = [module for module in calls if module not in text]
     inner = {child for module in without for child in module.modules() if child is not module}
     return tuple(module for module in without if module not in inner and calls[module] == 1)
-
-
-def _pick(output: Any, images: Any) -> Any:
-    return output[images] if isinstance(output, Tensor) else tuple(_pick(part, images) for part in output)
-
-
-def _requires_grad(output: Any) -> bool:
-    if isinstance(output, Tensor):
-        return output.requires_grad
-    return any(_requires_grad(part) for part in (output.values() if isinstance(output, dict) else output))

@@ -1,4 +1,4 @@
-"""How the networks are run, not what they compute: memory layout, compiled blocks, recomputed activations."""
+"""How the networks are run, not what they compute: memory format, compiled blocks, recomputed activations."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ class Tuning:
     """What changes results by rounding at most.
 
     Args:
-        channels_last: convolutions keep the channels of a pixel together in memory. On a GPU this needs Triton, whose
-            kernels then also take the place of the UNet's group normalisations and gated units: PyTorch's own would
-            turn everything round, and back. By default wherever it pays: on CPUs, and on GPUs with Triton.
+        channels_last: whether UNet and VAE take ``torch.channels_last`` as their memory format. On a GPU this needs
+            Triton, whose kernels then also take the place of the UNet's group normalisations and gated units:
+            PyTorch's own would copy everything into the other format, and back. None takes it wherever it pays: on
+            CPUs, and on GPUs with Triton.
         compile: torch.compile of every block without attention, for the shapes that it meets; the first passes take
-            minutes. Attention itself stays as it is: it is read and changed. It comes in place of Triton's kernels.
+            minutes. Attention itself stays as it is: it is read and changed. Compiled blocks take the place of
+            Triton's kernels.
         gradient_checkpointing: the UNet keeps the inputs of its blocks alone and computes the rest once more for the
             gradients: about a third more time, a fraction of the memory.
         cuda_graphs: on a GPU, passes of up to eight images are recorded once and replayed: starting their kernels one
@@ -44,8 +46,14 @@ class Tuning:
 
 
 def tune(unet: Any, vae: Any, tuning: Tuning) -> None:
-    """Set the networks up in place."""
-    lay_out(unet, vae, tuning)
+    """Set the networks up in place.
+
+    Args:
+        unet: diffusers' UNet2DConditionModel.
+        vae: diffusers' AutoencoderKL.
+        tuning: how they are to run.
+    """
+    set_memory_format(unet, vae, tuning)
     if tuning.compile:
         torch._dynamo.config.recompile_limit = 1024  # shared by all blocks of a kind; beyond it nothing is compiled
         torch._dynamo.config.accumulated_recompile_limit = 1024
@@ -55,8 +63,14 @@ def tune(unet: Any, vae: Any, tuning: Tuning) -> None:
         unet.enable_gradient_checkpointing(_checkpoint)
 
 
-def lay_out(unet: Any, vae: Any, tuning: Tuning) -> None:
-    """What depends on the device, again wherever the networks are moved, which also parts what was one."""
+def set_memory_format(unet: Any, vae: Any, tuning: Tuning) -> None:
+    """Set what depends on the device: the memory format, the kernels that go with it, the fused projections.
+
+    Networks that move to another device need it again; moving also undoes the fused projections.
+
+    Args:
+        unet, vae, tuning: as in :func:`tune`.
+    """
     on_gpu = unet.conv_in.weight.device.type == "cuda"
     fused = on_gpu and not tuning.compile and tuning.channels_last is not False and has_triton()
     last = (fused or not on_gpu) if tuning.channels_last is None else tuning.channels_last

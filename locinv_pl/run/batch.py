@@ -20,7 +20,7 @@ from torch import Tensor
 
 from locinv_pl.errors import InputError
 from locinv_pl.measures.metrics import fp32
-from locinv_pl.method.dynamic_tokens import token_losses
+from locinv_pl.method.dynamic_tokens import applicable
 from locinv_pl.method.policies import Method
 from locinv_pl.method.task import Task, prepare
 from locinv_pl.method.timestep import collect, invert_step
@@ -147,7 +147,7 @@ def _pick(of: Any, images: Sequence[int]) -> Any:
         elif name in ("trajectory", "initial_maps"):
             changed[name] = value[:, some].contiguous()
         elif name == "proposals":
-            changed[name] = {i: (V[some], steps[some]) for i, (V, steps) in value.items()}
+            changed[name] = value.pick(some)
         elif isinstance(value, Tensor) and name != "empty":
             changed[name] = value[some]
     return replace(of, **changed)
@@ -221,8 +221,7 @@ def finite(part: Part, i: int) -> list[bool]:
     if i == part.engine.num_steps:
         return [bool(r.reconstruction.isfinite().all() and r.vae.isfinite().all()) for r in part.results]
     record, task = part.records[i], part.task
-    even = record.maps.new_ones(len(part), *task.grid, task.prompts.ids.shape[-1])
-    losses = record.losses.where(~token_losses(even, task).isnan().to(record.losses.device), 0)
+    losses = record.losses.where(applicable(task).to(record.losses.device), 0)
     values = (record.latent, record.tokens, record.null, record.maps, losses, record.null_loss)
     return torch.stack([value.isfinite().reshape(len(part), -1).all(1).cpu() for value in values]).all(0).tolist()
 

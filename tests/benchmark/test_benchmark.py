@@ -55,7 +55,7 @@ def gradients(backbone, task):
     losses.sum().backward()
     with torch.no_grad():
         context = token_context(backbone, task, V)
-        eps_cond = backbone.predict_noise(z_t, t, abar_t, context, CrossAttentionMaps(task.grid), prefix)
+        eps_cond, _ = backbone.noise_and_maps(z_t, t, abar_t, context, task.grid, prefix)
     null = task.empty.repeat(len(z_t), 1, 1).requires_grad_()
     eps_null = backbone.predict_noise(z_t, t, abar_t, Context.of(null), prefix=prefix)
     (eps_cond + eps_null).square().sum().backward()

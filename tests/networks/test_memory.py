@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 
-from locinv_pl.networks.memory import young_garbage_only
+from locinv_pl.networks.memory import freeze_gc
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ class Ring:
 def test_only_young_garbage_is_looked_for():
     gc.collect()
     old = weakref.ref(Ring())
-    with young_garbage_only():
+    with freeze_gc():
         young = weakref.ref(Ring())
         gc.collect()
         assert old() is not None and young() is None
@@ -36,12 +36,12 @@ def test_only_young_garbage_is_looked_for():
 
 
 def test_the_search_is_as_before_after_an_exception_and_where_it_was_limited_already():
-    with pytest.raises(RuntimeError, match="on purpose"), young_garbage_only():
+    with pytest.raises(RuntimeError, match="on purpose"), freeze_gc():
         raise RuntimeError("on purpose")
     assert gc.get_freeze_count() == 0
     gc.freeze()
     try:
-        with young_garbage_only():
+        with freeze_gc():
             pass
         assert gc.get_freeze_count() > 0
     finally:
@@ -50,4 +50,4 @@ def test_the_search_is_as_before_after_an_exception_and_where_it_was_limited_alr
 
 def test_a_function_too():
     assert gc.get_freeze_count() == 0
-    assert young_garbage_only()(gc.get_freeze_count)() > 0
+    assert freeze_gc()(gc.get_freeze_count)() > 0

@@ -12,7 +12,7 @@ from locinv_pl.method.task import prepare
 from locinv_pl.method.timestep import invert_step
 from locinv_pl.networks.attention import Context, attention_layers
 from locinv_pl.networks.backbone import Backbone, load_backbone
-from locinv_pl.networks.tuning import Tuning, lay_out, use_one_thread
+from locinv_pl.networks.tuning import Tuning, set_memory_format, use_one_thread
 
 GRID, T, ABAR = (8, 8), torch.tensor(500), torch.tensor(0.3)
 HOW = Method("test", 2.0, TokenPolicy(max_steps=2), NullTextPolicy(max_steps=2))
@@ -100,7 +100,7 @@ def test_layout_and_kernels_follow_the_device_unless_the_user_says(tiny_folder, 
     def laid_out(device: str) -> tuple[bool, bool, set[bool]]:
         seen = SimpleNamespace(weight=SimpleNamespace(device=torch.device(device)))
         shown = SimpleNamespace(conv_in=seen, to=unet.to, modules=unet.modules)
-        lay_out(shown, vae, Tuning(channels_last=said, compile=compile, fuse_projections=False))
+        set_memory_format(shown, vae, Tuning(channels_last=said, compile=compile, fuse_projections=False))
         weights = unet.conv_in.weight, vae.encoder.conv_in.weight
         last = (weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
         return *last, {"forward" in vars(norm) for norm in norms}

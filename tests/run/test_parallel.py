@@ -9,7 +9,7 @@ from conftest import make_two_objects
 from locinv_pl.method import dynamic_tokens
 from locinv_pl.method.dynamic_tokens import optimize_tokens, propose_tokens
 from locinv_pl.method.policies import LossTerm, Method, NullTextPolicy, ParallelPolicy, TokenPolicy
-from locinv_pl.method.task import prepare
+from locinv_pl.method.task import Proposals, prepare
 from locinv_pl.method.timestep import invert_step
 from locinv_pl.networks.attention import Context
 from locinv_pl.run.batch import advance, begin, make_engine
@@ -126,12 +126,12 @@ def test_timesteps_are_halved_until_they_fit(tiny, monkeypatch):
     together = [propose_tokens(tiny, task, i)[0] for i in range(T)]
     scarce = Scarce(room=2)
     monkeypatch.setattr(dynamic_tokens, "optimize_tokens", scarce)
-    task.proposals.clear()
+    task = dataclasses.replace(task, proposals=Proposals())
     for i, whole in enumerate(together):
         close(propose_tokens(tiny, task, i)[0], whole)
     assert scarce.tried == [8, 4, 2, 2, 4, 2, 2]
     scarce.room = 0
-    task.proposals.clear()
+    task = dataclasses.replace(task, proposals=Proposals())
     with pytest.raises(torch.OutOfMemoryError):
         propose_tokens(tiny, task, 0)
 
