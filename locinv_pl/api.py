@@ -116,8 +116,18 @@ def edit_run(
     is_same = list_edits(folder, image).get("fingerprint") == inversion.fingerprint
     has_source = is_same and folder.edits_path(image, "source.png").exists()  # else the VAE's must do
     source = None if has_source else backbone.decode(inversion.trajectory[:1])[0].cpu()
-    about = (image, inversion.prompt, inversion.fingerprint, settings.to_dict())
-    return save_edits(folder, *about, source, images[0], edits, images[1:], allowed)
+    return save_edits(
+        folder,
+        image,
+        prompt=inversion.prompt,
+        fingerprint=inversion.fingerprint,
+        settings=settings.to_dict(),
+        source=source,
+        reconstruction=images[0],
+        edits=edits,
+        images=images[1:],
+        region=allowed,
+    )
 
 
 def make_sample(

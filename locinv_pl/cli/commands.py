@@ -16,6 +16,8 @@ from locinv_pl.run.store import RunFolder
 if TYPE_CHECKING:
     from locinv_pl.pretrain.settings import Recipe
 
+Command = Callable[..., None]
+
 
 def table(runs: Sequence[str]) -> None:
     """Print finished runs as a Markdown table, a row for each.
@@ -180,8 +182,20 @@ def benchmark(
     if device == "cpu":
         use_one_thread()
     settings = Benchmark(
-        *(backbone, method, size, resolution, batch_size, device, dtype, tuning),
-        *(num_steps, timesteps, token_steps, null_steps, repeats, ablation),
+        backbone=backbone,
+        method=method,
+        size=size,
+        resolution=resolution,
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype,
+        tuning=tuning,
+        num_steps=num_steps,
+        timesteps=timesteps,
+        token_steps=token_steps,
+        null_steps=null_steps,
+        repeats=repeats,
+        ablation=ablation,
     )
     result = settings.run() | ({"growth": settings.growth()} if plot is not None else {})
     print(to_markdown(result))
@@ -203,17 +217,21 @@ def status(run: Path) -> None:
     print(to_text(run, status(run)))
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
+COMMANDS: dict[str, Command] = {
     "benchmark": benchmark,
+    "compare": compare,
     "edit": edit,
     "evaluate-backbone": evaluate_backbone,
     "pretrain": pretrain,
     "status": status,
+    "table": table,
 }
+OF_WORDS = {"compare": "methods=NAME,NAME KEY=VALUE...", "table": "RUN..."}
+"""The commands that take all words as they are, and how these are written."""
+DATA_COMMANDS = {"check": "scenes", "preview": "scenes", "build-coco-edit": "coco_edit"}
+"""The commands ``data ACTION``, and the data where none is named."""
 
-DATA_COMMANDS = {
-    "check": ("check", "data=scenes"),
-    "preview": ("preview", "data=scenes"),
-    "build-coco-edit": ("build_coco_edit", "data=coco_edit"),
-}
-"""The commands about data: a function of locinv_pl.datamodules.commands, and the data where none is named."""
+
+def data_command(name: str) -> Command:
+    """The function of ``data NAME``; the package knows ``datamodules`` by name alone."""
+    return getattr(import_module("locinv_pl.datamodules.commands"), name.replace("-", "_"))

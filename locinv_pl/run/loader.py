@@ -16,7 +16,7 @@ Report = Callable[[str, InputError], None]
 Opened = list[tuple[str, EditSample | InputError]]
 
 
-class Timestep:
+class TimestepBatch:
     """One item of work for the module: a batch of images and the step i to take with it.
 
     The images are opened at first use: Lightning asks for an item before it is through with the
@@ -85,7 +85,7 @@ class TimestepLoader:
         self.samples, self.ids, self.batches = samples, ids, batches
         self.num_steps, self.claim, self.pending = num_steps, claim, pending
         self.report, self.num_workers, self.pin_memory = report, num_workers, pin_memory
-        self._last: Timestep | None = None
+        self._last: TimestepBatch | None = None
 
     @property
     def is_through(self) -> bool:
@@ -97,13 +97,13 @@ class TimestepLoader:
         """The ids of all images in the batches."""
         return [self.ids[j] for batch in self.batches for j in batch]
 
-    def __iter__(self) -> Iterator[Timestep]:
+    def __iter__(self) -> Iterator[TimestepBatch]:
         for opened in self._opened():
             take = cache(partial(self._take, opened))
             if self.report is not None and not take():
                 continue
             for i in range(self.num_steps):
-                self._last = Timestep(take, i, self.report)
+                self._last = TimestepBatch(take, i, self.report)
                 yield self._last
 
     def _claimed(self) -> Iterator[list[int]]:

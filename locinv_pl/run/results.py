@@ -129,6 +129,7 @@ class _Refused(TypedDict):
 def save_edits(
     run: RunFolder,
     id: str,
+    *,
     prompt: str,
     fingerprint: str,
     settings: Mapping[str, Any],

@@ -20,10 +20,10 @@ from locinv_pl.configs import CONFIGS
 from PIL import Image
 from processes import MARKS, Run
 
-from locinv_pl import batch
 from locinv_pl.cli.main import LocInvCLI, main, translate
 from locinv_pl.errors import InputError
 from locinv_pl.method.policies import Method, load_method
+from locinv_pl.run import batch
 
 ROOT = Path(__file__).parents[2]
 PRESETS = sorted(p.stem for p in (CONFIGS / "method").glob("*.yaml"))

@@ -19,12 +19,12 @@ from conftest import write_images
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from locinv_pl import module
 from locinv_pl.cli.main import main
 from locinv_pl.editing.pipelines import EditorSettings, make_editor
 from locinv_pl.io.files import read_json, write_json
 from locinv_pl.measures.judge import load_judge
 from locinv_pl.networks.backbone import load_backbone
+from locinv_pl.run import module
 
 STEPS = 3
 
@@ -400,8 +400,8 @@ class TestStops:
         """After the first image's edits: its files are kept, the second's are never begun."""
         saved = module.save_edits
 
-        def save_and_stop(*args: Any) -> list[Path]:
-            paths = saved(*args)
+        def save_and_stop(*args: Any, **options: Any) -> list[Path]:
+            paths = saved(*args, **options)
             os.kill(os.getpid(), signal.SIGTERM)
             return paths
 

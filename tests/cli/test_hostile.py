@@ -539,7 +539,8 @@ def make_run(rng: random.Random, root: Path) -> Input:
     make_inversion("a").save(run.inversion_path("a"))
     run.save_scores("inversions", "a", make_scores("a"))
     image, edit = torch.rand(3, 8, 8), Edit("a dog", "word_swap")
-    save_edits(run, "a", "a cat", "f" * 16, {"steps": 1}, image, image, [edit], image[None])
+    about: Any = {"prompt": "a cat", "fingerprint": "f" * 16, "settings": {"steps": 1}}
+    save_edits(run, "a", **about, source=image, reconstruction=image, edits=[edit], images=image[None])
     readers: dict[str, Callable[[], Any]] = {
         "settings.json": lambda: status(run.root),
         "pictures.json": lambda: status(run.root),

@@ -11,7 +11,6 @@ import pytest
 import torch
 from runs import METHOD, T, inversions, make_samples, run_stage
 
-from locinv_pl import batch
 from locinv_pl.errors import InputError
 from locinv_pl.io.files import read_json
 from locinv_pl.method.task import Task, prepare
@@ -19,7 +18,8 @@ from locinv_pl.method.timestep import invert_step
 from locinv_pl.networks.backbone import Backbone, load_backbone
 from locinv_pl.networks.memory import halving
 from locinv_pl.networks.tuning import Tuning
-from locinv_pl.run.batch import Engine, Part, advance, begin, make_engine
+from locinv_pl.run import batch
+from locinv_pl.run.batch import Engine, MicroBatch, advance, begin, make_engine
 from locinv_pl.run.store import RunFolder
 from locinv_pl.types import EditSample, Inversion, StepRecord
 
@@ -337,4 +337,4 @@ class TestRuns:
 
 def test_a_part_of_everything_is_itself(engine: Engine) -> None:
     part = begin(engine, make_samples(2))[0][0]
-    assert isinstance(part, Part) and part.pick(range(2)) is part and part[:] is part
+    assert isinstance(part, MicroBatch) and part.pick(range(2)) is part and part[:] is part

@@ -243,8 +243,9 @@ class TestEdits:
         self, made: Path, run: RunFolder, stage: Callable[..., Any], damage: Callable[[Path], None]
     ) -> None:
         inversion = Inversion.load(run.inversion_path("p0"))
-        about = ("p0", inversion.prompt, inversion.fingerprint, {"own": [1, None]})
-        save_edits(run, *about, None, torch.zeros(3, 32, 32), [Edit("a zebra", "..")], torch.zeros(1, 3, 32, 32))
+        about = {"prompt": inversion.prompt, "fingerprint": inversion.fingerprint, "settings": {"own": [1, None]}}
+        black = {"source": None, "reconstruction": torch.zeros(3, 32, 32), "images": torch.zeros(1, 3, 32, 32)}
+        save_edits(run, "p0", **about, **black, edits=[Edit("a zebra", "..")])
         before = list_edits(run, "p0")
         assert before["edits"][2]["file"] == "3-%2E..png"
         damage(run.edits_path("p0", "edits.json"))

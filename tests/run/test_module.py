@@ -219,7 +219,7 @@ class TestAgain:
         assert read_json(tmp_path / "summary.json")["num_images"] == 3
 
     def test_steps_that_are_kept_are_not_computed_again(self, run_fit, tmp_path, monkeypatch):
-        from locinv_pl import batch
+        from locinv_pl.run import batch
 
         with pytest.raises(KeyError, match="interrupted"):
             run_fit(tmp_path, count=1, callbacks=[Interrupt(2)])

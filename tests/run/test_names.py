@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -105,7 +106,8 @@ def files_made(folder: Path, others: dict[str, str]) -> list[Path]:
 @pytest.mark.parametrize("id", ["..", ".", "", "写" * 27])
 def test_edits_and_curves_lie_below_their_folders(tmp_path: Path, id: str) -> None:
     run, image = RunFolder(tmp_path / "run"), make_inversion().latent[:3]
-    paths = save_edits(run, id, "a cat", "", {}, image, image, [Edit("a dog", "..")], image[None])
+    about: Any = {"prompt": "a cat", "fingerprint": "", "settings": {}, "source": image, "reconstruction": image}
+    paths = save_edits(run, id, **about, edits=[Edit("a dog", "..")], images=image[None])
     with image_writer(run, id) as writer:
         writer.add_scalar("x", 1.0, 0)
     assert {path.parent.parent for path in paths} == {run.root / "edits"}

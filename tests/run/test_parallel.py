@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import make_two_objects
 
-from locinv_pl import dynamic_tokens
+from locinv_pl.method import dynamic_tokens
 from locinv_pl.method.dynamic_tokens import optimize_tokens, propose_tokens
 from locinv_pl.method.policies import LossTerm, Method, NullTextPolicy, ParallelPolicy, TokenPolicy
 from locinv_pl.method.task import prepare

@@ -13,8 +13,8 @@ from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.distributed import HashStore, Store, TCPStore
 
-from locinv_pl import strategy as strategy_file
 from locinv_pl.errors import InputError
+from locinv_pl.run import strategy as strategy_file
 from locinv_pl.run.strategy import ImageParallelStrategy, agree_on_start
 
 

@@ -1,0 +1,58 @@
+"""The figures of a timestep that Lightning's loggers and callbacks can take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite
+from statistics import fmean
+
+import torch
+
+from locinv_pl.measures.metrics import attention_iou
+from locinv_pl.method.policies import LOSSES, Method
+from locinv_pl.run.batch import MicroBatch
+
+
+def metric_names(method: Method) -> list[str]:
+    """The names of what :func:`step_metrics` can answer for a method.
+
+    >>> metric_names(Method())[:4]
+    ['timestep', 'iou/mean', 'loss/null_text', 'loss/similarity']
+    """
+    active = method.tokens.active
+    return [
+        *("timestep", "iou/mean", "loss/null_text"),
+        *(f"loss/{name}" for name in active),
+        *(f"threshold/{name}" for name in active if method.tokens.losses[name].beta is not None),
+    ]
+
+
+def step_metrics(micro_batches: Sequence[MicroBatch], i: int) -> dict[str, float]:
+    """The figures of a batch after timestep i; what doesn't apply to any of its images is left out.
+
+    Args:
+        micro_batches: the batch, one or more.
+        i: step, 0 the noisiest.
+
+    Returns:
+        values by name: ``timestep`` is i; ``iou/mean`` the mean attention IoU over all nouns of all images;
+        ``loss/NAME`` the mean of a loss over the images that it applies to, for the losses that count, before their
+        weights; ``threshold/NAME`` the value below which it no longer moves tokens; ``loss/null_text`` the mean squared
+        error of null-text optimisation.
+    """
+    records = [each.records[i] for each in micro_batches]
+    losses = torch.cat([record.losses for record in records]).nanmean(0).tolist()
+    ious = [
+        iou
+        for each, record in zip(micro_batches, records, strict=True)
+        for sample, maps in zip(each.task.samples, record.maps.cpu(), strict=True)
+        for iou in attention_iou(maps[: len(sample.nouns)], sample.masks).tolist()
+    ]
+    found = {
+        "timestep": float(i),
+        "iou/mean": fmean(ious) if ious else float("nan"),
+        "loss/null_text": torch.cat([record.null_loss for record in records]).mean().item(),
+        **{f"loss/{name}": value for name, value in zip(LOSSES, losses, strict=True)},
+        **{f"threshold/{name}": value for name, value in zip(LOSSES, records[0].thresholds.tolist(), strict=True)},
+    }
+    return {name: found[name] for name in metric_names(micro_batches[0].task.method) if isfinite(found[name])}
