@@ -24,7 +24,7 @@ from locinv_pl.networks.backbone import Backbone, load_backbone
 from locinv_pl.networks.tuning import Tuning
 from locinv_pl.run.batch import Engine, MicroBatch, Outcome, advance, begin, make_engine
 from locinv_pl.run.loader import TimestepBatch, TimestepLoader
-from locinv_pl.run.logging import step_metrics
+from locinv_pl.run.logging import is_heard, step_metrics
 from locinv_pl.run.results import (
     EditResult,
     edit_row,
@@ -155,8 +155,8 @@ class LocInvModule(LightningModule):
 
         What :func:`~locinv_pl.run.logging.step_metrics` answers is logged, so that every logger and callback of
         Lightning's sees it: ``timestep``, ``iou/mean``, ``loss/NAME``, ``threshold/NAME``, ``loss/null_text``. The x
-        axis is ``trainer.global_step``, which counts the timesteps of all batches that this process inverts. Processes
-        log their own batches; nothing is averaged over them, and a logger writes what the first process logs.
+        axis is ``trainer.global_step``, which counts the timesteps of all batches that this process inverts. Every
+        process logs its own batches and nothing is averaged over processes, so a logger writes those of the first one.
         """
         if batch.i == 0:
             settings = settings_digest(self.settings)
@@ -166,7 +166,7 @@ class LocInvModule(LightningModule):
         self._take(batch, advance(self._micro_batches, batch.i))
         if batch.i == self.num_steps - 1:
             self._take(batch, advance(self._micro_batches, self.num_steps))
-        if self._micro_batches:
+        if self._micro_batches and is_heard(self.trainer):
             count = sum(map(len, self._micro_batches))
             self.log_dict(step_metrics(self._micro_batches, batch.i), on_step=True, on_epoch=False, batch_size=count)
         self.optimizers().step()  # type: ignore[union-attr]

@@ -20,7 +20,8 @@ from locinv_pl.configs import CONFIGS
 from PIL import Image
 from processes import MARKS, Run
 
-from locinv_pl.cli.main import LocInvCLI, main, translate
+from locinv_pl.cli.lightning_cli import LocInvCLI, translate
+from locinv_pl.cli.main import main
 from locinv_pl.errors import InputError
 from locinv_pl.method.policies import Method, load_method
 from locinv_pl.run import batch
