@@ -23,7 +23,10 @@ def table(runs: Sequence[str]) -> None:
     """Print finished runs as a Markdown table, a row for each.
 
     Args:
-        runs: their folders.
+        runs: the folders that were the runs' output=.
+
+    Raises:
+        InputError: none is named, or one has no summary.json.
     """
     from locinv_pl.run.summary import Summary
     from locinv_pl.run.summary import table as markdown
@@ -36,9 +39,20 @@ def table(runs: Sequence[str]) -> None:
 def compare(words: Sequence[str]) -> None:
     """Run several methods over the same images, and write a table and figures.
 
+    A run that has ended is not made again.
+
     Args:
-        words: methods=NAME[:PRIOR][+EDIT],…, experiment=, output=, edits=, vary=, reference=, resamples=; all
-            others go to the runs, as data= and trainer.devices= do.
+        words: these keys; all others go to the runs, as data= and trainer.devices= do.
+            methods=NAME[:PRIOR][+EDIT],…   the rows; presets of configs/method or configs/editor, or YAML files
+            experiment=NAME                 takes keys from configs/experiment/NAME.yaml
+            output=DIR                      the comparison's folder, outputs/compare by default
+            edits=true|false                whether images are edited and scored, too; true by default
+            vary='{KEY: [VALUE, …], …}'     runs every row with each of these values
+            reference=ROW                   the row that others are compared with, nti by default
+            resamples=N                     of the bootstrap behind the intervals, 2000 by default
+
+    Raises:
+        InputError: a word isn't understood, or a run failed.
     """
     from locinv_pl.comparison.runs import Comparison, to_markdown
 
@@ -67,10 +81,13 @@ def evaluate_backbone(
         json: where to write the scores.
         sheet: where to draw the first images with what the judge saw, a PNG.
         judge: the folder of another judge than the package's.
-        num_prompts: prompts with one object, and as many with two, with three and of edits.
-        num_scenes: unseen scenes for the judge.
-        seed: of scenes, prompts and noise.
-        device: where to compute.
+        num_prompts: how many prompts with one object, and as many with two, with three and of edits; 1 or more.
+        num_scenes: how many unseen scenes the judge is measured on; 1 or more.
+        seed: of scenes, prompts and noise; another seed measures on others.
+        device: the device to compute on, as torch names it: cpu, cuda, cuda:1.
+
+    Raises:
+        InputError: a number is below 1, or there is no such model, judge or device.
     """
     from locinv_pl.measures.backbones import draw_sheet, load_model, samples_seen
     from locinv_pl.measures.backbones import evaluate_backbone as evaluate
@@ -94,9 +111,12 @@ def pretrain(recipe: Recipe, output: Path = Path("outputs/pretrain"), stages: li
     """Make the embedded model and its judge from drawn scenes; run again to go on where it stopped.
 
     Args:
-        recipe: recipe=NAME takes configs/recipe/NAME.yaml.
+        recipe: the stages' settings; recipe=NAME takes configs/recipe/NAME.yaml, recipe.KEY=VALUE overrides.
         output: the run's folder; embedded/, embedded_sd3/, judge/ and curves.png appear in it.
         stages: some of vae, clip, recognizer, diffusion, flow_vae, flow; all that the recipe has by default.
+
+    Raises:
+        InputError: a stage or a setting that there isn't.
     """
     from locinv_pl.pretrain.curves import draw_curves
     from locinv_pl.pretrain.pretraining import STAGES, Pretraining
@@ -116,12 +136,12 @@ def edit(
     """Edit an image that a run has inverted; the results lie in the run's folder, under edits/.
 
     Args:
-        run: the run's folder.
+        run: the run's folder, its output=.
         image: the image's id, as its files in inversions/ are named.
         prompt: the target prompt, or several in one batch: prompt='["a blue car", "a red bus"]'.
-        edit: how; edit.KEY=VALUE for any key of EditSettings.
+        edit: how to edit; edit=NAME takes configs/edit/NAME.yaml, edit.KEY=VALUE overrides.
         region: a mask of the image's size, white where edits may change it; it takes the place of edit.blend.
-        device: where to compute.
+        device: the device to compute on, as torch names it: cpu, cuda, cuda:1.
 
     Raises:
         InputError: no such run or inversion, or a prompt that is the source's own or doesn't fit.
@@ -154,7 +174,9 @@ def benchmark(
     json: Path | None = None,
     plot: Path | None = None,
 ) -> None:
-    """Time and count an inversion against the authors' way; print tables. A CPU computes with one thread, as in runs.
+    """Time and count an inversion against the authors' way, and print tables.
+
+    A CPU computes with one thread, as in runs.
 
     Args:
         backbone: "embedded", "sd15-random" (Stable Diffusion 1.5's architecture with random weights), a folder
@@ -163,17 +185,20 @@ def benchmark(
         size: side of the images in pixels; the backbone's own by default.
         resolution: side of the attention maps.
         batch_size: images that are inverted together, as many as in runs; the reference inverts one at a time.
-        device: where; on "meta" nothing is timed, and everything counted.
-        dtype: of our weights; the reference has float32.
+        device: the device to compute on: cpu, cuda, …; on "meta" nothing is timed, and everything counted.
+        dtype: of our weights: float32, bfloat16 or float16; the reference has float32.
         tuning: how our networks are run; tuning.KEY=VALUE for any key of Tuning.
         num_steps: timesteps of an inversion.
         timesteps: how many of them are timed where all cost the same.
         token_steps: the authors' gradient steps on tokens at a timestep.
-        null_steps: likewise on the null text.
-        repeats: of every timing; the median counts.
+        null_steps: the authors' gradient steps on the null text at a timestep.
+        repeats: how often everything is timed; the median counts.
         ablation: measure every saving by itself, too.
         json: where to write all figures.
         plot: where to draw how time and memory grow with images and steps, a PNG; measured only if asked for.
+
+    Raises:
+        InputError: a number is below 1, or there is no such model, method, dtype or device.
     """
     from locinv_pl.benchmark.bench import Benchmark
     from locinv_pl.benchmark.growth import draw_growth
@@ -210,7 +235,10 @@ def status(run: Path) -> None:
     """Say how a run stands: images done, running and failed, its speed, and whether it lives.
 
     Args:
-        run: the run's folder.
+        run: the run's folder, its output=.
+
+    Raises:
+        InputError: it holds no run.
     """
     from locinv_pl.run.status import status, to_text
 

@@ -22,7 +22,12 @@ from locinv_pl.run.logging import metric_names
 from locinv_pl.run.module import LocInvModule
 from locinv_pl.run.strategy import ImageParallelStrategy
 
-SUBCOMMANDS = ("fit", "validate", "predict", "test")
+SUBCOMMANDS = {
+    "fit": "Invert images; what an earlier run has done is kept, and gone on with.",
+    "validate": "Reconstruct images from their inversions, and score the reconstructions.",
+    "predict": "Edit inverted images by the prompts that their data names.",
+    "test": "Score the edits that predict made.",
+}
 
 
 def translate(words: list[str]) -> list[str]:
@@ -51,8 +56,10 @@ def run_trainer(description: str) -> None:
     Args:
         description: of the help text.
     """
-    defaults: dict[str, Any] = {"default_config_files": [str(CONFIGS / "default.yaml")]}
-    parsers: dict[str, Any] = {name: defaults for name in LocInvCLI.subcommands()}
+    defaults = [str(CONFIGS / "default.yaml")]
+    parsers: dict[str, Any] = {
+        name: {"default_config_files": defaults, "description": SUBCOMMANDS[name]} for name in LocInvCLI.subcommands()
+    }
     LocInvCLI(
         LocInvModule,
         LightningDataModule,

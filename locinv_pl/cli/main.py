@@ -14,7 +14,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from locinv_pl.cli.commands import COMMANDS, DATA_COMMANDS, OF_WORDS, Command, data_command
 from locinv_pl.cli.config_files import check_config_files, without_contents
-from locinv_pl.cli.lightning_cli import run_trainer, translate
+from locinv_pl.cli.lightning_cli import SUBCOMMANDS, run_trainer, translate
 from locinv_pl.cli.parsers import Parser, readable
 from locinv_pl.errors import InputError
 from locinv_pl.io.arguments import arguments, read_words
@@ -25,9 +25,15 @@ DESCRIPTION = """Invert images, reconstruct them, edit them and score the edits.
     python train.py [fit|validate|predict|test] data=scenes method=nti trainer.devices=2 output=DIR
 
 key=value is --key=value. Where configs/<group>/ exists, group=name takes the file configs/<group>/name.yaml; other keys
-win over what stands in it. Without a subcommand it is fit.
+win over what stands in it.
 
-commands beside these; COMMAND --help says what each takes:
+    {subcommands}
+
+Without one of these it is fit. Other commands:
+
+    {commands}
+
+Every one of them says with --help what it takes.
 """
 HELP = {"-h", "--help"}
 LONGEST = 2000  # characters of a message
@@ -60,10 +66,9 @@ def main(words: list[str] | None = None) -> None:
 def description() -> str:
     """What ``--help`` begins with: the grammar, and every command with the first line of its function."""
     commands = COMMANDS | {f"data {name}": data_command(name) for name in DATA_COMMANDS}
-    lines = [
-        f"    locinv {name:18} {(inspect.getdoc(commands[name]) or '').splitlines()[0]}" for name in sorted(commands)
-    ]
-    return DESCRIPTION + "\n".join(lines)
+    said = {f"locinv {name}": (inspect.getdoc(commands[name]) or "").splitlines()[0] for name in sorted(commands)}
+    tables = ("\n    ".join(f"{name:27} {text}" for name, text in table.items()) for table in (SUBCOMMANDS, said))
+    return DESCRIPTION.format(**dict(zip(("subcommands", "commands"), tables, strict=True)))
 
 
 def _run_data_command(action: str = "", *words: str) -> None:
@@ -72,15 +77,16 @@ def _run_data_command(action: str = "", *words: str) -> None:
         raise InputError(f"data {action}: no such command; use data {' or '.join(DATA_COMMANDS)}")
     has_data = any(word.key == "data" for word in read_words(words))
     default = [] if has_data else [f"data={DATA_COMMANDS[action]}"]
-    _run_command(f"data {action}", data_command(action), [*default, *words])
+    _run_command(f"data {action}", data_command(action), words, default)
 
 
-def _run_command(name: str, command: Command, words: Sequence[str]) -> None:
-    """Call a command's function with what the words say as its arguments."""
+def _run_command(name: str, command: Command, words: Sequence[str], default: Sequence[str] = ()) -> None:
+    """Call a command's function with what the words say as its arguments; a file of theirs wins over ``default``."""
     if name not in OF_WORDS:
+        own = inspect.signature(command).parameters
         auto_cli(
             command,
-            args=arguments(read_words(words), own=inspect.signature(command).parameters),
+            args=[*arguments(read_words(default)), *arguments(read_words(words), own)],
             as_positional=not name.startswith("data "),
             prog=f"{Path(sys.argv[0]).name} {name}",
             parser_class=Parser,

@@ -159,7 +159,7 @@ def _goes_on(start: StepRecord, record: StepRecord) -> bool:
 
 def advance(micro_batches: Sequence[MicroBatch], i: int) -> Outcome:
     """Take timestep i with every micro-batch; i = T decodes and scores the images."""
-    going: list[Part] = []
+    going: list[MicroBatch] = []
     failed: dict[str, InputError] = {}
     for each in micro_batches:
         for some, done in halving(lambda some: some.engine.step(some, i), each):

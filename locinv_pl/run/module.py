@@ -310,8 +310,8 @@ class LocInvModule(LightningModule):
         if left:
             raise InputError(
                 f"{name}: {left if stage == 'fit' else 'some'} of {len(loader.ids_to_do)} images are unfinished: "
-                f"max_steps, max_time, limit_*_batches, fast_dev_run or a callback of the Trainer ended it; run the same command "
-                f"without that to go on"
+                f"max_steps, max_time, limit_*_batches, fast_dev_run or a callback of the Trainer ended it; run the "
+                f"same command without that to go on"
             )
 
     def _summarize_edits(self, scores: Scores) -> dict[str, Any]:

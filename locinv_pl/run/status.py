@@ -44,7 +44,7 @@ class Status:
 
     @property
     def state(self) -> str:
-        """ "finished", "running" or "dead": longer silent than ten timesteps take."""
+        """Whether it is "finished", "running", or "dead": longer silent than ten timesteps take."""
         if self.total is not None and self.done + len(self.failed) >= self.total:
             return "finished"
         return "running" if self.silence < max(PATIENCE, 10 * (self.step or 0)) else "dead"
