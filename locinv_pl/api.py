@@ -23,8 +23,9 @@ from locinv_pl.method.task import prepare
 from locinv_pl.method.timestep import collect, invert_step
 from locinv_pl.networks.backbone import Backbone, load_backbone
 from locinv_pl.priors import box_mask, check_box
-from locinv_pl.run.results import list_edits, save_edits
-from locinv_pl.run.store import InversionScores, RunFolder
+from locinv_pl.run.contents import InversionScores
+from locinv_pl.run.edits import list_edits, save_edits
+from locinv_pl.run.store import RunFolder
 from locinv_pl.types import Adjective, EditSample, Inversion, Noun, StepRecord
 from locinv_pl.words import find_word, tidy
 

@@ -30,7 +30,9 @@ from locinv_pl.errors import DamagedError, InputError
 from locinv_pl.io.arguments import read_words
 from locinv_pl.io.files import read_json, write_atomically, write_json
 from locinv_pl.method.policies import presets
-from locinv_pl.run.store import OPEN, EditScores, InversionScores, RunFolder, file_name
+from locinv_pl.run.contents import OPEN, EditScores, InversionScores
+from locinv_pl.run.names import file_name
+from locinv_pl.run.store import RunFolder
 from locinv_pl.run.summary import markdown
 
 

@@ -23,17 +23,17 @@ from locinv_pl.method.task import settings_of
 from locinv_pl.networks.backbone import Backbone, load_backbone
 from locinv_pl.networks.tuning import Tuning
 from locinv_pl.run.batch import Engine, MicroBatch, Outcome, advance, begin, make_engine
-from locinv_pl.run.loader import TimestepBatch, TimestepLoader
-from locinv_pl.run.logging import is_heard, step_metrics
-from locinv_pl.run.results import (
+from locinv_pl.run.edits import (
     EditResult,
     edit_row,
     note_refused,
     save_edits,
-    score,
     score_edits,
     score_reconstruction,
 )
+from locinv_pl.run.loader import TimestepBatch, TimestepLoader
+from locinv_pl.run.logging import is_heard, step_metrics
+from locinv_pl.run.results import score
 from locinv_pl.run.store import RunFolder, Scores, settings_digest
 from locinv_pl.run.strategy import ImageParallelStrategy
 from locinv_pl.run.summary import edits_table, summarize, summarize_edits, table

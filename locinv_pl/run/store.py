@@ -1,8 +1,8 @@
 """A run's folder: one set of files for every image, each written whole or not at all.
 
-No id, and nothing that is read from a run's folder, is ever a path: :func:`file_name` makes one name of an id, and
-:meth:`RunFolder.place` alone puts names together, without following links. So whatever the ids are, files are
-written, read and deleted strictly below the folder that is meant for them.
+No id, and nothing that is read from a run's folder, is ever a path: :func:`~locinv_pl.run.names.file_name` makes one
+name of an id, and :meth:`RunFolder.place` alone puts names together, without following links. So whatever the ids are,
+files are written, read and deleted strictly below the folder that is meant for them.
 
 settings.json               what makes the run; another configuration is refused
 pictures.json               how many images it is to invert; written at every start
@@ -27,127 +27,18 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from hashlib import sha256
 from itertools import count
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
-from urllib.parse import quote, unquote
-
-from pydantic import AfterValidator, ConfigDict, Field, with_config
-from typing_extensions import TypedDict
+from typing import Any
 
 from locinv_pl.errors import InputError, all_of, tell
 from locinv_pl.io.files import digest, read_image, read_json, read_tensors, to_json, write_json
+from locinv_pl.run.contents import KINDS, Origin, Settings, Skipped, Total
+from locinv_pl.run.names import file_name, id_of
 from locinv_pl.types import Inversion, MadeOf, StepRecord
 
 Scores = list[dict[str, Any]]
-Measure = float | None
 DRAWINGS = ("sheets", "strips", "reconstructions")
-OPEN = with_config(ConfigDict(extra="allow"))  # further keys are kept
-
-
-@OPEN
-class _Method(TypedDict):
-    name: str
-
-
-@OPEN
-class Settings(TypedDict):
-    """The content of settings.json, as far as it is read."""
-
-    backbone: str
-    method: _Method
-    num_steps: Annotated[int, Field(ge=1, le=10**6)]
-    dtype: str
-    data: dict[str, Any]
-
-
-class _Images(TypedDict):
-    total: Annotated[int, Field(ge=0)]
-
-
-class _Skipped(TypedDict):
-    id: str
-    problem: str
-
-
-class _Origin(TypedDict):
-    id: NotRequired[str]
-    sample: NotRequired[str]
-    settings: NotRequired[str]
-    batch: list[str]
-
-
-@OPEN
-class InversionScores(TypedDict):
-    """The content of a file in inversions/ and validation/, as far as it is read."""
-
-    id: str
-    prompt: str
-    nouns: list[str]
-    iou_initial: list[Measure]
-    iou: list[Measure]
-    iou_curve: list[list[Measure]]
-    psnr: Measure
-    ssim: Measure
-    psnr_vae: Measure
-    seconds: Measure
-    frame: NotRequired[Any]
-    made_of: NotRequired[_Origin]
-
-
-def _measured(edit: dict[str, Any]) -> dict[str, Any]:
-    texts = {"kind", "prompt", "file"}
-    if not texts <= edit.keys() or any(isinstance(value, str) != (key in texts) for key, value in edit.items()):
-        raise ValueError("an edit has kind, prompt, file and numbers")
-    return edit
-
-
-@OPEN
-class EditScores(TypedDict):
-    """The content of a file in test/, as far as it is read."""
-
-    id: str
-    prompt: str
-    reconstruction: dict[str, Measure]
-    edits: list[Annotated[dict[str, float | bool | str | None], AfterValidator(_measured)]]
-
-
-KINDS: dict[str, Any] = {
-    "inversions": InversionScores,
-    "validation": InversionScores,
-    "test": EditScores,
-    "skipped": _Skipped,
-}
-LONGEST = 200  # bytes of a name, so that it has at most 255 with a suffix and while it is temporary
-SHORTENED = "%~"  # which no quoted text contains
-
-
-def file_name(text: str, safe: str = "") -> str:
-    """One file's name for an id, or for any other text: distinct for distinct texts, plain ASCII.
-
-    It is the text in percent encoding. A dot at its beginning is encoded, too, so that it is neither a hidden file nor
-    a folder above; what is too long for a disk ends with a hash in place of its end, and then the id stands whole
-    only inside the files.
-
-    Args:
-        text: any.
-        safe: characters that stay as they are, as in :func:`urllib.parse.quote`; never a slash.
-    """
-    name = quote(text, safe=safe, errors="surrogatepass")
-    if name.startswith("."):
-        name = "%2E" + name[1:]
-    if len(name) > LONGEST:
-        digest = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-        name = name[: LONGEST - len(SHORTENED + digest)].rstrip("%") + SHORTENED + digest
-    return name or SHORTENED
-
-
-def id_of(name: str) -> str | None:
-    """The text that :func:`file_name` has made ``name`` of; None where that is shortened."""
-    if name == SHORTENED:
-        return ""
-    return None if SHORTENED in name else unquote(name, errors="surrogatepass")
 
 
 class RunFolder:
@@ -236,7 +127,7 @@ class RunFolder:
     def total(self) -> int | None:
         """What :meth:`announce` said."""
         path = self.place("pictures.json")
-        return read_json(path, _Images)["total"] if path.exists() else None
+        return read_json(path, Total)["total"] if path.exists() else None
 
     def count(self, kind: str) -> int:
         """How many images there are of a kind."""
@@ -245,7 +136,7 @@ class RunFolder:
     def problem(self, id: str) -> str:
         """Why image ``id`` was left out."""
         try:
-            return read_json(self._skipped(id), _Skipped)["problem"]
+            return read_json(self._skipped(id), Skipped)["problem"]
         except InputError as problem:
             return str(problem)
 
@@ -421,7 +312,7 @@ class RunFolder:
             raise InputError(f"{path}: of another image, {score['id']!r}; delete it and run again")
         return score
 
-    def _origin(self, id: str) -> _Origin:
+    def _origin(self, id: str) -> Origin:
         """What a finished image was made of."""
         score = self._read_score("inversions", self._scores_path("inversions", id).name)
         return score.get("made_of", {"batch": [id]})

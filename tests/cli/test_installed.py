@@ -1,4 +1,4 @@
-"""The command line from a checkout where nothing is installed, and from an editable install; .ci/wheel has the wheel."""
+"""The command line from a checkout without an installation, and from an editable one; the wheel has .ci/wheel."""
 
 from __future__ import annotations
 

@@ -15,9 +15,10 @@ from test_types import SETTINGS, make_inversion, make_record, make_scores
 from locinv_pl.comparison.runs import Comparison, Entry
 from locinv_pl.errors import InputError
 from locinv_pl.io.files import write_json
-from locinv_pl.run.results import save_edits
+from locinv_pl.run.edits import save_edits
+from locinv_pl.run.names import file_name, id_of
 from locinv_pl.run.status import status
-from locinv_pl.run.store import RunFolder, file_name, id_of
+from locinv_pl.run.store import RunFolder
 from locinv_pl.types import Edit
 
 CRAFTED = ["", ".", "..", "...", "../..", "../../victim", "/etc/passwd", "a/b", "a\\b", ".hidden", "..a", "a.", "a..b"]
