@@ -22,7 +22,7 @@ def check_config_files(words: Sequence[str]) -> None:
     """Refuse files of a command line that are no configuration.
 
     Args:
-        words: of the command line.
+        words: the command line, without the program's name.
 
     Raises:
         InputError: as :func:`check_config_file` does.
@@ -83,8 +83,11 @@ def without_contents(message: str, words: Sequence[str]) -> str:
     """A message; one that quotes a file that is no configuration, as jsonargparse's do, becomes one that names it.
 
     Args:
-        message: of a refusal.
-        words: of the command line.
+        message: what a command was refused with.
+        words: the command line, without the program's name.
+
+    Returns:
+        the message, or the one of :func:`check_config_file` in its place.
     """
     for path in {Path(word.partition("=")[2] or word) for word in words}:
         start = ""

@@ -34,7 +34,10 @@ def translate(words: list[str]) -> list[str]:
     """Rewrite the command line's words for LightningCLI; translating twice changes nothing.
 
     Args:
-        words: without the program's name.
+        words: the command line, without the program's name.
+
+    Returns:
+        the subcommand, configuration files, the files of groups, and all other words, as LightningCLI takes them.
 
     Raises:
         InputError: a word isn't understood, or names no file of its group.
@@ -54,7 +57,7 @@ def run_trainer(description: str) -> None:
     """Run what ``sys.argv`` says, translated; the processes that Lightning starts do the same.
 
     Args:
-        description: of the help text.
+        description: what the text of ``--help`` begins with.
     """
     defaults = [str(CONFIGS / "default.yaml")]
     parsers: dict[str, Any] = {
@@ -76,10 +79,10 @@ class _ConfigFile(SaveConfigCallback):
     """Writes config.yaml once the module has claimed the run's folder; a refused run leaves it alone."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Too early."""
+        """Do nothing: Lightning writes the configuration here, before the run's folder is claimed."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After every setup."""
+        """Write the configuration, once every setup has ended well."""
         if trainer.is_global_zero:
             config = self.parser.dump(self.config, skip_none=False, skip_validation=True)
             write_atomically(Path(trainer.default_root_dir) / "config.yaml", config.encode())

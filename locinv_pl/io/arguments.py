@@ -41,7 +41,7 @@ class Word:
     """One word of a command line, or the two of ``--key value``.
 
     Args:
-        texts: as they were written.
+        texts: the one or two of them, as they were written.
         key: without dashes; empty for a word that is neither a flag nor ``key=value``.
         value: what the key is given; None for a flag by itself, and for a word without a key.
     """
@@ -77,7 +77,10 @@ class Word:
 
 
 def read_words(words: Sequence[str]) -> Iterator[Word]:
-    """The words of a command line.
+    """The words of a command line, one after the other.
+
+    Args:
+        words: the command line, without the program's and the command's names.
 
     >>> [(word.key, word.value) for word in read_words(["run", "edit.keep=none", "--image", "cat", "--help"])]
     [('', None), ('edit.keep', 'none'), ('image', 'cat'), ('help', None)]
@@ -100,7 +103,7 @@ def arguments(words: Iterable[Word], own: Collection[str] = ()) -> list[str]:
     """The words as arguments of a parser: files first, then groups, then all others, so that these win.
 
     Args:
-        words: of a command line.
+        words: what :func:`read_words` has read of a command line.
         own: keys that the command has itself; they stand for nothing else.
 
     Raises:
@@ -116,6 +119,10 @@ def arguments(words: Iterable[Word], own: Collection[str] = ()) -> list[str]:
 
 def group_file(group: str, value: str) -> str:
     """The file of configs/<group>/ that ``value`` names, or ``value`` where it is a file or content itself.
+
+    Args:
+        group: a folder of configs/.
+        value: a file's name there without .yaml, the path of a YAML file, "null", or content in braces or brackets.
 
     Raises:
         InputError: it is none of these.

@@ -36,7 +36,10 @@ class Engine:
     """What inverts images.
 
     Args:
-        backbone, method, num_steps, resolution: as in :func:`~locinv_pl.method.task.prepare`.
+        backbone: the frozen networks.
+        method: the policies of tokens and null text.
+        num_steps: T, DDIM steps.
+        resolution: R, side of the attention grid that is read.
         exact: makes the same engine in fp32; None where there is no half precision to fall back from.
         precision: opens the block in which it works.
     """
@@ -79,9 +82,15 @@ def make_engine(
     is_half: bool,
     tuning: Tuning = Tuning(),
 ) -> Engine:
-    """An engine; ``is_half`` says that it works in half precision, in its weights or by the Trainer's.
+    """An engine that, in half precision, has one in fp32 to fall back to.
 
-    ``tuning`` is that of the weights in fp32, where they have to be loaded to fall back to.
+    Args:
+        backbone: the frozen networks.
+        method: the policies of tokens and null text.
+        num_steps: T, DDIM steps.
+        resolution: R, side of the attention grid that is read.
+        is_half: whether it works in half precision, be it that of the weights or the Trainer's.
+        tuning: how the weights in fp32 are run, where they have to be loaded.
     """
     like, device = (method, num_steps, resolution), backbone.device
 
@@ -99,10 +108,10 @@ class MicroBatch:
     """Images that take their timesteps together.
 
     Args:
-        engine: what inverts them.
-        task: what no timestep changes.
-        records: of the timesteps that are done.
-        results: once all of them are.
+        engine: what inverts them, in its own precision.
+        task: their prompts, priors and DDIM trajectories, which no timestep changes.
+        records: those of the timesteps that are done, 0 to T of them.
+        results: one for each image once all timesteps are done; empty before.
     """
 
     engine: Engine
@@ -122,7 +131,11 @@ class MicroBatch:
         return self.pick(range(len(self))[some])
 
     def pick(self, images: Sequence[int]) -> MicroBatch:
-        """Some of the images, by number."""
+        """Some of the images.
+
+        Args:
+            images: their numbers, 0 to B - 1.
+        """
         if len(images) == len(self):
             return self
         records = tuple(record.pick(images) for record in self.records)
@@ -139,7 +152,16 @@ def begin(
     samples: Sequence[EditSample],
     kept: Callable[[Sequence[str]], Sequence[StepRecord]] = lambda ids: (),
 ) -> Outcome:
-    """Prepare a batch; ``kept`` answers the records that an earlier run has left of images, by their ids."""
+    """Prepare a batch: as one micro-batch, or as several where its memory would not do.
+
+    Args:
+        engine: what inverts the images.
+        samples: the images with their prompts and priors, all of one size.
+        kept: answers the records that an earlier run has left of images, by their ids.
+
+    Returns:
+        the micro-batches, with those records, and the images that are too large alone.
+    """
     going, failed = [], {}
     for some, task in halving(engine.prepare, tuple(samples)):
         if task is None:
@@ -158,7 +180,15 @@ def _goes_on(start: StepRecord, record: StepRecord) -> bool:
 
 
 def advance(micro_batches: Sequence[MicroBatch], i: int) -> Outcome:
-    """Take timestep i with every micro-batch; i = T decodes and scores the images."""
+    """Take timestep i with every micro-batch; i = T decodes and scores the images.
+
+    Args:
+        micro_batches: what :func:`begin` or the timestep before has answered.
+        i: step, 0 the noisiest.
+
+    Returns:
+        the micro-batches after that step, and the images that can't go on, with the reason.
+    """
     going: list[MicroBatch] = []
     failed: dict[str, InputError] = {}
     for each in micro_batches:

@@ -93,11 +93,21 @@ def save_edits(
 ) -> list[Path]:
     """Write ``edits/<id>/``: source.png, reconstruction.png, a numbered PNG for each edit, and edits.json.
 
-    ``prompt`` is the source prompt, ``fingerprint`` that of the image with its prompt and priors, ``settings`` are
-    those of the edits, as plain values, and ``region`` is the one that they keep to. An edit that is there already,
-    with this prompt, these settings and this region, is written again under its own number; others are kept, those of
-    another fingerprint only as files. Without a ``source`` that image is left as it is. Every PNG holds prompt and
-    settings in its metadata; edits.json is written last.
+    An edit that is there already, with this prompt, these settings and this region, is written again under its own
+    number; others are kept, those of another fingerprint only as files. Every PNG holds prompt and settings in its
+    metadata; edits.json is written last.
+
+    Args:
+        run: the run's folder.
+        id: the image's.
+        prompt: the source prompt.
+        fingerprint: that of the image with its prompt and priors.
+        settings: those of the edits, as plain values.
+        source: the image (3, H, W) in [0, 1]; without one, source.png is left as it is.
+        reconstruction: the image as its inversion gives it back, (3, H, W) in [0, 1].
+        edits: the n edits, with their prompts.
+        images: what they made, (n, 3, H, W) in [0, 1].
+        region: where they may change the image, (H, W); everywhere by default.
 
     Returns:
         the edits' files.
@@ -138,6 +148,10 @@ def save_edits(
 
 def list_edits(run: RunFolder, id: str) -> EditedImage:
     """The content of ``edits/<id>/edits.json``; where that is damaged, what the PNGs say of themselves.
+
+    Args:
+        run: the run's folder.
+        id: the image's.
 
     Raises:
         InputError: it is another image's, or names files as this package doesn't.
@@ -215,7 +229,7 @@ def edit_row(edit: Edit, settings: Mapping[str, Any], region: Tensor | None = No
     """What makes an edit the one it is: its kind, its prompt, and its settings with what it has of its own.
 
     Args:
-        edit: the edit.
+        edit: its kind and prompt, and the weights and blended words that it has of its own.
         settings: those of all edits, as plain values.
         region: (H, W), where it may change the image.
     """
@@ -232,7 +246,13 @@ def edit_row(edit: Edit, settings: Mapping[str, Any], region: Tensor | None = No
 
 
 def note_refused(run: RunFolder, id: str, refused: Sequence[Mapping[str, Any]]) -> None:
-    """Write ``edits/<id>/refused.json``: the edits that can't be made, and why; gone where there is none."""
+    """Write ``edits/<id>/refused.json``: the edits that can't be made, and why; gone where there is none.
+
+    Args:
+        run: the run's folder.
+        id: the image's.
+        refused: what :func:`edit_row` answers for each of them, with the "problem".
+    """
     path = run.edits_path(id, "refused.json")
     if refused:
         write_json(path, {"id": id, "edits": list(refused)}, sealed=True)
@@ -252,11 +272,11 @@ def score_edits(
     """Measure every edit that a sample names, on its file in ``edits/<id>/``, against the sample's image.
 
     Args:
-        run: whose edits.
+        run: the folder of the run that made the edits.
         sample: the image and its edits.
         tokenizer: of the model that edited it.
         settings: the edits that were made with these.
-        measures: what measures them.
+        measures: the networks and functions that measure them.
         by_region: whether the edits keep to the sample's region.
         skip: leave out edits that :func:`note_refused` has noted.
 
@@ -293,6 +313,14 @@ def score_edits(
 
 def score_reconstruction(run: RunFolder, sample: EditSample, measures: Measures) -> dict[str, float]:
     """Measure ``edits/<id>/reconstruction.png`` against the sample's image.
+
+    Args:
+        run: the run's folder.
+        sample: the image.
+        measures: the networks and functions that measure it.
+
+    Returns:
+        values by the measure's name.
 
     Raises:
         InputError: the file is missing, or isn't the image that it was.

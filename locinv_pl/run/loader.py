@@ -42,7 +42,15 @@ class TimestepBatch:
         return self._report is not None
 
     def leave_out(self, id: str, problem: InputError) -> None:
-        """Report an image that can't go on, or, where nobody is told, stop at it."""
+        """Report an image that can't go on, or, where nobody is told, stop at it.
+
+        Args:
+            id: the image's.
+            problem: why it can't.
+
+        Raises:
+            InputError: the problem, where images aren't left out.
+        """
         if self._report is None:
             raise problem
         self._report(id, problem)
@@ -55,9 +63,9 @@ class TimestepLoader:
 
     Args:
         samples: all images, in the same order in every process.
-        ids: their ids.
+        ids: the images' ids, in that order.
         batches: numbers of the images that belong together, batch by batch.
-        num_steps: T.
+        num_steps: T, how many times every batch is handed out.
         claim: answers the number of the next batch to take, over all processes.
         pending: of a batch's ids, those that are still to do.
         report: told of each image that can't be opened or inverted, which then is left out of its batch; without

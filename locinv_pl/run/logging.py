@@ -17,7 +17,10 @@ DEAF = {"lightning", "locinv_pl"}  # whose callbacks take no logged figures, unl
 
 
 def metric_names(method: Method) -> list[str]:
-    """The names of what :func:`step_metrics` can answer for a method.
+    """The names of what :func:`step_metrics` answers for a method.
+
+    Args:
+        method: its losses that count, and those that have a threshold, are named.
 
     >>> metric_names(Method())[:4]
     ['timestep', 'iou/mean', 'loss/null_text', 'loss/similarity']
@@ -52,7 +55,7 @@ def step_metrics(micro_batches: Sequence[MicroBatch], i: int) -> dict[str, float
 
     Args:
         micro_batches: the batch, one or more.
-        i: step, 0 the noisiest.
+        i: step, 0 the noisiest; every micro-batch has its record.
 
     Returns:
         values by name: ``timestep`` is i; ``iou/mean`` the mean attention IoU over all nouns of all images;

@@ -46,11 +46,11 @@ class LocInvModule(LightningModule):
     Args:
         backbone: "embedded", a folder in diffusers' layout, or a hub id.
         method: the token policy and the null-text policy.
-        num_steps: T, DDIM steps.
-        resolution: R, side of the attention grid that is read.
-        dtype: of the frozen weights.
+        num_steps: T, DDIM steps, 1 to the schedule's length (1000 for Stable Diffusion).
+        resolution: R, side of the attention grid that is read, one that the UNet has.
+        dtype: of the frozen weights: "float32", "bfloat16" or "float16".
         tuning: how the networks are run.
-        edit: how ``predict`` edits.
+        edit: how ``predict`` edits by Prompt-to-Prompt.
         editor: another editor in its place, which needs no inversion.
         measures: what ``test`` measures the edits with.
     """

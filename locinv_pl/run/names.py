@@ -17,8 +17,11 @@ def file_name(text: str, safe: str = "") -> str:
     only inside the files.
 
     Args:
-        text: any.
+        text: any characters, surrogates and NUL too, and any number of them.
         safe: characters that stay as they are, as in :func:`urllib.parse.quote`; never a slash.
+
+    >>> file_name("pets/my cat"), file_name("..")
+    ('pets%2Fmy%20cat', '%2E.')
     """
     name = quote(text, safe=safe, errors="surrogatepass")
     if name.startswith("."):
@@ -30,7 +33,14 @@ def file_name(text: str, safe: str = "") -> str:
 
 
 def id_of(name: str) -> str | None:
-    """The text that :func:`file_name` has made ``name`` of; None where that is shortened."""
+    """The text that :func:`file_name` has made ``name`` of; None where that is shortened.
+
+    Args:
+        name: a file's name, without suffix.
+
+    >>> id_of("pets%2Fmy%20cat")
+    'pets/my cat'
+    """
     if name == SHORTENED:
         return ""
     return None if SHORTENED in name else unquote(name, errors="surrogatepass")

@@ -32,7 +32,15 @@ def score(
     reconstructions: Tensor,
     seconds: float,
 ) -> list[Result]:
-    """Score a batch's reconstructions (B, 3, H, W); ``seconds`` is the time that each image took."""
+    """Score a batch's reconstructions.
+
+    Args:
+        backbone: the networks, whose VAE gives the ceiling of a reconstruction.
+        samples: the B images.
+        inversions: their inversions.
+        reconstructions: what these give back, (B, 3, H, W) in [0, 1].
+        seconds: the time that each image took.
+    """
     images = torch.stack([s.image for s in samples])
     vae = backbone.decode(backbone.encode(images)).cpu()
     with fp32():

@@ -69,7 +69,12 @@ class RunFolder:
         return self.place("inversions", f"{file_name(id)}.safetensors")
 
     def image_path(self, kind: str, id: str) -> Path:
-        """Where an image made of ``id`` is kept; ``kind`` names the folder."""
+        """Where an image made of ``id`` is kept.
+
+        Args:
+            kind: the folder: "sheets", "strips", "reconstructions" or "edit_sheets".
+            id: the image's.
+        """
         return self.place(kind, f"{file_name(id)}.png")
 
     def edits_path(self, id: str, *names: str) -> Path:
@@ -93,7 +98,7 @@ class RunFolder:
         """Say what configuration this run has.
 
         Args:
-            settings: what makes its results.
+            settings: what makes its results, as plain values.
             but_for: settings below this key needn't be those of the results that are there.
 
         Raises:
@@ -141,7 +146,12 @@ class RunFolder:
             return str(problem)
 
     def id_of(self, kind: str, name: str) -> str:
-        """The id that a file or folder of a kind has its name of; where that is shortened, the id stands in it."""
+        """The id that a file or folder has its name of; where that is shortened, the id stands in it.
+
+        Args:
+            kind: the folder that it lies in.
+            name: its name, without suffix.
+        """
         id = id_of(name)
         with suppress(InputError, KeyError, TypeError):
             if id is None and kind == "running":
@@ -178,7 +188,7 @@ class RunFolder:
         a batch's size, if by rounding alone, and are to be those of an undisturbed run.
 
         Args:
-            ids: the batch's.
+            ids: those of the batch's images.
             made_of: answers what an image's results are to be made of; may raise an InputError where that can't be
                 known, and then results that are whole are kept.
         """
@@ -209,6 +219,10 @@ class RunFolder:
     def inversion(self, id: str, fingerprint: str) -> Inversion:
         """The inversion of image ``id``.
 
+        Args:
+            id: the image's.
+            fingerprint: that of the image with its prompt and priors, as they are now.
+
         Raises:
             InputError: it is missing or damaged, and then all others of the run that are damaged are named, too; or
                 the image with its prompt and priors isn't the one that was inverted.
@@ -233,14 +247,25 @@ class RunFolder:
     def save_record(
         self, ids: Sequence[str], i: int, record: StepRecord, made_of: Mapping[str, MadeOf] | None = None
     ) -> None:
-        """Keep the record of timestep i of images that run together, a file for each; ``made_of`` by id."""
+        """Keep the record of timestep i of images that run together, a file for each.
+
+        Args:
+            ids: those of the B images.
+            i: step, 0 the noisiest.
+            record: that of the B images.
+            made_of: what the record is made of, by id.
+        """
         for b, id in enumerate(ids):
             record.pick([b]).save(self._running(id, i), (made_of or {}).get(id))
 
     def load_records(self, ids: Sequence[str], made_of: Mapping[str, MadeOf] | None = None) -> list[StepRecord]:
-        """The records that all of these images have, from step 0 without a gap; one that is damaged is one.
+        """The records that all of these images have, from step 0 up to the first that one of them lacks.
 
-        So is one that was made of something else than ``made_of`` says, by id.
+        A record that is damaged, or made of something else, counts as lacking.
+
+        Args:
+            ids: those of the images, which run together.
+            made_of: what their records are to be made of, by id.
         """
         found = []
         with suppress(InputError):
@@ -249,7 +274,12 @@ class RunFolder:
         return found
 
     def finish(self, scores: Mapping[str, Mapping[str, Any]], made_of: Mapping[str, MadeOf] | None = None) -> None:
-        """Mark a batch's images as finished, with their scores, and what they were made of, by id."""
+        """Mark a batch's images as finished, and delete their records.
+
+        Args:
+            scores: their scores, by id.
+            made_of: what they were made of, by id.
+        """
         for id, score in scores.items():
             for path in (self.image_path(kind, id) for kind in DRAWINGS):
                 if path.exists() and not _is_image(path):
@@ -260,7 +290,13 @@ class RunFolder:
         self._clear(scores)
 
     def save_scores(self, kind: str, id: str, scores: Mapping[str, Any]) -> None:
-        """Keep the scores of image ``id``; ``kind`` names the folder."""
+        """Keep the scores of an image.
+
+        Args:
+            kind: the folder: "inversions", "validation", "test" or "skipped".
+            id: the image's.
+            scores: plain values, as :mod:`locinv_pl.run.contents` has them for that folder.
+        """
         write_json(self._scores_path(kind, id), scores, sealed=True)
 
     def scores(self, kind: str = "inversions") -> Scores:
@@ -276,6 +312,11 @@ class RunFolder:
 
         Jobs that share the folder may come to their ends together, so what is written is compared with what is there
         afterwards: the last one to write has seen all. While images are running, the last one is still to come.
+
+        Args:
+            file: its name in the run's folder.
+            kind: the folder of the scores.
+            summarize: makes the file's content of them.
         """
         while True:
             seen = self._files(kind)
