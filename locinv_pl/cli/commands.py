@@ -10,13 +10,10 @@ from typing import TYPE_CHECKING
 from locinv_pl.editing.prompt_to_prompt import EditSettings
 from locinv_pl.errors import InputError
 from locinv_pl.io.files import read_json, write_json
-from locinv_pl.networks.tuning import Tuning, use_one_thread
 from locinv_pl.run.store import RunFolder
 
 if TYPE_CHECKING:
     from locinv_pl.pretrain.settings import Recipe
-
-Command = Callable[..., None]
 
 
 def table(runs: Sequence[str]) -> None:
@@ -156,81 +153,6 @@ def edit(
     import_module("locinv_pl.callbacks.edits").sum_up(RunFolder(run))  # known by name alone, as in the configs
 
 
-def benchmark(
-    backbone: str = "embedded",
-    method: str = "locinv",
-    size: int | None = None,
-    resolution: int = 16,
-    batch_size: int = 4,
-    device: str = "cpu",
-    dtype: str = "float32",
-    tuning: Tuning = Tuning(),
-    num_steps: int = 50,
-    timesteps: int = 5,
-    token_steps: int = 31,
-    null_steps: int = 31,
-    repeats: int = 1,
-    ablation: bool = False,
-    json: Path | None = None,
-    plot: Path | None = None,
-) -> None:
-    """Time and count an inversion against the authors' way, and print tables.
-
-    A CPU computes with one thread, as in runs.
-
-    Args:
-        backbone: "embedded", "sd15-random" (Stable Diffusion 1.5's architecture with random weights), a folder
-            or a hub id.
-        method: a preset's name or a method's YAML file.
-        size: side of the images in pixels; the backbone's own by default.
-        resolution: side of the attention maps.
-        batch_size: images that are inverted together, as many as in runs; the reference inverts one at a time.
-        device: the device to compute on: cpu, cuda, …; on "meta" nothing is timed, and everything counted.
-        dtype: of our weights: float32, bfloat16 or float16; the reference has float32.
-        tuning: how our networks are run; tuning.KEY=VALUE for any key of Tuning.
-        num_steps: timesteps of an inversion.
-        timesteps: how many of them are timed where all cost the same.
-        token_steps: the authors' gradient steps on tokens at a timestep.
-        null_steps: the authors' gradient steps on the null text at a timestep.
-        repeats: how often everything is timed; the median counts.
-        ablation: measure every saving by itself, too.
-        json: where to write all figures.
-        plot: where to draw how time and memory grow with images and steps, a PNG; measured only if asked for.
-
-    Raises:
-        InputError: a number is below 1, or there is no such model, method, dtype or device.
-    """
-    from locinv_pl.benchmark.bench import Benchmark
-    from locinv_pl.benchmark.growth import draw_growth
-    from locinv_pl.benchmark.report import to_markdown
-
-    if device == "cpu":
-        use_one_thread()
-    settings = Benchmark(
-        backbone=backbone,
-        method=method,
-        size=size,
-        resolution=resolution,
-        batch_size=batch_size,
-        device=device,
-        dtype=dtype,
-        tuning=tuning,
-        num_steps=num_steps,
-        timesteps=timesteps,
-        token_steps=token_steps,
-        null_steps=null_steps,
-        repeats=repeats,
-        ablation=ablation,
-    )
-    result = settings.run() | ({"growth": settings.growth()} if plot is not None else {})
-    print(to_markdown(result))
-    if plot is not None:
-        plot.parent.mkdir(parents=True, exist_ok=True)
-        draw_growth(result["growth"]).savefig(plot, dpi=120)
-    if json is not None:
-        write_json(json, result)
-
-
 def status(run: Path) -> None:
     """Say how a run stands: images done, running and failed, its speed, and whether it lives.
 
@@ -245,21 +167,25 @@ def status(run: Path) -> None:
     print(to_text(run, status(run)))
 
 
-COMMANDS: dict[str, Command] = {
-    "benchmark": benchmark,
-    "compare": compare,
-    "edit": edit,
-    "evaluate-backbone": evaluate_backbone,
-    "pretrain": pretrain,
-    "status": status,
-    "table": table,
+COMMANDS = {
+    "benchmark": "locinv_pl.benchmark.command",
+    "compare": __name__,
+    "data build-coco-edit": "locinv_pl.datamodules.commands",
+    "data check": "locinv_pl.datamodules.commands",
+    "data preview": "locinv_pl.datamodules.commands",
+    "edit": __name__,
+    "evaluate-backbone": __name__,
+    "pretrain": __name__,
+    "status": __name__,
+    "table": __name__,
 }
+"""The commands, and the modules of their functions, which are imported when they are asked for."""
 OF_WORDS = {"compare": "methods=NAME,NAME KEY=VALUE...", "table": "RUN..."}
 """The commands that take all words as they are, and how these are written."""
-DATA_COMMANDS = {"check": "scenes", "preview": "scenes", "build-coco-edit": "coco_edit"}
-"""The commands ``data ACTION``, and the data where none is named."""
+DEFAULT_DATA = {"data check": "scenes", "data preview": "scenes", "data build-coco-edit": "coco_edit"}
+"""The data of a command where its words name none."""
 
 
-def data_command(name: str) -> Command:
-    """The function of ``data NAME``; the package knows ``datamodules`` by name alone."""
-    return getattr(import_module("locinv_pl.datamodules.commands"), name.replace("-", "_"))
+def function_of(command: str) -> Callable[..., None]:
+    """The function of a command, which has its name."""
+    return getattr(import_module(COMMANDS[command]), command.removeprefix("data ").replace("-", "_"))

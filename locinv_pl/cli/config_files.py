@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from locinv_pl.errors import InputError, one_line
-from locinv_pl.io.arguments import read_words
+from locinv_pl.io.arguments import is_file, read_words
 from locinv_pl.io.reading import yaml_of
 
 LARGEST = 1 << 20  # bytes
@@ -28,7 +28,7 @@ def check_config_files(words: Sequence[str]) -> None:
         InputError: as :func:`check_config_file` does.
     """
     for word in read_words(words):
-        if word.value is not None and (word.content == "file" or word.content == "group" and _is_file(word.value)):
+        if word.value is not None and (word.content == "file" or word.content == "group" and is_file(word.value)):
             check_config_file(Path(word.value))
 
 
@@ -70,12 +70,6 @@ def _has_moved(class_path: str) -> bool:
         return False
     with suppress(ImportError):
         return hasattr(import_module(f"locinv_pl.{module}"), name)
-    return False
-
-
-def _is_file(value: str) -> bool:
-    with suppress(OSError, ValueError):
-        return Path(value).is_file()
     return False
 
 

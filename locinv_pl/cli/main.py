@@ -12,12 +12,12 @@ from pathlib import Path
 from jsonargparse import auto_cli
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from locinv_pl.cli.commands import COMMANDS, DATA_COMMANDS, OF_WORDS, Command, data_command
+from locinv_pl.cli.commands import COMMANDS, DEFAULT_DATA, OF_WORDS, function_of
 from locinv_pl.cli.config_files import check_config_files, without_contents
 from locinv_pl.cli.lightning_cli import SUBCOMMANDS, run_trainer, translate
 from locinv_pl.cli.parsers import Parser, readable
 from locinv_pl.errors import InputError
-from locinv_pl.io.arguments import arguments, read_words
+from locinv_pl.io.arguments import arguments, group_file, read_words
 from locinv_pl.networks.backbone import silence_loading
 
 DESCRIPTION = """Invert images, reconstruct them, edit them and score the edits.
@@ -50,10 +50,13 @@ def main(words: list[str] | None = None) -> None:
         check_config_files(words)
         with warnings.catch_warnings():
             _quiet()
-            if words[:1] == ["data"]:
-                _run_data_command(*words[1:])
-            elif words and words[0] in COMMANDS:
-                _run_command(words[0], COMMANDS[words[0]], words[1:])
+            length = 2 if words[:1] == ["data"] else 1
+            name = " ".join(words[:length])
+            if name in COMMANDS:
+                _run_command(name, words[length:])
+            elif length == 2:
+                known = " or ".join(name.removeprefix("data ") for name in DEFAULT_DATA)
+                raise InputError(f"data {' '.join(words[1:2])}: no such command; use data {known}")
             else:
                 sys.argv[1:] = translate(words)  # processes that Lightning starts read it again
                 run_trainer(description() if sys.argv[1] in HELP else "")
@@ -65,36 +68,29 @@ def main(words: list[str] | None = None) -> None:
 
 def description() -> str:
     """What ``--help`` begins with: the grammar, and every command with the first line of its function."""
-    commands = COMMANDS | {f"data {name}": data_command(name) for name in DATA_COMMANDS}
-    said = {f"locinv {name}": (inspect.getdoc(commands[name]) or "").splitlines()[0] for name in sorted(commands)}
+    said = {f"locinv {name}": (inspect.getdoc(function_of(name)) or "").splitlines()[0] for name in COMMANDS}
     tables = ("\n    ".join(f"{name:27} {text}" for name, text in table.items()) for table in (SUBCOMMANDS, said))
     return DESCRIPTION.format(**dict(zip(("subcommands", "commands"), tables, strict=True)))
 
 
-def _run_data_command(action: str = "", *words: str) -> None:
-    """``data ACTION``, over the data of the command where the words name none."""
-    if action not in DATA_COMMANDS:
-        raise InputError(f"data {action}: no such command; use data {' or '.join(DATA_COMMANDS)}")
-    has_data = any(word.key == "data" for word in read_words(words))
-    default = [] if has_data else [f"data={DATA_COMMANDS[action]}"]
-    _run_command(f"data {action}", data_command(action), words, default)
-
-
-def _run_command(name: str, command: Command, words: Sequence[str], default: Sequence[str] = ()) -> None:
-    """Call a command's function with what the words say as its arguments; a file of theirs wins over ``default``."""
+def _run_command(name: str, words: Sequence[str]) -> None:
+    """Call a command's function with what the words say as its arguments."""
+    function = function_of(name)
     if name not in OF_WORDS:
-        own = inspect.signature(command).parameters
+        read, roots = list(read_words(words)), inspect.signature(function).parameters
+        has_data = name not in DEFAULT_DATA or any(word.key == "data" for word in read)
+        default = [] if has_data else [f"--data={group_file('data', DEFAULT_DATA[name])}"]
         auto_cli(
-            command,
-            args=[*arguments(read_words(default)), *arguments(read_words(words), own)],
-            as_positional=not name.startswith("data "),
+            function,
+            args=[*default, *arguments(read, roots)],
+            as_positional=name not in DEFAULT_DATA,
             prog=f"{Path(sys.argv[0]).name} {name}",
             parser_class=Parser,
         )
     elif HELP & set(words):
-        print(f"usage: locinv {name} {OF_WORDS[name]}\n\n{inspect.getdoc(command)}")
+        print(f"usage: locinv {name} {OF_WORDS[name]}\n\n{inspect.getdoc(function)}")
     else:
-        command(words)
+        function(words)
 
 
 def _quiet() -> None:

@@ -7,6 +7,7 @@ configs/<word>/ where there is one of that name.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -60,11 +61,11 @@ class Word:
         """What its value is."""
         return KEYS[self.name][1] if self.name else "value"
 
-    def argument(self, own: Collection[str] = ()) -> list[str]:
+    def argument(self, roots: Collection[str]) -> list[str]:
         """As arguments of a parser.
 
         Args:
-            own: keys that the command has itself; they stand for nothing else.
+            roots: what the command's keys begin with; a word stands for a longer key if that begins with one of them.
 
         Raises:
             InputError: the value names no file of its group.
@@ -72,7 +73,8 @@ class Word:
         if len(self.texts) > 1 or self.value is None:
             return list(self.texts)
         first, dot, below = self.key.partition(".")
-        key = first if first in own or first not in KEYS else KEYS[first][0]
+        long = KEYS[first][0] if first in KEYS else first
+        key = long if long.partition(".")[0] in roots else first
         return [f"--{key}{dot}{below}={group_file(self.name, self.value) if self.content == 'group' else self.value}"]
 
 
@@ -99,12 +101,12 @@ def read_words(words: Sequence[str]) -> Iterator[Word]:
             yield Word((text, rest[0]), key.lstrip("-"), rest.pop(0))
 
 
-def arguments(words: Iterable[Word], own: Collection[str] = ()) -> list[str]:
+def arguments(words: Iterable[Word], roots: Collection[str] = ("data", "model", "trainer")) -> list[str]:
     """The words as arguments of a parser: files first, then groups, then all others, so that these win.
 
     Args:
         words: what :func:`read_words` has read of a command line.
-        own: keys that the command has itself; they stand for nothing else.
+        roots: what the command's keys begin with; those of runs by default.
 
     Raises:
         InputError: a value names no file of its group.
@@ -114,7 +116,7 @@ def arguments(words: Iterable[Word], own: Collection[str] = ()) -> list[str]:
     """
     order = ["file", "group", "value"]
     read = sorted(words, key=lambda word: order.index(word.content))
-    return [text for word in read for text in word.argument(own)]
+    return [text for word in read for text in word.argument(roots)]
 
 
 def group_file(group: str, value: str) -> str:
@@ -127,10 +129,17 @@ def group_file(group: str, value: str) -> str:
     Raises:
         InputError: it is none of these.
     """
-    named = CONFIGS / group / f"{value}.yaml"
-    if named.is_file():
-        return str(named)
-    if Path(value).is_file() or value == "null" or value[:1] in ("{", "["):
+    named = str(CONFIGS / group / f"{value}.yaml")
+    if is_file(named):
+        return named
+    if is_file(value) or value == "null" or value[:1] in ("{", "["):
         return value
     names = ", ".join(sorted(path.stem for path in (CONFIGS / group).glob("*.yaml")))
     raise InputError(f"{group}={value}: no such config; use one of {names}, or a YAML file")
+
+
+def is_file(path: str) -> bool:
+    """Whether there is such a file; False for what can't be a path, too."""
+    with suppress(OSError, ValueError):
+        return Path(path).is_file()
+    return False
