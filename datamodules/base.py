@@ -148,7 +148,7 @@ class EditDataModule(LightningDataModule, ABC):
 
     @property
     def _model(self) -> LocInvModule:
-        model = self.model if self.trainer is None else self.trainer.lightning_module
+        model = self.model if self.model or self.trainer is None else self.trainer.lightning_module
         if not isinstance(model, LocInvModule):
             raise InputError(f"data {self.name}: for no model; give model=LocInvModule(...)")
         return model
