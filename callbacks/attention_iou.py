@@ -30,7 +30,7 @@ class AttentionIoUCurves(Callback):
         with writing(pl_module.run.root / "tensorboard"):
             if outputs["i"] == 0:
                 self._close()
-            for part in outputs["parts"]:
+            for part in outputs["micro_batches"]:
                 for b, id in enumerate(part.ids):
                     if id not in self._writers:
                         self._writers[id] = image_writer(pl_module.run, id)

@@ -15,8 +15,8 @@ from PIL import Image
 
 from locinv_pl.drawing import difference, heat_strip, stack_strips, to_array, to_jpeg, to_png
 from locinv_pl.io.files import write_atomically, write_json, writing
+from locinv_pl.run.edits import EditedImage, EditResult, edited_images
 from locinv_pl.run.module import LocInvModule
-from locinv_pl.run.results import EditedImage, EditResult, edited_images
 from locinv_pl.run.store import RunFolder
 
 

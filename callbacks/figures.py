@@ -18,7 +18,8 @@ from locinv_pl.errors import printable
 from locinv_pl.measures.display import MEASURES
 from locinv_pl.measures.metrics import attention_iou, attention_iou_curve, psnr
 from locinv_pl.method.policies import LOSSES, Method
-from locinv_pl.run.results import EditResult, Result
+from locinv_pl.run.edits import EditResult
+from locinv_pl.run.results import Result
 from locinv_pl.types import EditSample, Inversion
 
 IOU, PSNR = MEASURES["attention_iou"], MEASURES["psnr"]

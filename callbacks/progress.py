@@ -46,7 +46,7 @@ class InversionProgress(TQDMProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Take the timestep's figures over."""
-        i, parts = outputs["i"], outputs["parts"]
+        i, parts = outputs["i"], outputs["micro_batches"]
         if parts:
             ids = [id for part in parts for id in part.ids]
             records = [part.records[i] for part in parts]

@@ -22,7 +22,7 @@ from locinv_pl.drawing import COLORS, difference, to_jpeg, to_png
 from locinv_pl.errors import InputError, all_of
 from locinv_pl.io.files import read_image, read_json, write_atomically
 from locinv_pl.measures.display import MEASURES
-from locinv_pl.run.results import EditedImage, EditRow, edited_images
+from locinv_pl.run.edits import EditedImage, EditRow, edited_images
 from locinv_pl.run.store import RunFolder
 from locinv_pl.words.alignment import common_words
 

@@ -16,6 +16,7 @@ from locinv_pl.datamodules.foundation import FoundationModels
 from locinv_pl.errors import InputError, check_choice, tell
 from locinv_pl.io.frames import Fit, Frame
 from locinv_pl.run.loader import TimestepLoader, local_queue
+from locinv_pl.run.module import LocInvModule
 from locinv_pl.types import EditSample
 from locinv_pl.words.tokens import check_prompt
 
@@ -39,6 +40,9 @@ class EditDataModule(LightningDataModule, ABC):
         models: the foundation models behind ``prior=grounded_sam`` and ``caption=blip``.
         shard: "3/8" takes the third of eight equal parts of the images, for arrays of jobs that share a run's
             folder; all of them by default.
+        model: the module that the images are for: it knows the size of images, the number of timesteps, the limit
+            of prompts and, in a run, which images are finished. The command line gives its own; by default it is that
+            of the Trainer.
     """
 
     name: str
@@ -56,8 +60,10 @@ class EditDataModule(LightningDataModule, ABC):
         caption: Captions = "given",
         models: FoundationModels = FoundationModels(),
         shard: str | None = None,
+        model: LocInvModule | None = None,
     ):
         super().__init__()
+        self.model = model
         check_choice("data.prior", prior, PriorKind)
         check_choice("data.fit", fit, Fit)
         check_choice("data.on_error", on_error, OnError)
@@ -98,7 +104,7 @@ class EditDataModule(LightningDataModule, ABC):
     def setup(self, stage: str) -> None:
         """Read the data's tables."""
         if self.size is None:
-            self.size = self._module.backbone.image_size
+            self.size = self._model.backbone.image_size
         problems = Problems(self.on_error)
         self.samples = self.read(self.size, problems)
         self._num_problems = len(problems.found)
@@ -108,14 +114,16 @@ class EditDataModule(LightningDataModule, ABC):
             tell(f"note {note.id}: {note.problem}")
 
     def train_dataloader(self) -> TimestepLoader:
-        """Batches claimed from the queue of all processes, T timesteps each."""
-        if self._trainer.is_global_zero:
-            self._module.run.announce(len(self.samples) + self._num_problems)
-        return self._loader(self._module.num_steps, self._module.unfinished(self.samples))
+        """Batches claimed from the queue of all processes, T timesteps each; without a Trainer, all batches."""
+        if self.trainer is None:
+            return self._loader(self._model.num_steps, list)
+        if self.trainer.is_global_zero:
+            self._model.run.announce(len(self.samples) + self._num_problems)
+        return self._loader(self._model.num_steps, self._model.unfinished(self.samples))
 
     def val_dataloader(self) -> Any:
         """Batches claimed likewise; none during fit, whose images aren't there yet."""
-        if self._trainer.state.fn == "fit":
+        if self.trainer is not None and self.trainer.state.fn == "fit":
             return []
         return self._loader(1, self._left)
 
@@ -129,23 +137,21 @@ class EditDataModule(LightningDataModule, ABC):
 
     def _left(self, ids: Sequence[str]) -> Sequence[str]:
         """The images that have an inversion to take: all, or those that the inversion hasn't left out."""
-        return ids if self.on_error == "raise" else self._module.run.unskipped(ids)
+        return ids if self.on_error == "raise" or self.trainer is None else self._model.run.unskipped(ids)
 
     @property
     def _needs_models(self) -> bool:
         return self.prior == "grounded_sam" or self.caption == "blip"
 
     @property
-    def _trainer(self) -> Any:
-        assert self.trainer is not None
-        return self.trainer
-
-    @property
-    def _module(self) -> Any:
-        return self._trainer.lightning_module
+    def _model(self) -> LocInvModule:
+        model = self.model if self.model or self.trainer is None else self.trainer.lightning_module
+        if not isinstance(model, LocInvModule):
+            raise InputError(f"data {self.name}: for no model; give model=LocInvModule(...)")
+        return model
 
     def _loader(self, num_steps: int, pending: Callable[[Sequence[str]], Sequence[str]]) -> TimestepLoader:
-        new_queue = getattr(self._trainer.strategy, "new_queue", local_queue)
+        new_queue = local_queue if self.trainer is None else getattr(self.trainer.strategy, "new_queue", local_queue)
         mine = range(len(self.samples))[self._shard]
         return TimestepLoader(
             self.samples,
@@ -162,12 +168,13 @@ class EditDataModule(LightningDataModule, ABC):
 
     def _accept(self, sample: EditSample) -> EditSample:
         """A sample whose prompt the text encoder takes."""
-        check_prompt(self._module.backbone.tokenizer, sample)
+        check_prompt(self._model.backbone.tokenizer, sample)
         return sample
 
     def _report(self, id: str, problem: object) -> None:
-        """Say that an image is left out, and keep the reason in the run's folder."""
-        self._module.run.save_scores("skipped", id, {"id": id, "problem": str(problem)})
+        """Say that an image is left out, and in a run keep the reason in its folder."""
+        if self.trainer is not None:
+            self._model.run.save_scores("skipped", id, {"id": id, "problem": str(problem)})
         tell(f"skipped {id}: {problem}")
 
 

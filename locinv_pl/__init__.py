@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-# In a checkout datamodules/, callbacks/ and configs/ lie beside this folder; a wheel has them inside it.
-if (_checkout := Path(__file__).resolve().parents[1] / "pyproject.toml").is_file():
-    __path__.append(str(_checkout.parent))
+# A wheel has datamodules/, callbacks/ and configs/ inside this folder; in a checkout they lie beside it.
+if not ((_here := Path(__file__).resolve().parent) / "configs" / "__init__.py").is_file():
+    __path__.append(str(_here.parent))
 
 from locinv_pl.api import invert
 from locinv_pl.editing.prompt_to_prompt import edit, reconstruct

@@ -24,8 +24,9 @@ from locinv_pl.method.task import prepare
 from locinv_pl.method.timestep import collect, invert_step
 from locinv_pl.networks.backbone import Backbone, load_backbone
 from locinv_pl.priors import box_mask, check_box
-from locinv_pl.run.results import list_edits, save_edits
-from locinv_pl.run.store import InversionScores, RunFolder
+from locinv_pl.run.contents import InversionScores
+from locinv_pl.run.edits import list_edits, save_edits
+from locinv_pl.run.store import RunFolder
 from locinv_pl.types import Adjective, EditSample, Inversion, Noun, StepRecord
 from locinv_pl.words import find_word, tidy
 
@@ -117,8 +118,18 @@ def edit_run(
     is_same = list_edits(folder, image).get("fingerprint") == inversion.fingerprint
     has_source = is_same and folder.edits_path(image, "source.png").exists()  # else the VAE's must do
     source = None if has_source else backbone.decode(inversion.trajectory[:1])[0].cpu()
-    about = (image, inversion.prompt, inversion.fingerprint, settings.to_dict())
-    return save_edits(folder, *about, source, images[0], edits, images[1:], allowed)
+    return save_edits(
+        folder,
+        image,
+        prompt=inversion.prompt,
+        fingerprint=inversion.fingerprint,
+        settings=settings.to_dict(),
+        source=source,
+        reconstruction=images[0],
+        edits=edits,
+        images=images[1:],
+        region=allowed,
+    )
 
 
 def make_sample(

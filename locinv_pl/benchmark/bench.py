@@ -41,13 +41,14 @@ class Benchmark:
         size: side of the images in pixels; the backbone's own by default.
         resolution: R, side of the attention maps.
         batch_size: images that are inverted together, as many as in runs; the reference inverts one at a time.
-        device: where; on "meta" nothing is timed, and everything counted.
-        dtype: of our weights; the reference has float32.
+        device: the device to compute on: cpu, cuda, …; on "meta" nothing is timed, and everything counted.
+        dtype: of our weights: float32, bfloat16 or float16; the reference has float32.
         tuning: how our networks are run; the reference's as they were loaded.
-        num_steps: T.
+        num_steps: T, timesteps of an inversion.
         timesteps: how many of the T are timed where all cost the same.
-        token_steps, null_steps: the authors' K1 and J.
-        repeats: of every timing; the median counts.
+        token_steps: the authors' K1, gradient steps on tokens at a timestep.
+        null_steps: the authors' J, gradient steps on the null text at a timestep.
+        repeats: how often everything is timed; the median counts.
         ablation: measure every saving by itself, too.
 
     Raises:

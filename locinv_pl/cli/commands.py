@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError
 from locinv_pl.io.files import read_json, write_json
-from locinv_pl.networks.tuning import Tuning, use_one_thread
 from locinv_pl.run.store import RunFolder
 
 if TYPE_CHECKING:
@@ -21,7 +20,10 @@ def table(runs: Sequence[str]) -> None:
     """Print finished runs as a Markdown table, a row for each.
 
     Args:
-        runs: their folders.
+        runs: the folders that were the runs' output=.
+
+    Raises:
+        InputError: none is named, or one has no summary.json.
     """
     from locinv_pl.run.summary import Summary, runs_table
 
@@ -33,9 +35,20 @@ def table(runs: Sequence[str]) -> None:
 def compare(words: Sequence[str]) -> None:
     """Run several methods over the same images, and write a table and figures.
 
+    A run that has ended is not made again.
+
     Args:
-        words: methods=NAME[:PRIOR][+EDIT],…, experiment=, output=, edits=, vary=, reference=, resamples=; all
-            others go to the runs, as data= and trainer.devices= do.
+        words: these keys; all others go to the runs, as data= and trainer.devices= do.
+            methods=NAME[:PRIOR][+EDIT],…   the rows; presets of configs/method or configs/editor, or YAML files
+            experiment=NAME                 takes keys from configs/experiment/NAME.yaml
+            output=DIR                      the comparison's folder, outputs/compare by default
+            edits=true|false                whether images are edited and scored, too; true by default
+            vary='{KEY: [VALUE, …], …}'     runs every row with each of these values
+            reference=ROW                   the row that others are compared with, nti by default
+            resamples=N                     of the bootstrap behind the intervals, 2000 by default
+
+    Raises:
+        InputError: a word isn't understood, or a run failed.
     """
     from locinv_pl.comparison.runs import Comparison
     from locinv_pl.comparison.tables import to_markdown
@@ -65,10 +78,13 @@ def evaluate_backbone(
         json: where to write the scores.
         sheet: where to draw the first images with what the judge saw, a PNG.
         judge: the folder of another judge than the package's.
-        num_prompts: prompts with one object, and as many with two, with three and of edits.
-        num_scenes: unseen scenes for the judge.
-        seed: of scenes, prompts and noise.
-        device: where to compute.
+        num_prompts: how many prompts with one object, and as many with two, with three and of edits; 1 or more.
+        num_scenes: how many unseen scenes the judge is measured on; 1 or more.
+        seed: of scenes, prompts and noise; another seed measures on others.
+        device: the device to compute on, as torch names it: cpu, cuda, cuda:1.
+
+    Raises:
+        InputError: a number is below 1, or there is no such model, judge or device.
     """
     from locinv_pl.measures.backbones import draw_sheet, load_model, samples_seen
     from locinv_pl.measures.backbones import evaluate_backbone as evaluate
@@ -92,9 +108,12 @@ def pretrain(recipe: Recipe, output: Path = Path("outputs/pretrain"), stages: li
     """Make the embedded model and its judge from drawn scenes; run again to go on where it stopped.
 
     Args:
-        recipe: recipe=NAME takes configs/recipe/NAME.yaml.
+        recipe: the stages' settings; recipe=NAME takes configs/recipe/NAME.yaml, recipe.KEY=VALUE overrides.
         output: the run's folder; embedded/, embedded_sd3/, judge/ and curves.png appear in it.
         stages: some of vae, clip, recognizer, diffusion, flow_vae, flow; all that the recipe has by default.
+
+    Raises:
+        InputError: a stage or a setting that there isn't.
     """
     from locinv_pl.pretrain.curves import draw_curves
     from locinv_pl.pretrain.pretraining import STAGES, Pretraining
@@ -114,12 +133,12 @@ def edit(
     """Edit an image that a run has inverted; the results lie in the run's folder, under edits/.
 
     Args:
-        run: the run's folder.
+        run: the run's folder, its output=.
         image: the image's id, as its files in inversions/ are named.
         prompt: the target prompt, or several in one batch: prompt='["a blue car", "a red bus"]'.
-        edit: how; edit.KEY=VALUE for any key of EditSettings.
+        edit: how to edit; edit=NAME takes configs/edit/NAME.yaml, edit.KEY=VALUE overrides.
         region: a mask of the image's size, white where edits may change it; it takes the place of edit.blend.
-        device: where to compute.
+        device: the device to compute on, as torch names it: cpu, cuda, cuda:1.
 
     Raises:
         InputError: no such run or inversion, or a prompt that is the source's own or doesn't fit.
@@ -134,86 +153,39 @@ def edit(
     import_module("locinv_pl.callbacks.edits").sum_up(RunFolder(run))  # known by name alone, as in the configs
 
 
-def benchmark(
-    backbone: str = "embedded",
-    method: str = "locinv",
-    size: int | None = None,
-    resolution: int = 16,
-    batch_size: int = 4,
-    device: str = "cpu",
-    dtype: str = "float32",
-    tuning: Tuning = Tuning(),
-    num_steps: int = 50,
-    timesteps: int = 5,
-    token_steps: int = 31,
-    null_steps: int = 31,
-    repeats: int = 1,
-    ablation: bool = False,
-    json: Path | None = None,
-    plot: Path | None = None,
-) -> None:
-    """Time and count an inversion against the authors' way; print tables. A CPU computes with one thread, as in runs.
-
-    Args:
-        backbone: "embedded", "sd15-random" (Stable Diffusion 1.5's architecture with random weights), a folder
-            or a hub id.
-        method: a preset's name or a method's YAML file.
-        size: side of the images in pixels; the backbone's own by default.
-        resolution: side of the attention maps.
-        batch_size: images that are inverted together, as many as in runs; the reference inverts one at a time.
-        device: where; on "meta" nothing is timed, and everything counted.
-        dtype: of our weights; the reference has float32.
-        tuning: how our networks are run; tuning.KEY=VALUE for any key of Tuning.
-        num_steps: timesteps of an inversion.
-        timesteps: how many of them are timed where all cost the same.
-        token_steps: the authors' gradient steps on tokens at a timestep.
-        null_steps: likewise on the null text.
-        repeats: of every timing; the median counts.
-        ablation: measure every saving by itself, too.
-        json: where to write all figures.
-        plot: where to draw how time and memory grow with images and steps, a PNG; measured only if asked for.
-    """
-    from locinv_pl.benchmark.bench import Benchmark
-    from locinv_pl.benchmark.growth import draw_growth
-    from locinv_pl.benchmark.report import to_markdown
-
-    if device == "cpu":
-        use_one_thread()
-    settings = Benchmark(
-        *(backbone, method, size, resolution, batch_size, device, dtype, tuning),
-        *(num_steps, timesteps, token_steps, null_steps, repeats, ablation),
-    )
-    result = settings.run() | ({"growth": settings.growth()} if plot is not None else {})
-    print(to_markdown(result))
-    if plot is not None:
-        plot.parent.mkdir(parents=True, exist_ok=True)
-        draw_growth(result["growth"]).savefig(plot, dpi=120)
-    if json is not None:
-        write_json(json, result)
-
-
 def status(run: Path) -> None:
     """Say how a run stands: images done, running and failed, its speed, and whether it lives.
 
     Args:
-        run: the run's folder.
+        run: the run's folder, its output=.
+
+    Raises:
+        InputError: it holds no run.
     """
     from locinv_pl.run.status import status, to_text
 
     print(to_text(run, status(run)))
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "benchmark": benchmark,
-    "edit": edit,
-    "evaluate-backbone": evaluate_backbone,
-    "pretrain": pretrain,
-    "status": status,
+COMMANDS = {
+    "benchmark": "locinv_pl.benchmark.command",
+    "compare": __name__,
+    "data build-coco-edit": "locinv_pl.datamodules.commands",
+    "data check": "locinv_pl.datamodules.commands",
+    "data preview": "locinv_pl.datamodules.commands",
+    "edit": __name__,
+    "evaluate-backbone": __name__,
+    "pretrain": __name__,
+    "status": __name__,
+    "table": __name__,
 }
+"""The commands, and the modules of their functions, which are imported when they are asked for."""
+OF_WORDS = {"compare": "methods=NAME,NAME KEY=VALUE...", "table": "RUN..."}
+"""The commands that take all words as they are, and how these are written."""
+DEFAULT_DATA = {"data check": "scenes", "data preview": "scenes", "data build-coco-edit": "coco_edit"}
+"""The data of a command where its words name none."""
 
-DATA_COMMANDS = {
-    "check": ("check", "data=scenes"),
-    "preview": ("preview", "data=scenes"),
-    "build-coco-edit": ("build_coco_edit", "data=coco_edit"),
-}
-"""The commands about data: a function of locinv_pl.datamodules.commands, and the data where none is named."""
+
+def function_of(command: str) -> Callable[..., None]:
+    """The function of a command, which has its name."""
+    return getattr(import_module(COMMANDS[command]), command.removeprefix("data ").replace("-", "_"))

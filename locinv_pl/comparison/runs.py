@@ -24,9 +24,12 @@ from locinv_pl.comparison.statistics import compare
 from locinv_pl.comparison.tables import to_csv, to_markdown
 from locinv_pl.configs import CONFIGS
 from locinv_pl.errors import DamagedError, InputError
+from locinv_pl.io.arguments import read_words
 from locinv_pl.io.files import read_json, write_atomically, write_json
 from locinv_pl.method.policies import presets
-from locinv_pl.run.store import OPEN, EditScores, InversionScores, RunFolder, file_name
+from locinv_pl.run.contents import OPEN, EditScores, InversionScores
+from locinv_pl.run.names import file_name
+from locinv_pl.run.store import RunFolder
 
 
 @dataclass(frozen=True)
@@ -138,11 +141,10 @@ class Comparison:
             InputError: a word isn't understood, or names something that isn't there.
         """
         given: dict[str, Any] = {}
-        for word in words:
-            key, equals, value = word.lstrip("-").partition("=")
-            if not equals:
-                raise InputError(f"{word}: not understood; write key=value")
-            given |= _experiment(value) if key == "experiment" else {key: value}
+        for word in read_words(words):
+            if word.value is None:
+                raise InputError(f"{word.texts[0]}: not understood; write key=value")
+            given |= _experiment(word.value) if word.key == "experiment" else {word.key: word.value}
         own = {key: given.pop(key) for key in list(given) if key in _OPTIONS}
         if not own.get("methods"):
             raise InputError("compare: no methods; name some in methods=ddim,nti,locinv, or take an experiment=")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -92,6 +92,23 @@ class Task:
     settings: Mapping[str, Any]
     seconds: float
     proposals: Proposals = field(default_factory=Proposals)
+
+    def pick(self, images: Sequence[int]) -> Task:
+        """The task of some of the images, by number; each has an equal share of the time."""
+        some = list(images)
+        return replace(
+            self,
+            samples=tuple(self.samples[b] for b in some),
+            prompts=self.prompts.pick(some),
+            embeddings=self.embeddings[some],
+            plain=self.plain[some],
+            priors=self.priors[some],
+            background=None if self.background is None else self.background[some],
+            trajectory=self.trajectory[:, some].contiguous(),
+            initial_maps=self.initial_maps[:, some].contiguous(),
+            seconds=self.seconds * len(some) / len(self.samples),
+            proposals=self.proposals.pick(some),
+        )
 
     def ddim_latent(self, i: int) -> Tensor:
         """z̄_t at which step i begins, (B, C, h, w); step i - 1 should end there, and the last at z̄_0, i = T."""

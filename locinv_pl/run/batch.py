@@ -1,8 +1,8 @@
 """A batch of images on its way, and what becomes of it when something goes wrong.
 
-State goes in and comes out: a batch is a tuple of parts, whose images take their timesteps together. It begins as
-one part. Where memory runs out a part becomes its halves; an image whose numbers stop being finite leaves it, to be
-inverted again alone in fp32, or to fail.
+State goes in and comes out: a batch is a tuple of micro-batches, whose images take their timesteps together. It begins
+as one. Where memory runs out a micro-batch becomes its halves; an image whose numbers stop being finite leaves it, to
+be inverted again alone in fp32, or to fail.
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import cache, partial
 from itertools import takewhile
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from locinv_pl.errors import InputError
 from locinv_pl.measures.metrics import fp32
@@ -38,7 +36,10 @@ class Engine:
     """What inverts images.
 
     Args:
-        backbone, method, num_steps, resolution: as in :func:`~locinv_pl.method.task.prepare`.
+        backbone: the frozen networks.
+        method: the policies of tokens and null text.
+        num_steps: T, DDIM steps.
+        resolution: R, side of the attention grid that is read.
         exact: makes the same engine in fp32; None where there is no half precision to fall back from.
         precision: opens the block in which it works.
     """
@@ -55,16 +56,16 @@ class Engine:
         with self.precision():
             return prepare(self.backbone, samples, self.method, self.num_steps, self.resolution)
 
-    def step(self, part: Part, i: int) -> Part:
-        """The part with its record of timestep i, or, for i = T, with its results."""
-        task, records = part.task, part.records
+    def step(self, images: MicroBatch, i: int) -> MicroBatch:
+        """The images with their record of timestep i, or, for i = T, with their results."""
+        task, records = images.task, images.records
         with self.precision():
             if i == self.num_steps:
-                return replace(part, results=tuple(self._finish(task, records)))
+                return replace(images, results=tuple(self._finish(task, records)))
             if i < len(records):
-                return part
+                return images
             record = invert_step(self.backbone, task, i, records[-1] if records else task.start())
-            return replace(part, records=(*records, record))
+            return replace(images, records=(*records, record))
 
     def _finish(self, task: Task, records: Sequence[StepRecord]) -> list[Result]:
         inversions = collect(task, records)
@@ -81,9 +82,15 @@ def make_engine(
     is_half: bool,
     tuning: Tuning = Tuning(),
 ) -> Engine:
-    """An engine; ``is_half`` says that it works in half precision, in its weights or by the Trainer's.
+    """An engine that, in half precision, has one in fp32 to fall back to.
 
-    ``tuning`` is that of the weights in fp32, where they have to be loaded to fall back to.
+    Args:
+        backbone: the frozen networks.
+        method: the policies of tokens and null text.
+        num_steps: T, DDIM steps.
+        resolution: R, side of the attention grid that is read.
+        is_half: whether it works in half precision, be it that of the weights or the Trainer's.
+        tuning: how the weights in fp32 are run, where they have to be loaded.
     """
     like, device = (method, num_steps, resolution), backbone.device
 
@@ -97,14 +104,14 @@ def make_engine(
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class MicroBatch:
     """Images that take their timesteps together.
 
     Args:
-        engine: what inverts them.
-        task: what no timestep changes.
-        records: of the timesteps that are done.
-        results: once all of them are.
+        engine: what inverts them, in its own precision.
+        task: their prompts, priors and DDIM trajectories, which no timestep changes.
+        records: those of the timesteps that are done, 0 to T of them.
+        results: one for each image once all timesteps are done; empty before.
     """
 
     engine: Engine
@@ -120,41 +127,24 @@ class Part:
     def __len__(self) -> int:
         return len(self.task.samples)
 
-    def __getitem__(self, some: slice) -> Part:
+    def __getitem__(self, some: slice) -> MicroBatch:
         return self.pick(range(len(self))[some])
 
-    def pick(self, images: Sequence[int]) -> Part:
-        """Some of the images, by number."""
+    def pick(self, images: Sequence[int]) -> MicroBatch:
+        """Some of the images.
+
+        Args:
+            images: their numbers, 0 to B - 1.
+        """
         if len(images) == len(self):
             return self
         records = tuple(record.pick(images) for record in self.records)
         results = tuple(self.results[b] for b in images) if self.results else ()
-        return replace(self, task=_pick(self.task, images), records=records, results=results)
+        return replace(self, task=self.task.pick(images), records=records, results=results)
 
 
-def _pick(of: Any, images: Sequence[int]) -> Any:
-    """The task, or the prompts, of some of a batch's images; each has an equal share of the time."""
-    some = list(images)
-    changed: dict[str, Any] = {}
-    for name in (field.name for field in fields(of)):
-        value = getattr(of, name)
-        if name == "samples":
-            changed[name] = tuple(value[b] for b in some)
-        elif name == "prompts":
-            changed[name] = _pick(value, some)
-        elif name == "seconds":
-            changed[name] = value * len(some) / len(of.samples)
-        elif name in ("trajectory", "initial_maps"):
-            changed[name] = value[:, some].contiguous()
-        elif name == "proposals":
-            changed[name] = value.pick(some)
-        elif isinstance(value, Tensor) and name != "empty":
-            changed[name] = value[some]
-    return replace(of, **changed)
-
-
-Outcome = tuple[tuple[Part, ...], dict[str, InputError]]
-"""The parts that go on, and the images that can't, by id, with the reason."""
+Outcome = tuple[tuple[MicroBatch, ...], dict[str, InputError]]
+"""The micro-batches that go on, and the images that can't, by id, with the reason."""
 
 
 def begin(
@@ -162,16 +152,25 @@ def begin(
     samples: Sequence[EditSample],
     kept: Callable[[Sequence[str]], Sequence[StepRecord]] = lambda ids: (),
 ) -> Outcome:
-    """Prepare a batch; ``kept`` answers the records that an earlier run has left of images, by their ids."""
-    parts, failed = [], {}
+    """Prepare a batch: as one micro-batch, or as several where its memory would not do.
+
+    Args:
+        engine: what inverts the images.
+        samples: the images with their prompts and priors, all of one size.
+        kept: answers the records that an earlier run has left of images, by their ids.
+
+    Returns:
+        the micro-batches, with those records, and the images that are too large alone.
+    """
+    going, failed = [], {}
     for some, task in halving(engine.prepare, tuple(samples)):
         if task is None:
             failed[some[0].id] = _too_large(some[0].id)
         else:
             start = task.start()
             records = takewhile(partial(_goes_on, start), kept([sample.id for sample in some]))
-            parts.append(Part(engine, task, tuple(records)))
-    return tuple(parts), failed
+            going.append(MicroBatch(engine, task, tuple(records)))
+    return tuple(going), failed
 
 
 def _goes_on(start: StepRecord, record: StepRecord) -> bool:
@@ -180,12 +179,20 @@ def _goes_on(start: StepRecord, record: StepRecord) -> bool:
     return all(getattr(record, name).shape == getattr(start, name).shape for name in named)
 
 
-def advance(parts: Sequence[Part], i: int) -> Outcome:
-    """Take timestep i with every part; i = T decodes and scores the images."""
-    going: list[Part] = []
+def advance(micro_batches: Sequence[MicroBatch], i: int) -> Outcome:
+    """Take timestep i with every micro-batch; i = T decodes and scores the images.
+
+    Args:
+        micro_batches: what :func:`begin` or the timestep before has answered.
+        i: step, 0 the noisiest.
+
+    Returns:
+        the micro-batches after that step, and the images that can't go on, with the reason.
+    """
+    going: list[MicroBatch] = []
     failed: dict[str, InputError] = {}
-    for part in parts:
-        for some, done in halving(lambda some: some.engine.step(some, i), part):
+    for each in micro_batches:
+        for some, done in halving(lambda some: some.engine.step(some, i), each):
             if done is None:
                 failed[some.ids[0]] = _too_large(some.ids[0])
                 continue
@@ -194,7 +201,7 @@ def advance(parts: Sequence[Part], i: int) -> Outcome:
                 going.append(done.pick([b for b, fine in enumerate(good) if fine]))
             for sample, fine in zip(done.task.samples, good, strict=True):
                 if not fine:
-                    again, lost = _again(part.engine, sample, i)
+                    again, lost = _again(each.engine, sample, i)
                     going += again
                     failed |= lost
     return tuple(going), failed
@@ -209,14 +216,14 @@ def _again(engine: Engine, sample: EditSample, i: int) -> Outcome:
     warnings.warn(
         f"image {sample.id!r} isn't finite in half precision at {where}; it is inverted again in fp32", stacklevel=2
     )
-    parts, failed = begin(engine.exact(), (sample,))
+    going, failed = begin(engine.exact(), (sample,))
     for j in range(i + 1):
-        parts, lost = advance(parts, j)
+        going, lost = advance(going, j)
         failed |= lost
-    return parts, failed
+    return going, failed
 
 
-def finite(part: Part, i: int) -> list[bool]:
+def finite(part: MicroBatch, i: int) -> list[bool]:
     """Of every image, whether timestep i has left it in finite numbers; NaN is one loss that doesn't apply to it."""
     if i == part.engine.num_steps:
         return [bool(r.reconstruction.isfinite().all() and r.vae.isfinite().all()) for r in part.results]

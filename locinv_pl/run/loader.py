@@ -16,7 +16,7 @@ Report = Callable[[str, InputError], None]
 Opened = list[tuple[str, EditSample | InputError]]
 
 
-class Timestep:
+class TimestepBatch:
     """One item of work for the module: a batch of images and the step i to take with it.
 
     The images are opened at first use: Lightning asks for an item before it is through with the
@@ -42,7 +42,15 @@ class Timestep:
         return self._report is not None
 
     def leave_out(self, id: str, problem: InputError) -> None:
-        """Report an image that can't go on, or, where nobody is told, stop at it."""
+        """Report an image that can't go on, or, where nobody is told, stop at it.
+
+        Args:
+            id: the image's.
+            problem: why it can't.
+
+        Raises:
+            InputError: the problem, where images aren't left out.
+        """
         if self._report is None:
             raise problem
         self._report(id, problem)
@@ -55,9 +63,9 @@ class TimestepLoader:
 
     Args:
         samples: all images, in the same order in every process.
-        ids: their ids.
+        ids: the images' ids, in that order.
         batches: numbers of the images that belong together, batch by batch.
-        num_steps: T.
+        num_steps: T, how many times every batch is handed out.
         claim: answers the number of the next batch to take, over all processes.
         pending: of a batch's ids, those that are still to do.
         report: told of each image that can't be opened or inverted, which then is left out of its batch; without
@@ -85,7 +93,7 @@ class TimestepLoader:
         self.samples, self.ids, self.batches = samples, ids, batches
         self.num_steps, self.claim, self.pending = num_steps, claim, pending
         self.report, self.num_workers, self.pin_memory = report, num_workers, pin_memory
-        self._last: Timestep | None = None
+        self._last: TimestepBatch | None = None
 
     @property
     def is_through(self) -> bool:
@@ -97,13 +105,13 @@ class TimestepLoader:
         """The ids of all images in the batches."""
         return [self.ids[j] for batch in self.batches for j in batch]
 
-    def __iter__(self) -> Iterator[Timestep]:
+    def __iter__(self) -> Iterator[TimestepBatch]:
         for opened in self._opened():
             take = cache(partial(self._take, opened))
             if self.report is not None and not take():
                 continue
             for i in range(self.num_steps):
-                self._last = Timestep(take, i, self.report)
+                self._last = TimestepBatch(take, i, self.report)
                 yield self._last
 
     def _claimed(self) -> Iterator[list[int]]:

@@ -23,17 +23,18 @@ from locinv_pl.method.policies import Method
 from locinv_pl.method.task import settings_of
 from locinv_pl.networks.backbone import Backbone, load_backbone
 from locinv_pl.networks.tuning import Tuning
-from locinv_pl.run.batch import Engine, Outcome, Part, advance, begin, make_engine
-from locinv_pl.run.loader import Timestep, TimestepLoader
-from locinv_pl.run.results import (
+from locinv_pl.run.batch import Engine, MicroBatch, Outcome, advance, begin, make_engine
+from locinv_pl.run.edits import (
     EditResult,
     edit_row,
     note_refused,
     save_edits,
-    score,
     score_edits,
     score_reconstruction,
 )
+from locinv_pl.run.loader import TimestepBatch, TimestepLoader
+from locinv_pl.run.logging import is_heard, step_metrics
+from locinv_pl.run.results import score
 from locinv_pl.run.store import RunFolder, Scores, settings_digest
 from locinv_pl.run.strategy import ImageParallelStrategy
 from locinv_pl.run.summary import edits_table, runs_table, summarize, summarize_edits
@@ -46,11 +47,11 @@ class LocInvModule(LightningModule):
     Args:
         backbone: "embedded", a folder in diffusers' layout, or a hub id.
         method: the token policy and the null-text policy.
-        num_steps: T, DDIM steps.
-        resolution: R, side of the attention grid that is read.
-        dtype: of the frozen weights.
+        num_steps: T, DDIM steps, 1 to the schedule's length (1000 for Stable Diffusion).
+        resolution: R, side of the attention grid that is read, one that the UNet has.
+        dtype: of the frozen weights: "float32", "bfloat16" or "float16".
         tuning: how the networks are run.
-        edit: how ``predict`` edits.
+        edit: how ``predict`` edits by Prompt-to-Prompt.
         editor: another editor in its place, which needs no inversion.
         measures: what ``test`` measures the edits with.
     """
@@ -73,7 +74,7 @@ class LocInvModule(LightningModule):
         self.method, self.num_steps, self.resolution = method, num_steps, resolution
         self.tuning, self.edit, self.editor, self.measures = tuning, edit, editor, measures
         self.clock = torch.zeros(())
-        self._parts: tuple[Part, ...] = ()
+        self._micro_batches: tuple[MicroBatch, ...] = ()
         self._made_of: dict[str, MadeOf] = {}
 
     @cached_property
@@ -150,37 +151,46 @@ class LocInvModule(LightningModule):
         """A clock: its steps make ``trainer.global_step`` count timesteps. Tokens have their own AdamW."""
         return torch.optim.SGD([self.clock], lr=0.0)
 
-    def training_step(self, batch: Timestep, batch_idx: int) -> dict[str, Any]:
-        """One timestep; records kept by an earlier run are taken from there."""
+    def training_step(self, batch: TimestepBatch, batch_idx: int) -> dict[str, Any]:
+        """Take one timestep; records kept by an earlier run are taken from there.
+
+        What :func:`~locinv_pl.run.logging.step_metrics` answers is logged, so that every logger and callback of
+        Lightning's sees it: ``timestep``, ``iou/mean``, ``loss/NAME``, ``threshold/NAME``, ``loss/null_text``. The x
+        axis is ``trainer.global_step``, which counts the timesteps of all batches that this process inverts. Every
+        process logs its own batches and nothing is averaged over processes, so a logger writes those of the first one.
+        """
         if batch.i == 0:
             settings = settings_digest(self.settings)
             self._made_of = {sample.id: _made_of(sample, settings) for sample in batch.samples}
             kept = partial(self.run.load_records, made_of=self._made_of)
             self._take(batch, begin(self._engine, batch.samples, kept))
-        self._take(batch, advance(self._parts, batch.i))
+        self._take(batch, advance(self._micro_batches, batch.i))
         if batch.i == self.num_steps - 1:
-            self._take(batch, advance(self._parts, self.num_steps))
+            self._take(batch, advance(self._micro_batches, self.num_steps))
+        if self._micro_batches and is_heard(self.trainer):
+            count = sum(map(len, self._micro_batches))
+            self.log_dict(step_metrics(self._micro_batches, batch.i), on_step=True, on_epoch=False, batch_size=count)
         self.optimizers().step()  # type: ignore[union-attr]
-        finished = [result for part in self._parts for result in part.results]
-        return {"i": batch.i, "parts": self._parts, "finished": finished}
+        finished = [result for each in self._micro_batches for result in each.results]
+        return {"i": batch.i, "micro_batches": self._micro_batches, "finished": finished}
 
-    def _take(self, batch: Timestep, outcome: Outcome) -> None:
+    def _take(self, batch: TimestepBatch, outcome: Outcome) -> None:
         """Keep what a step has left of the images that go on, then leave out the others, or stop at them."""
-        self._parts, failed = outcome
-        for part in self._parts:
-            for result in part.results:
+        self._micro_batches, failed = outcome
+        for each in self._micro_batches:
+            for result in each.results:
                 result.inversion.save(self.run.inversion_path(result.sample.id))
-            if part.engine is self._engine and len(part.records) == batch.i + 1:
-                self.run.save_record(part.ids, batch.i, part.records[-1], self._made_of)
+            if each.engine is self._engine and len(each.records) == batch.i + 1:
+                self.run.save_record(each.ids, batch.i, each.records[-1], self._made_of)
         for id, problem in failed.items():
             batch.leave_out(id, problem)
 
-    def on_train_batch_end(self, outputs: Any, batch: Timestep, batch_idx: int) -> None:
+    def on_train_batch_end(self, outputs: Any, batch: TimestepBatch, batch_idx: int) -> None:
         """After the callbacks have drawn them, mark images as finished."""
         if outputs["finished"]:
             self.run.finish({r.sample.id: r.scores for r in outputs["finished"]}, self._made_of)
 
-    def validation_step(self, batch: Timestep, batch_idx: int) -> None:
+    def validation_step(self, batch: TimestepBatch, batch_idx: int) -> None:
         """Reconstruct from the files alone, and score."""
         began = time.perf_counter()
         inversions = [self.run.inversion(s.id, s.fingerprint) for s in batch.samples]
@@ -189,7 +199,7 @@ class LocInvModule(LightningModule):
         for result in score(self.backbone, batch.samples, inversions, images, seconds):
             self.run.save_scores("validation", result.sample.id, result.scores)
 
-    def predict_step(self, batch: Timestep, batch_idx: int) -> list[EditResult]:
+    def predict_step(self, batch: TimestepBatch, batch_idx: int) -> list[EditResult]:
         """Edit every image of the batch by the edits that its data names; from the files alone."""
         return [self._edit(sample, batch.skips) for sample in batch.samples]
 
@@ -216,8 +226,18 @@ class LocInvModule(LightningModule):
             back = self.backbone.decode(self.backbone.encode(sample.image[None])).cpu()
             images = torch.cat([back, *(image[None] for image in made)])
         back, edited = images[0], images[1:]
-        about = (sample.id, sample.prompt, sample.fingerprint, values)
-        save_edits(self.run, *about, sample.image, back, edits, edited, self._region(sample))
+        save_edits(
+            self.run,
+            sample.id,
+            prompt=sample.prompt,
+            fingerprint=sample.fingerprint,
+            settings=values,
+            source=sample.image,
+            reconstruction=back,
+            edits=edits,
+            images=edited,
+            region=self._region(sample),
+        )
         return EditResult(sample, inversion, values, back, edits, edited)
 
     def _made_alone(self, sample: EditSample, inversion: Inversion | None, listed: Edit) -> list[Tensor]:
@@ -253,7 +273,7 @@ class LocInvModule(LightningModule):
         """What edits the images, as plain values."""
         return self.edit.to_dict() if self.editor is None else asdict(self.editor)
 
-    def test_step(self, batch: Timestep, batch_idx: int) -> None:
+    def test_step(self, batch: TimestepBatch, batch_idx: int) -> None:
         """Score the edits that ``predict`` made of every image of the batch; from the files alone."""
         for sample in batch.samples:
             self._stop_if_told()
@@ -291,8 +311,8 @@ class LocInvModule(LightningModule):
         if left:
             raise InputError(
                 f"{name}: {left if stage == 'fit' else 'some'} of {len(loader.ids_to_do)} images are unfinished: "
-                f"max_steps, max_time, limit_*_batches or fast_dev_run of the Trainer ended it; run the same command "
-                f"without that to go on"
+                f"max_steps, max_time, limit_*_batches, fast_dev_run or a callback of the Trainer ended it; run the "
+                f"same command without that to go on"
             )
 
     def _summarize_edits(self, scores: Scores) -> dict[str, Any]:

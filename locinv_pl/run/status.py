@@ -22,9 +22,9 @@ class Status:
 
     Args:
         total: images to invert; None before the first start has counted them.
-        done: images finished.
+        done: how many images are finished.
         running: images under way, with the timesteps that are kept of them.
-        num_steps: T.
+        num_steps: T, the timesteps of an image.
         failed: ids of the images left out.
         reasons: of the first of these.
         per_hour: images finished per hour since the last start; None before the first.
@@ -44,7 +44,7 @@ class Status:
 
     @property
     def state(self) -> str:
-        """ "finished", "running" or "dead": longer silent than ten timesteps take."""
+        """Whether it is "finished", "running", or "dead": longer silent than ten timesteps take."""
         if self.total is not None and self.done + len(self.failed) >= self.total:
             return "finished"
         return "running" if self.silence < max(PATIENCE, 10 * (self.step or 0)) else "dead"
@@ -61,7 +61,7 @@ def status(run: str | Path, now: float | None = None) -> Status:
     """Look at a run's folder; of finished images only the directory is read, no file.
 
     Args:
-        run: the folder.
+        run: the run's folder, its output=.
         now: seconds since 1970, the clock's by default.
 
     Raises:
@@ -96,7 +96,12 @@ def status(run: str | Path, now: float | None = None) -> Status:
 
 
 def to_text(run: str | Path, status: Status) -> str:
-    """A status as lines for people."""
+    """A status as lines for people.
+
+    Args:
+        run: the folder that it is of, as it was named.
+        status: what :func:`status` has found.
+    """
     names = [f"{id} {steps}/{status.num_steps}" for id, steps in status.running.items()]
     left = "" if status.hours_left is None or status.state != "running" else f", {duration(status.hours_left)} left"
     speed = "-" if status.per_hour is None else f"{status.per_hour:.1f} images per hour since the last start"
@@ -117,7 +122,14 @@ def to_text(run: str | Path, status: Status) -> str:
 
 
 def duration(hours: float) -> str:
-    """Hours in the two units that matter: 3 d 4 h, 2 h 5 min, 7 min 30 s, 12 s."""
+    """Hours in the two units that matter.
+
+    Args:
+        hours: 0 or more.
+
+    >>> duration(76), duration(2.09), duration(0.125), duration(0.0033)
+    ('3 d 4 h', '2 h 5 min', '7 min 30 s', '12 s')
+    """
     seconds = round(3600 * hours)
     days, hour, minutes = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60
     if days:

@@ -1,8 +1,8 @@
 """A run's folder: one set of files for every image, each written whole or not at all.
 
-No id, and nothing that is read from a run's folder, is ever a path: :func:`file_name` makes one name of an id, and
-:meth:`RunFolder.place` alone puts names together, without following links. So whatever the ids are, files are
-written, read and deleted strictly below the folder that is meant for them.
+No id, and nothing that is read from a run's folder, is ever a path: :func:`~locinv_pl.run.names.file_name` makes one
+name of an id, and :meth:`RunFolder.place` alone puts names together, without following links. So whatever the ids are,
+files are written, read and deleted strictly below the folder that is meant for them.
 
 settings.json               what makes the run; another configuration is refused
 pictures.json               how many images it is to invert; written at every start
@@ -27,127 +27,18 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from hashlib import sha256
 from itertools import count
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
-from urllib.parse import quote, unquote
-
-from pydantic import AfterValidator, ConfigDict, Field, with_config
-from typing_extensions import TypedDict
+from typing import Any
 
 from locinv_pl.errors import InputError, all_of, tell
 from locinv_pl.io.files import digest, read_image, read_json, read_tensors, to_json, write_json
+from locinv_pl.run.contents import KINDS, Origin, Settings, Skipped, Total
+from locinv_pl.run.names import file_name, id_of
 from locinv_pl.types import Inversion, MadeOf, StepRecord
 
 Scores = list[dict[str, Any]]
-Measure = float | None
 DRAWINGS = ("sheets", "strips", "reconstructions")
-OPEN = with_config(ConfigDict(extra="allow"))  # further keys are kept
-
-
-@OPEN
-class _Method(TypedDict):
-    name: str
-
-
-@OPEN
-class Settings(TypedDict):
-    """The content of settings.json, as far as it is read."""
-
-    backbone: str
-    method: _Method
-    num_steps: Annotated[int, Field(ge=1, le=10**6)]
-    dtype: str
-    data: dict[str, Any]
-
-
-class _Images(TypedDict):
-    total: Annotated[int, Field(ge=0)]
-
-
-class _Skipped(TypedDict):
-    id: str
-    problem: str
-
-
-class _Origin(TypedDict):
-    id: NotRequired[str]
-    sample: NotRequired[str]
-    settings: NotRequired[str]
-    batch: list[str]
-
-
-@OPEN
-class InversionScores(TypedDict):
-    """The content of a file in inversions/ and validation/, as far as it is read."""
-
-    id: str
-    prompt: str
-    nouns: list[str]
-    iou_initial: list[Measure]
-    iou: list[Measure]
-    iou_curve: list[list[Measure]]
-    psnr: Measure
-    ssim: Measure
-    psnr_vae: Measure
-    seconds: Measure
-    frame: NotRequired[Any]
-    made_of: NotRequired[_Origin]
-
-
-def _measured(edit: dict[str, Any]) -> dict[str, Any]:
-    texts = {"kind", "prompt", "file"}
-    if not texts <= edit.keys() or any(isinstance(value, str) != (key in texts) for key, value in edit.items()):
-        raise ValueError("an edit has kind, prompt, file and numbers")
-    return edit
-
-
-@OPEN
-class EditScores(TypedDict):
-    """The content of a file in test/, as far as it is read."""
-
-    id: str
-    prompt: str
-    reconstruction: dict[str, Measure]
-    edits: list[Annotated[dict[str, float | bool | str | None], AfterValidator(_measured)]]
-
-
-KINDS: dict[str, Any] = {
-    "inversions": InversionScores,
-    "validation": InversionScores,
-    "test": EditScores,
-    "skipped": _Skipped,
-}
-LONGEST = 200  # bytes of a name, so that it has at most 255 with a suffix and while it is temporary
-SHORTENED = "%~"  # which no quoted text contains
-
-
-def file_name(text: str, safe: str = "") -> str:
-    """One file's name for an id, or for any other text: distinct for distinct texts, plain ASCII.
-
-    It is the text in percent encoding. A dot at its beginning is encoded, too, so that it is neither a hidden file nor
-    a folder above; what is too long for a disk ends with a hash in place of its end, and then the id stands whole
-    only inside the files.
-
-    Args:
-        text: any.
-        safe: characters that stay as they are, as in :func:`urllib.parse.quote`; never a slash.
-    """
-    name = quote(text, safe=safe, errors="surrogatepass")
-    if name.startswith("."):
-        name = "%2E" + name[1:]
-    if len(name) > LONGEST:
-        digest = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-        name = name[: LONGEST - len(SHORTENED + digest)].rstrip("%") + SHORTENED + digest
-    return name or SHORTENED
-
-
-def id_of(name: str) -> str | None:
-    """The text that :func:`file_name` has made ``name`` of; None where that is shortened."""
-    if name == SHORTENED:
-        return ""
-    return None if SHORTENED in name else unquote(name, errors="surrogatepass")
 
 
 class RunFolder:
@@ -178,7 +69,12 @@ class RunFolder:
         return self.place("inversions", f"{file_name(id)}.safetensors")
 
     def image_path(self, kind: str, id: str) -> Path:
-        """Where an image made of ``id`` is kept; ``kind`` names the folder."""
+        """Where an image made of ``id`` is kept.
+
+        Args:
+            kind: the folder: "sheets", "strips", "reconstructions" or "edit_sheets".
+            id: the image's.
+        """
         return self.place(kind, f"{file_name(id)}.png")
 
     def edits_path(self, id: str, *names: str) -> Path:
@@ -202,7 +98,7 @@ class RunFolder:
         """Say what configuration this run has.
 
         Args:
-            settings: what makes its results.
+            settings: what makes its results, as plain values.
             but_for: settings below this key needn't be those of the results that are there.
 
         Raises:
@@ -236,7 +132,7 @@ class RunFolder:
     def total(self) -> int | None:
         """What :meth:`announce` said."""
         path = self.place("pictures.json")
-        return read_json(path, _Images)["total"] if path.exists() else None
+        return read_json(path, Total)["total"] if path.exists() else None
 
     def count(self, kind: str) -> int:
         """How many images there are of a kind."""
@@ -245,12 +141,17 @@ class RunFolder:
     def problem(self, id: str) -> str:
         """Why image ``id`` was left out."""
         try:
-            return read_json(self._skipped(id), _Skipped)["problem"]
+            return read_json(self._skipped(id), Skipped)["problem"]
         except InputError as problem:
             return str(problem)
 
     def id_of(self, kind: str, name: str) -> str:
-        """The id that a file or folder of a kind has its name of; where that is shortened, the id stands in it."""
+        """The id that a file or folder has its name of; where that is shortened, the id stands in it.
+
+        Args:
+            kind: the folder that it lies in.
+            name: its name, without suffix.
+        """
         id = id_of(name)
         with suppress(InputError, KeyError, TypeError):
             if id is None and kind == "running":
@@ -287,7 +188,7 @@ class RunFolder:
         a batch's size, if by rounding alone, and are to be those of an undisturbed run.
 
         Args:
-            ids: the batch's.
+            ids: those of the batch's images.
             made_of: answers what an image's results are to be made of; may raise an InputError where that can't be
                 known, and then results that are whole are kept.
         """
@@ -318,6 +219,10 @@ class RunFolder:
     def inversion(self, id: str, fingerprint: str) -> Inversion:
         """The inversion of image ``id``.
 
+        Args:
+            id: the image's.
+            fingerprint: that of the image with its prompt and priors, as they are now.
+
         Raises:
             InputError: it is missing or damaged, and then all others of the run that are damaged are named, too; or
                 the image with its prompt and priors isn't the one that was inverted.
@@ -342,14 +247,25 @@ class RunFolder:
     def save_record(
         self, ids: Sequence[str], i: int, record: StepRecord, made_of: Mapping[str, MadeOf] | None = None
     ) -> None:
-        """Keep the record of timestep i of images that run together, a file for each; ``made_of`` by id."""
+        """Keep the record of timestep i of images that run together, a file for each.
+
+        Args:
+            ids: those of the B images.
+            i: step, 0 the noisiest.
+            record: that of the B images.
+            made_of: what the record is made of, by id.
+        """
         for b, id in enumerate(ids):
             record.pick([b]).save(self._running(id, i), (made_of or {}).get(id))
 
     def load_records(self, ids: Sequence[str], made_of: Mapping[str, MadeOf] | None = None) -> list[StepRecord]:
-        """The records that all of these images have, from step 0 without a gap; one that is damaged is one.
+        """The records that all of these images have, from step 0 up to the first that one of them lacks.
 
-        So is one that was made of something else than ``made_of`` says, by id.
+        A record that is damaged, or made of something else, counts as lacking.
+
+        Args:
+            ids: those of the images, which run together.
+            made_of: what their records are to be made of, by id.
         """
         found = []
         with suppress(InputError):
@@ -358,7 +274,12 @@ class RunFolder:
         return found
 
     def finish(self, scores: Mapping[str, Mapping[str, Any]], made_of: Mapping[str, MadeOf] | None = None) -> None:
-        """Mark a batch's images as finished, with their scores, and what they were made of, by id."""
+        """Mark a batch's images as finished, and delete their records.
+
+        Args:
+            scores: their scores, by id.
+            made_of: what they were made of, by id.
+        """
         for id, score in scores.items():
             for path in (self.image_path(kind, id) for kind in DRAWINGS):
                 if path.exists() and not _is_image(path):
@@ -369,7 +290,13 @@ class RunFolder:
         self._clear(scores)
 
     def save_scores(self, kind: str, id: str, scores: Mapping[str, Any]) -> None:
-        """Keep the scores of image ``id``; ``kind`` names the folder."""
+        """Keep the scores of an image.
+
+        Args:
+            kind: the folder: "inversions", "validation", "test" or "skipped".
+            id: the image's.
+            scores: plain values, as :mod:`locinv_pl.run.contents` has them for that folder.
+        """
         write_json(self._scores_path(kind, id), scores, sealed=True)
 
     def scores(self, kind: str = "inversions") -> Scores:
@@ -385,6 +312,11 @@ class RunFolder:
 
         Jobs that share the folder may come to their ends together, so what is written is compared with what is there
         afterwards: the last one to write has seen all. While images are running, the last one is still to come.
+
+        Args:
+            file: its name in the run's folder.
+            kind: the folder of the scores.
+            summarize: makes the file's content of them.
         """
         while True:
             seen = self._files(kind)
@@ -421,7 +353,7 @@ class RunFolder:
             raise InputError(f"{path}: of another image, {score['id']!r}; delete it and run again")
         return score
 
-    def _origin(self, id: str) -> _Origin:
+    def _origin(self, id: str) -> Origin:
         """What a finished image was made of."""
         score = self._read_score("inversions", self._scores_path("inversions", id).name)
         return score.get("made_of", {"batch": [id]})

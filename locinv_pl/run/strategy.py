@@ -171,9 +171,9 @@ def agree_on_start(store: Store, rank: int, world_size: int) -> str:
     An answer to a word of an earlier start is read by nobody.
 
     Args:
-        store: of all processes.
-        rank: of this one.
-        world_size: how many they are.
+        store: the one that all processes see.
+        rank: the number of this process, 0 to world_size - 1.
+        world_size: how many processes there are.
     """
     word = uuid4().hex
     if rank > 0:

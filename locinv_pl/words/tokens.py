@@ -76,6 +76,10 @@ class PromptBatch:
         """The same on a device."""
         return PromptBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
+    def pick(self, images: Sequence[int]) -> PromptBatch:
+        """The prompts of some of the images, by number."""
+        return PromptBatch(**{f.name: getattr(self, f.name)[list(images)] for f in fields(self)})
+
 
 def prompt_batch(tokenizer: Any, samples: Sequence[EditSample], bind_adjectives: bool) -> PromptBatch:
     """Tokenize a batch's prompts; with ``bind_adjectives`` the adjectives' tokens are dynamic too."""

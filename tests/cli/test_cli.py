@@ -1,5 +1,6 @@
 """The command line: its grammar, its configs, its one-line errors, and runs of several processes."""
 
+import csv
 import json
 import os
 import re
@@ -16,14 +17,17 @@ import pytest
 import torch
 import yaml
 from conftest import make_image, write_tiny_model
+from lightning.pytorch.callbacks import EarlyStopping
 from locinv_pl.configs import CONFIGS
 from PIL import Image
 from processes import MARKS, Run
 
-from locinv_pl.cli.main import LocInvCLI, main, translate
+from locinv_pl.cli.lightning_cli import LocInvCLI, translate
+from locinv_pl.cli.main import main
 from locinv_pl.errors import InputError
-from locinv_pl.method.policies import Method, load_method
+from locinv_pl.method.policies import LOSSES, Method, load_method
 from locinv_pl.run import batch
+from locinv_pl.types import Inversion
 
 ROOT = Path(__file__).parents[2]
 PRESETS = sorted(p.stem for p in (CONFIGS / "method").glob("*.yaml"))
@@ -525,3 +529,99 @@ def test_without_a_progress_bar_and_with_a_logger(tiny_folder, capsys):
 @pytest.mark.parametrize("word", ["num_prompts=0", "num_scenes=0", "num_prompts=-1", "device=foo"])
 def test_evaluating_nothing_is_refused(refused, word):
     assert word in refused(["evaluate-backbone", "embedded", word])
+
+
+class TestLoggers:
+    """Lightning's loggers and callbacks, as its own configurations name them."""
+
+    def test_a_logger_gets_the_figures(self, tiny_folder):
+        write_coco(Path("coco"), 3)
+        logger = ["trainer.logger.class_path=lightning.pytorch.loggers.CSVLogger"]
+        logger += ["trainer.logger.init_args.save_dir=logs", "trainer.logger.init_args.name=mine"]
+        main(words(tiny_folder, "data=coco_edit", "data.root=coco", *logger))
+        (path,) = Path("logs/mine").rglob("metrics.csv")
+        with open(path, newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [int(row["step"]) for row in rows] == list(range(3 * T))
+        losses = Inversion.load(Path("run/inversions/p0.safetensors")).losses[:, LOSSES.index("similarity")]
+        assert [float(row["loss/similarity"]) for row in rows[:T]] == pytest.approx(losses.tolist(), rel=1e-6)
+
+    @pytest.mark.parametrize("monitor", ["loss/similarity", "iou/mean", "threshold/overlap"])
+    def test_a_callback_may_monitor_what_is_logged(self, built, monitor):
+        callback = f"{{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {{monitor: {monitor}}}}}"
+        cli = built(f"--trainer.callbacks+={callback}", "trainer.accelerator=cpu", "trainer.devices=1")
+        assert [c.monitor for c in cli.trainer.callbacks if isinstance(c, EarlyStopping)] == [monitor]
+
+
+OTHER = """
+from lightning.pytorch import LightningDataModule
+from locinv_pl.datamodules.scenes import ScenesDataModule
+
+
+class Foreign(LightningDataModule):
+    def __init__(self, number: int = 1):
+        super().__init__()
+        self.number = number
+
+
+class Own(ScenesDataModule):
+    def __init__(self, num_images: int = 7, **kwargs):
+        super().__init__(num_images=num_images, **kwargs)
+"""
+
+
+class TestLinks:
+    """The data is given the model of the command line, and nothing has to name it."""
+
+    def test_by_default_and_by_name(self, built):
+        for command in ([], ["data=coco_edit"]):
+            cli = built(*command, "trainer.accelerator=cpu", "trainer.devices=1")
+            assert cli.datamodule.model is cli.model
+
+    def test_data_of_ones_own(self, built, monkeypatch):
+        Path("others.py").write_text(OTHER)
+        monkeypatch.syspath_prepend(os.getcwd())
+        plain = ["trainer.accelerator=cpu", "trainer.devices=1", "output=run"]
+        Path("own.yaml").write_text("data:\n  class_path: others.Own\n  init_args: {num_images: 3}\n")
+        cli = built("--config", "own.yaml", *plain)
+        assert cli.datamodule.model is cli.model and cli.datamodule.num_images == 3
+        Path("foreign.yaml").write_text("class_path: others.Foreign\ninit_args: {number: 2}\n")
+        cli = built("data=foreign.yaml", *plain)
+        assert cli.datamodule.number == 2 and not hasattr(cli.datamodule, "model")
+
+    def test_the_saved_configuration_does_not_name_it(self, tiny_folder):
+        write_coco(Path("coco"), 1)
+        main(words(tiny_folder, "data=coco_edit", "data.root=coco", steps=1))
+        assert "model" not in yaml.safe_load(Path("run/config.yaml").read_text())["data"]["init_args"]
+
+
+class TestMoved:
+    """Configurations from before datamodules and callbacks were parts of the package."""
+
+    @pytest.mark.parametrize("word", ["--config=old.yaml", "data=old.yaml", "trainer.callbacks=old.yaml"])
+    @pytest.mark.parametrize("path", ["datamodules.scenes.ScenesDataModule", "callbacks.progress.InversionProgress"])
+    def test_the_new_path_is_named(self, refused, word, path):
+        Path("old.yaml").write_text(f"trainer:\n  callbacks:\n  - class_path: {path}\n")
+        assert f"old.yaml: class_path {path} lies in this package now; write locinv_pl.{path}" in refused([word])
+
+    def test_a_run_s_configuration_is_taken_once_they_are_mended(self, tiny_folder, refused):
+        write_coco(Path("coco"), 1)
+        main(words(tiny_folder, "data=coco_edit", "data.root=coco"))
+        before = inversions(Path("run"))
+        new = Path("run/config.yaml").read_text()
+        Path("old.yaml").write_text(new.replace("locinv_pl.datamodules.", "datamodules."))
+        assert "write locinv_pl.datamodules.coco_edit.CocoEditDataModule" in refused(["--config", "old.yaml"])
+        Path("old.yaml").write_text(new)
+        main(["--config", "old.yaml"])
+        assert inversions(Path("run")) == before
+
+    def test_a_package_of_one_s_own_may_have_that_name(self, built, monkeypatch):
+        Path("datamodules").mkdir()
+        Path("datamodules/__init__.py").touch()
+        Path("datamodules/mine.py").write_text(OTHER)
+        monkeypatch.syspath_prepend(os.getcwd())
+        for name in ("datamodules", "datamodules.mine"):
+            monkeypatch.setitem(sys.modules, name, None)  # and as it was afterwards
+            del sys.modules[name]
+        Path("own.yaml").write_text("class_path: datamodules.mine.Foreign\ninit_args: {number: 2}\n")
+        assert built("data=own.yaml", "trainer.accelerator=cpu", "trainer.devices=1", "output=x").datamodule.number == 2

@@ -400,8 +400,8 @@ class TestStops:
         """After the first image's edits: its files are kept, the second's are never begun."""
         saved = module.save_edits
 
-        def save_and_stop(*args: Any) -> list[Path]:
-            paths = saved(*args)
+        def save_and_stop(*args: Any, **options: Any) -> list[Path]:
+            paths = saved(*args, **options)
             os.kill(os.getpid(), signal.SIGTERM)
             return paths
 

@@ -36,7 +36,7 @@ from locinv_pl.cli.main import main
 from locinv_pl.errors import InputError
 from locinv_pl.io.frames import Frame, frame_mask
 from locinv_pl.io.images import as_image, as_mask, open_image, open_mask
-from locinv_pl.run.results import edited_images, save_edits
+from locinv_pl.run.edits import edited_images, save_edits
 from locinv_pl.run.status import Status, status
 from locinv_pl.run.store import RunFolder
 from locinv_pl.types import Edit
@@ -539,7 +539,8 @@ def make_run(rng: random.Random, root: Path) -> Input:
     make_inversion("a").save(run.inversion_path("a"))
     run.save_scores("inversions", "a", make_scores("a"))
     image, edit = torch.rand(3, 8, 8), Edit("a dog", "word_swap")
-    save_edits(run, "a", "a cat", "f" * 16, {"steps": 1}, image, image, [edit], image[None])
+    about: Any = {"prompt": "a cat", "fingerprint": "f" * 16, "settings": {"steps": 1}}
+    save_edits(run, "a", **about, source=image, reconstruction=image, edits=[edit], images=image[None])
     readers: dict[str, Callable[[], Any]] = {
         "settings.json": lambda: status(run.root),
         "pictures.json": lambda: status(run.root),

@@ -15,7 +15,8 @@ from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.prompt_weights import read_weights
-from locinv_pl.run.results import edit_row, score
+from locinv_pl.run.edits import edit_row
+from locinv_pl.run.results import score
 from locinv_pl.types import Edit, EditSample, Inversion
 from locinv_pl.words.alignment import align
 from locinv_pl.words.tokens import tokenize

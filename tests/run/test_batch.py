@@ -19,7 +19,7 @@ from locinv_pl.networks.backbone import Backbone, load_backbone
 from locinv_pl.networks.memory import halving
 from locinv_pl.networks.tuning import Tuning
 from locinv_pl.run import batch
-from locinv_pl.run.batch import Engine, Part, advance, begin, make_engine
+from locinv_pl.run.batch import Engine, MicroBatch, advance, begin, make_engine
 from locinv_pl.run.store import RunFolder
 from locinv_pl.types import EditSample, Inversion, StepRecord
 
@@ -337,4 +337,4 @@ class TestRuns:
 
 def test_a_part_of_everything_is_itself(engine: Engine) -> None:
     part = begin(engine, make_samples(2))[0][0]
-    assert isinstance(part, Part) and part.pick(range(2)) is part and part[:] is part
+    assert isinstance(part, MicroBatch) and part.pick(range(2)) is part and part[:] is part

@@ -26,7 +26,7 @@ from locinv_pl.cli.commands import table
 from locinv_pl.errors import InputError, one_line
 from locinv_pl.io.files import read_image, read_json, write_json
 from locinv_pl.method.policies import Method, NullTextPolicy, TokenPolicy
-from locinv_pl.run.results import list_edits, save_edits
+from locinv_pl.run.edits import list_edits, save_edits
 from locinv_pl.run.status import status, to_text
 from locinv_pl.run.store import RunFolder
 from locinv_pl.types import Adjective, Edit, EditSample, Inversion, StepRecord
@@ -247,8 +247,9 @@ class TestEdits:
         self, made: Path, run: RunFolder, stage: Callable[..., Any], damage: Callable[[Path], None]
     ) -> None:
         inversion = Inversion.load(run.inversion_path("p0"))
-        about = ("p0", inversion.prompt, inversion.fingerprint, {"own": [1, None]})
-        save_edits(run, *about, None, torch.zeros(3, 32, 32), [Edit("a zebra", "..")], torch.zeros(1, 3, 32, 32))
+        about = {"prompt": inversion.prompt, "fingerprint": inversion.fingerprint, "settings": {"own": [1, None]}}
+        black = {"source": None, "reconstruction": torch.zeros(3, 32, 32), "images": torch.zeros(1, 3, 32, 32)}
+        save_edits(run, "p0", **about, **black, edits=[Edit("a zebra", "..")])
         before = list_edits(run, "p0")
         assert before["edits"][2]["file"] == "3-%2E..png"
         damage(run.edits_path("p0", "edits.json"))

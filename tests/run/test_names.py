@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,9 +15,10 @@ from test_types import SETTINGS, make_inversion, make_record, make_scores
 from locinv_pl.comparison.runs import Comparison, Variant
 from locinv_pl.errors import InputError
 from locinv_pl.io.files import write_json
-from locinv_pl.run.results import save_edits
+from locinv_pl.run.edits import save_edits
+from locinv_pl.run.names import file_name, id_of
 from locinv_pl.run.status import status
-from locinv_pl.run.store import RunFolder, file_name, id_of
+from locinv_pl.run.store import RunFolder
 from locinv_pl.types import Edit
 
 CRAFTED = ["", ".", "..", "...", "../..", "../../victim", "/etc/passwd", "a/b", "a\\b", ".hidden", "..a", "a.", "a..b"]
@@ -105,7 +107,8 @@ def files_made(folder: Path, others: dict[str, str]) -> list[Path]:
 @pytest.mark.parametrize("id", ["..", ".", "", "写" * 27])
 def test_edits_and_curves_lie_below_their_folders(tmp_path: Path, id: str) -> None:
     run, image = RunFolder(tmp_path / "run"), make_inversion().latent[:3]
-    paths = save_edits(run, id, "a cat", "", {}, image, image, [Edit("a dog", "..")], image[None])
+    about: Any = {"prompt": "a cat", "fingerprint": "", "settings": {}, "source": image, "reconstruction": image}
+    paths = save_edits(run, id, **about, edits=[Edit("a dog", "..")], images=image[None])
     with image_writer(run, id) as writer:
         writer.add_scalar("x", 1.0, 0)
     assert {path.parent.parent for path in paths} == {run.root / "edits"}

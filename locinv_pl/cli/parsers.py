@@ -1,0 +1,40 @@
+"""Parsers of arguments that complain in one line."""
+
+from __future__ import annotations
+
+import re
+from argparse import RawDescriptionHelpFormatter
+from typing import NoReturn
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from lightning.pytorch.cli import LightningArgumentParser
+
+from locinv_pl.errors import InputError, one_line
+
+
+class Help(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """A help text that keeps the description's lines."""
+
+
+class Parser(ArgumentParser):
+    """jsonargparse's, whose complaint is an InputError."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Refuse the arguments.
+
+        Raises:
+            InputError: always; it says where all keys can be seen.
+        """
+        raise InputError(f"{readable(message)}; --print_config shows every key and its value")
+
+
+class TrainerParser(Parser, LightningArgumentParser):
+    """LightningCLI's, likewise."""
+
+
+def readable(text: str) -> str:
+    """A message of jsonargparse's on one line; of its account of a Union only the complaints are kept."""
+    union = r"Does not validate against any of the Union subtypes\s+Subtypes:.*?Errors:(.*?)Given value type:.*"
+    text = re.sub(union, r"\1", text, flags=re.DOTALL)
+    text = re.sub(r"\s*- Expected a <class 'NoneType'>", "", text)
+    return one_line(text).removeprefix("- ").replace(": - ", ": ")
