@@ -1,6 +1,6 @@
 """The picture of docs/architecture.md: the package's rooms by level, and the way of an image through them.
 
-    python docs/architecture.py       # writes docs/architecture.svg
+``python docs/architecture.py`` writes docs/architecture.svg.
 """
 
 from __future__ import annotations
