@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := data=scenes data.num_images=6 data.batch_size=3 trainer.accelerator=cpu trainer.devices=2
-# Tests that start processes or run whole models; `make test` runs them, too.
-SLOW := cli comparison run benchmark networks/test_kernels.py
+# Tests that start processes, run whole models or interpret kernels: not of `make fast`.
+SLOW := benchmark callbacks cli comparison measures pretrain run editing/test_editors.py \
+	$(addprefix datamodules/test_,coco_edit.py completion.py foundation.py) \
+	$(addprefix networks/test_,generation.py graphs.py kernels.py memory.py tuning.py)
 
 .PHONY: help demo test fast lint format docs tree clean
 
