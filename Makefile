@@ -1,13 +1,19 @@
-# make demo: set up, invert six scenes with LocInv, edit them, invert them with null-text inversion, show where to look.
-# make test: set up, run the test suite.
+# Each target makes the environment in .venv first, where it isn't there yet. `make help` lists them.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := data=scenes data.num_images=6 data.batch_size=3 trainer.accelerator=cpu trainer.devices=2
+# Tests that start processes, run whole models or interpret kernels: not of `make fast`.
+SLOW := benchmark callbacks cli comparison measures pretrain run editing/test_editors.py \
+	$(addprefix datamodules/test_,coco_edit.py completion.py foundation.py) \
+	$(addprefix networks/test_,generation.py graphs.py kernels.py memory.py tuning.py)
 
-.PHONY: demo test lint clean
+.PHONY: help demo test fast lint format docs tree clean
 
-demo: $(VENV)/installed
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+
+demo: $(VENV)/installed ## invert and edit six drawn scenes, and say where to look
 	$(BIN)/python train.py $(DEMO) output=outputs/demo/locinv
 	$(BIN)/python train.py predict $(DEMO) output=outputs/demo/locinv
 	$(BIN)/python train.py $(DEMO) method=nti output=outputs/demo/nti
@@ -19,20 +25,33 @@ demo: $(VENV)/installed
 	@echo "          outputs/demo/locinv/report.html         its edits, with sliders"
 	@echo "          $(BIN)/tensorboard --logdir outputs/demo"
 
-test: $(VENV)/installed
+test: $(VENV)/installed ## run all tests
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
-lint: $(VENV)/installed
+fast: $(VENV)/installed ## run the tests that take less than a minute together
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile -m "not slow" $(SLOW:%=--ignore=tests/%)
+
+lint: $(VENV)/installed tree ## check style by ruff and types by mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	cd build/tree && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml -p locinv_pl
+
+format: $(VENV)/installed ## format the code, and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/installed tree ## build the documentation into build/site; executes the tutorial
+	$(BIN)/mkdocs build --strict
+
+# The package as a wheel has it, by links: for tools that read folders and don't import.
+tree:
 	rm -rf build/tree && mkdir -p build/tree/locinv_pl
 	ln -s $(CURDIR)/locinv_pl/* $(CURDIR)/datamodules $(CURDIR)/callbacks $(CURDIR)/configs build/tree/locinv_pl
-	cd build/tree && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p locinv_pl
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,docs]"
 	touch $@
 
-clean:
-	rm -rf $(VENV) outputs data
+clean: ## delete the environment and everything that was made
+	rm -rf $(VENV) outputs data build

@@ -14,6 +14,8 @@ from locinv_pl.method.policies import Method, load_method
 from locinv_pl.networks.backbone import Backbone, load_backbone
 from locinv_pl.types import Edit, EditSample, Inversion, Noun
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Backbone",
     "Edit",
