@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from locinv_pl.errors import InputError, one_line
-from locinv_pl.io.reading import expanded, read_json, validated
+from locinv_pl.io.reading import expanded, read_dataset_json, validated
 from locinv_pl.priors import Box, check_box, is_number
 from locinv_pl.types import Edit
 from locinv_pl.words import tidy
@@ -145,7 +145,7 @@ class AnnotationReader:
 
     def __init__(self, files: CocoFiles) -> None:
         self.path = files.instances
-        tables = read_json(files.instances)
+        tables = read_dataset_json(files.instances)
         self.images = rows(files.instances, tables, "images", ImageRow)
         self.categories = rows(files.instances, tables, "categories", CategoryRow)
         rows(files.instances, tables, "annotations", AnnotationRow)
@@ -202,14 +202,14 @@ class AnnotationReader:
 
     def _captions(self, path: Path) -> dict[ImageId, list[str]]:
         captions: dict[ImageId, list[str]] = defaultdict(list)
-        found = rows(path, read_json(path), "annotations", CaptionRow)
+        found = rows(path, read_dataset_json(path), "annotations", CaptionRow)
         for row in sorted(found, key=lambda row: row["id"]):
             captions[row["image_id"]].append(tidy(row["caption"]))
         return captions
 
     def _edits(self, path: Path) -> dict[ImageId, list[Edit]]:
         edits: dict[ImageId, list[Edit]] = defaultdict(list)
-        listed = {"edits": read_json(path)} if path.exists() else {"edits": []}
+        listed = {"edits": read_dataset_json(path)} if path.exists() else {"edits": []}
         for row in rows(path, listed, "edits", EditRow):
             prompt = tidy(row["prompt"])
             if not prompt:

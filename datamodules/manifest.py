@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 
 from locinv_pl.errors import InputError
 from locinv_pl.io.files import write_json
-from locinv_pl.io.reading import read_json, validated
+from locinv_pl.io.reading import read_dataset_json, validated
 from locinv_pl.priors import check_box
 from locinv_pl.types import Edit
 
@@ -73,7 +73,7 @@ def read_manifest(path: Path, root: Path, problems: Problems) -> list[Entry]:
     Raises:
         InputError: it is missing, damaged or of another format.
     """
-    content = read_json(path)
+    content = read_dataset_json(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path}: no manifest of this version; build it again with locinv data build-coco-edit")
     entries: list[Entry] = []

@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 
 from locinv_pl.errors import InputError
 from locinv_pl.io.images import image_size
-from locinv_pl.io.reading import expanded, read_json, validated
+from locinv_pl.io.reading import expanded, read_dataset_json, validated
 from locinv_pl.types import Edit, overlap
 from locinv_pl.words import WordFinder, find_word, load_words
 
@@ -95,7 +95,7 @@ class PieBenchDataModule(EditDataModule):
         if not root.is_dir():
             raise InputError(f"{root}: no such folder; give the folder of PIE-Bench in data.root=")
         path, words = root / self.mapping, load_words(self.words)
-        rows = read_json(path)
+        rows = read_dataset_json(path)
         if not isinstance(rows, dict):
             raise InputError(f"{path}: is no mapping of images; use PIE-Bench's mapping_file.json")
         problems.num_images = len(rows)

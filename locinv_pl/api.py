@@ -1,4 +1,4 @@
-"""The package from a notebook: one call from an image to its inversion."""
+"""The package from a notebook: one call from an image to its inversion, one from a run's inversion to its edits."""
 
 from __future__ import annotations
 
@@ -52,19 +52,30 @@ def invert(
         backbone: from :func:`~locinv_pl.networks.backbone.load_backbone`.
         image: a file, a PIL image, a (3, H, W) tensor or an (H, W, 3) array; floats are in [0, 1], integers are
             scaled by their type. Its sides must be multiples of the backbone's latent grid.
-        prompt: the source prompt P.
+        prompt: the source prompt P, in the words that the text encoder knows.
         priors: for every noun its mask, (H, W), as a file, a PIL image, an array or a tensor, or its box
             (x, y, w, h) in pixels. A list of n priors where the noun stands n times in the prompt.
         nouns: the nouns to localize; the keys of ``priors`` by default.
         adjectives: pairs (adjective, noun) to bind.
         method: a preset's name, a method's YAML file, or a :class:`~locinv_pl.method.policies.Method`.
-        num_steps: T.
-        resolution: R, side of the attention grid.
-        on_step: called with (i, record) after every timestep.
+        num_steps: T, the number of DDIM steps, 1 or more.
+        resolution: R, side of the attention grid in cells, on which priors and maps are compared.
+        on_step: called with (i, record) after every timestep, i from 0 (noisiest) to T - 1.
+
+    Returns:
+        The inversion, its tensors on the CPU; :func:`locinv_pl.edit` and :func:`locinv_pl.reconstruct` take it.
 
     Raises:
         InputError: a noun is not in the prompt or has no prior, a prior is empty, of another size or
             outside the image, the prompt is empty or too long, pixels are in numbers of another scale.
+
+    >>> import torch
+    >>> backbone = load_backbone("embedded", device="cpu")
+    >>> inversion = invert(
+    ...     backbone, torch.full((3, 128, 128), 0.5), "a red cat on grass", {"cat": [32, 32, 64, 64]}, num_steps=1
+    ... )
+    >>> inversion.nouns, tuple(inversion.trajectory.shape)
+    (('cat',), (2, 4, 32, 32))
     """
     method = load_method(method) if isinstance(method, str) else method
     sample = make_sample(image, prompt, priors or {}, nouns, adjectives)
@@ -91,16 +102,21 @@ def edit_run(
         run: the run's folder.
         image: the image's id.
         prompts: target prompts, edited as one batch.
-        settings: how; those of an :class:`~locinv_pl.editing.settings.EditSettings` by default.
+        settings: the edits' settings; the defaults of :class:`~locinv_pl.editing.settings.EditSettings` by default.
         region: a mask of the size of the image's file, where edits may change it, framed as the image was: as
             ``blend="prior"``, with the region in place of the priors.
-        device: where to compute.
+        device: torch's name of the device that computes, "cpu" (the default), "cuda" or "mps".
 
     Returns:
-        the edits' files.
+        The paths of the edited images, one a prompt.
 
     Raises:
         InputError: no such run or image in it, a target prompt that is the source's own or too long.
+
+    >>> edit_run("no-such-run", "cat", "a dog")
+    Traceback (most recent call last):
+        ...
+    locinv_pl.errors.InputError: no-such-run/settings.json: no such file; run the inversion first
     """
     folder, settings = RunFolder(run), settings or EditSettings()
     made_by = folder.settings
@@ -140,7 +156,27 @@ def make_sample(
     adjectives: Sequence[tuple[str, str]] = (),
     id: str = "image",
 ) -> EditSample:
-    """An :class:`~locinv_pl.types.EditSample` from loose parts; arguments as in :func:`invert`."""
+    """An :class:`~locinv_pl.types.EditSample` from loose parts.
+
+    Args:
+        image: as in :func:`invert`.
+        prompt: the source prompt P.
+        priors: as in :func:`invert`.
+        nouns: the nouns to localize; the keys of ``priors`` by default.
+        adjectives: pairs (adjective, noun) to bind; none by default.
+        id: the name of the image in files and errors.
+
+    Raises:
+        InputError: as in :func:`invert`.
+
+    >>> import torch
+    >>> priors = {"cat": [8, 16, 32, 32]}
+    >>> sample = make_sample(torch.zeros(3, 64, 64), "a red cat", priors, adjectives=[("red", "cat")])
+    >>> [(noun.word, noun.span, int(noun.mask.sum())) for noun in sample.nouns]
+    [('cat', (6, 9), 1024)]
+    >>> sample.adjectives
+    (Adjective(word='red', span=(2, 5), noun=0),)
+    """
     image, prompt = as_image(image), tidy(prompt)
     if not prompt:
         raise InputError(f"image {id!r}: its prompt is empty; say what is on it")

@@ -22,20 +22,31 @@ FARTHEST = 1e9  # pixels: a number beyond is none of a box
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a finite number of a size that images have; truth values are none."""
+    """Whether a value is a number between -10⁹ and 10⁹; truth values, NaN and infinities aren't.
+
+    >>> is_number(3.5), is_number(True), is_number(float("nan"))
+    (True, False, False)
+    """
     return isinstance(value, Real) and not isinstance(value, bool) and -FARTHEST < value < FARTHEST  # type: ignore[operator]
 
 
 def check_box(box: Any, width: int, height: int, where: str) -> Box:
-    """A box (x, y, width, height) in pixels that lies on the image; what sticks out by rounding is cut off.
+    """Check that a box lies on its image, and cut off what sticks out by rounding, one pixel at most.
 
     Args:
-        box: four numbers.
-        width, height: of the image, in pixels.
-        where: begins the error.
+        box: (x, y, w, h) in pixels, COCO's order; any value, since it comes from a file.
+        width: the image's width in pixels.
+        height: the image's height in pixels.
+        where: the start of the error, which names the file and the noun.
+
+    Returns:
+        The box, inside [0, width] x [0, height].
 
     Raises:
-        InputError: it does not, or is none, or covers less than a pixel.
+        InputError: the value isn't four numbers, or the box lies outside the image or covers less than a pixel.
+
+    >>> check_box([-0.5, 0, 20, 10], 64, 48, "noun 'cat'")
+    (0, 0.0, 19.5, 10.0)
     """
     told, mend = reprlib.repr(box), "correct its bbox (x, y, width, height) or delete it"
     if not (isinstance(box, Sequence) and len(box) == 4 and all(map(is_number, box))):
@@ -57,7 +68,16 @@ def check_box(box: Any, width: int, height: int, where: str) -> Box:
 
 
 def corners_fit(box: Sequence[float], width: int, height: int) -> bool:
-    """Whether four numbers may be corners, (x, y, x2, y2), that lie on the image."""
+    """Whether four numbers can be the corners (x, y, x2, y2) of a box that lies on the image.
+
+    Args:
+        box: four numbers, in pixels.
+        width: the image's width in pixels.
+        height: the image's height in pixels.
+
+    >>> corners_fit((10, 10, 60, 40), 64, 48), corners_fit((10, 10, 5, 5), 64, 48)
+    (True, False)
+    """
     x, y, x2, y2 = box
     return 0 <= x < x2 <= width + BOX_TOLERANCE and 0 <= y < y2 <= height + BOX_TOLERANCE
 
@@ -70,7 +90,11 @@ def box_mask(box: Box, size: tuple[int, int]) -> Tensor:
         size: (H, W) of the image.
 
     Returns:
-        shape (H, W), in [0, 1].
+        shape (H, W), float32, in [0, 1].
+
+    >>> box_mask((0.5, 0, 1, 1), (2, 3))
+    tensor([[0.5000, 0.5000, 0.0000],
+            [0.0000, 0.0000, 0.0000]])
     """
     x, y, w, h = (torch.tensor([n], dtype=torch.float64) for n in box)
     H, W = size
@@ -88,6 +112,13 @@ def prior_on_grid(plane: Tensor, grid: tuple[int, int], rasterize: Rasterize = "
 
     Returns:
         shape (*, r, c), in the plane's dtype, or float32 for a bool or integer plane.
+
+    >>> prior_on_grid(torch.eye(4), (2, 2))
+    tensor([[0.5000, 0.0000],
+            [0.0000, 0.5000]])
+    >>> prior_on_grid(torch.eye(4), (2, 2), "any")
+    tensor([[1., 0.],
+            [0., 1.]])
     """
     H, W = plane.shape[-2:]
     if rasterize == "any":
@@ -106,6 +137,9 @@ def resample(plane: Tensor, window: Box, size: tuple[int, int]) -> Tensor:
 
     Returns:
         shape (*, r, c), in the plane's dtype, or float32 for a bool or integer plane.
+
+    >>> resample(torch.eye(4), (0, 0, 2, 2), (1, 1))
+    tensor([[0.5000]])
     """
     values = plane if plane.is_floating_point() else plane.float()
     x, y, w, h = window
@@ -117,7 +151,17 @@ def resample(plane: Tensor, window: Box, size: tuple[int, int]) -> Tensor:
 def area_weights(pixels: int, cells: int, start: float = 0, length: float | None = None) -> Tensor:
     """Share of each pixel in each cell's mean along one axis, shape (cells, pixels).
 
-    The cells divide [start, start + length], by default all pixels; rows sum to 1 where that lies inside.
+    The cells divide [start, start + length] equally; the rows sum to 1 where that lies inside [0, pixels].
+
+    Args:
+        pixels: the number of pixels along the axis.
+        cells: the number of cells.
+        start: where the first cell begins, in pixels; 0 by default.
+        length: the length of all cells together, in pixels; all pixels by default.
+
+    >>> area_weights(3, 2)
+    tensor([[0.6667, 0.3333, 0.0000],
+            [0.0000, 0.3333, 0.6667]], dtype=torch.float64)
     """
     length = pixels if length is None else length
     edges = start + torch.arange(cells + 1, dtype=torch.float64) * length / cells

@@ -1,7 +1,7 @@
-"""Files on a disk: written whole or not at all, and read only where they are what has been written.
+"""Files that this package writes: each is written whole or not at all, and what is read is checked first.
 
-What is read may come from anywhere: a file that isn't regular is refused, JSON is checked against a schema, and
-tensors, sealed JSON and their headers against a digest that was written with them.
+A file may be damaged or foreign when it is read again. A file that isn't regular is refused; JSON is checked against a
+schema; tensors with their header, and sealed JSON, are checked against the digest that was written with them.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from locinv_pl.errors import DamagedError, InputError
+from locinv_pl.io.reading import regular_file
 
 FORMAT = 1
 DIGEST = "sha256"
@@ -122,11 +123,12 @@ def read_image(path: Path, mend: str = "run again") -> Image.Image:
 
 
 def _require_file(path: Path, mend: str = "run the inversion first") -> None:
-    if path.is_file():
-        return
-    if path.exists():
-        raise InputError(f"{path}: no regular file; {AGAIN}")
-    raise InputError(f"{path}: no such file; {mend}")
+    try:
+        regular_file(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path}: no such file; {mend}") from None
+    except OSError:
+        raise InputError(f"{path}: no regular file; {AGAIN}") from None
 
 
 def digest(text: str, tensors: Mapping[str, Tensor]) -> str:

@@ -60,11 +60,11 @@ def read_text(path: Path, missing: str) -> str:
 
     Args:
         path: the file.
-        missing: the mend where it isn't there.
+        missing: the mend that the error names where the file isn't there.
 
     Raises:
-        InputError: it can't be read, or is too large.
-        ValueError: it is no such text.
+        InputError: the file is missing, can't be read, or has more than 4 GiB.
+        ValueError: its bytes are neither UTF-8 nor UTF-16.
     """
     try:
         size = regular_file(path).stat().st_size
@@ -81,11 +81,18 @@ def read_text(path: Path, missing: str) -> str:
     return content.decode("utf-16" if wide else "utf-8-sig")
 
 
-def read_json(path: Path, missing: str = "a data set of this format needs it") -> Any:
-    """Parse a JSON file.
+def read_dataset_json(path: Path, missing: str = "a data set of this format needs it") -> Any:
+    """Parse a JSON file of a data set; :func:`locinv_pl.io.files.read_json` reads what this package wrote.
+
+    Args:
+        path: the file, in UTF-8 or UTF-16, of 4 GiB at most.
+        missing: the mend that the error names where the file isn't there.
+
+    Returns:
+        Its content in Python's plain types, unchecked; see :func:`validated`.
 
     Raises:
-        InputError: it is missing or no JSON.
+        InputError: the file is missing, can't be read, or isn't valid JSON.
     """
     return _parsed(path, "JSON", json_of, missing, "write it again")
 
@@ -93,17 +100,31 @@ def read_json(path: Path, missing: str = "a data set of this format needs it") -
 def read_yaml(path: Path, missing: str) -> Any:
     """Parse a YAML file.
 
+    Args:
+        path: the file, in UTF-8 or UTF-16, of 4 GiB at most.
+        missing: the mend that the error names where the file isn't there.
+
+    Returns:
+        Its content in Python's plain types.
+
     Raises:
-        InputError: it is missing or no YAML.
+        InputError: the file is missing, can't be read, or isn't valid YAML.
     """
     return _parsed(path, "YAML", yaml_of, missing, "write it again")
 
 
 def read_list(path: Path, missing: str = "name the list of your images in data.samples=") -> list[Any]:
-    """The rows of a YAML, JSON or JSONL file, by its suffix.
+    """The rows of a YAML, JSON or JSONL file.
+
+    Args:
+        path: the file; the suffixes ``.json`` and ``.jsonl`` name their formats, any other suffix means YAML.
+        missing: the mend that the error names where the file isn't there.
+
+    Returns:
+        The list's items in Python's plain types, unchecked.
 
     Raises:
-        InputError: it is missing, malformed, or no list.
+        InputError: the file is missing, malformed, or doesn't hold a list.
     """
     kinds: dict[str, tuple[str, Callable[[str], Any]]] = {".jsonl": ("JSONL", _jsonl), ".json": ("JSON", json_of)}
     rows = _parsed(path, *kinds.get(path.suffix.lower(), ("YAML", yaml_of)), missing, "mend it")
@@ -202,13 +223,16 @@ def validated(
     """A value by its schema, or one line about the first thing that is wrong with it.
 
     Args:
-        schema: the types.
-        value: plain values, as files give them.
-        where: tells the problem, from the place of what is wrong, as keys and indices, and what stands there.
-        strict: takes nothing for another type; otherwise a list will do for a tuple.
+        schema: pydantic's adapter of the type that the value must have.
+        value: plain values, as JSON and YAML give them.
+        where: makes the error's message of the keys and indices that lead to the first wrong value, and that value.
+        strict: True (the default) converts nothing; False takes a list where the schema has a tuple.
+
+    Returns:
+        The value as the schema's type.
 
     Raises:
-        InputError: it is of another kind.
+        InputError: the value doesn't fit the schema.
     """
     try:
         return schema.validate_python(value, strict=strict)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -13,9 +12,7 @@ from PIL import Image
 from locinv_pl.scenes.canvas import Canvas, Color, Paint, Style, channel
 from locinv_pl.scenes.captions import Caption, Group
 from locinv_pl.scenes.scene import Mask, Scene, SceneObject
-
-if TYPE_CHECKING:
-    from locinv_pl.scenes.worlds import World
+from locinv_pl.scenes.world import World
 
 # The colours of the image's top and bottom row.
 BACKGROUNDS: dict[str, tuple[Color, Color]] = {

@@ -10,7 +10,8 @@ import random
 from locinv_pl.errors import InputError
 from locinv_pl.scenes.captions import with_article
 from locinv_pl.scenes.scene import Scene, SceneObject
-from locinv_pl.scenes.worlds import CORE, FULL, World, world
+from locinv_pl.scenes.world import World
+from locinv_pl.scenes.worlds import CORE, FULL, world
 
 NOUNS, COLORS, BACKGROUNDS = CORE.nouns, CORE.colors, CORE.backgrounds
 

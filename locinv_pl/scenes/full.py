@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from locinv_pl.scenes.backgrounds import draw_backdrop
 from locinv_pl.scenes.canvas import channel
@@ -14,9 +14,7 @@ from locinv_pl.scenes.materials import MATERIALS
 from locinv_pl.scenes.relations import true_relations
 from locinv_pl.scenes.scene import Scene, SceneObject
 from locinv_pl.scenes.sprites import OUTLINES, Light, Look
-
-if TYPE_CHECKING:
-    from locinv_pl.scenes.worlds import World
+from locinv_pl.scenes.world import World
 
 T = TypeVar("T")
 

@@ -1,10 +1,6 @@
-"""The worlds that scenes are drawn from."""
+"""The registry of the worlds that scenes are drawn from."""
 
 from __future__ import annotations
-
-import random
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
 from locinv_pl.errors import InputError
 from locinv_pl.scenes import core, full
@@ -15,8 +11,8 @@ from locinv_pl.scenes.food import FOOD
 from locinv_pl.scenes.household import HOUSEHOLD
 from locinv_pl.scenes.materials import MATERIALS
 from locinv_pl.scenes.outdoors import OUTDOORS
-from locinv_pl.scenes.scene import Scene
 from locinv_pl.scenes.vehicles import VEHICLES
+from locinv_pl.scenes.world import World
 
 STYLES: dict[str, tuple[Style, ...]] = {**ANIMALS, **VEHICLES, **HOUSEHOLD, **OUTDOORS, **FOOD}
 CORE_NOUNS = ["cat", "dog", "bird", "fish", "car", "boat", "house", "cup", "ball", "chair", "flower", "airplane"]
@@ -30,42 +26,6 @@ CORE_COLORS: dict[str, Color] = {
     "white": (240, 240, 240),
     "black": (45, 45, 50),
 }
-
-
-@dataclass(frozen=True, eq=False)
-class World:
-    """What can be drawn and said.
-
-    Attributes:
-        name: "core" or "full".
-        nouns: each with the styles in which it is drawn.
-        colors: by name.
-        materials: names of materials and patterns.
-        backgrounds: their names.
-        counts: how often a scene has one object, two, and so on.
-        sides: sizes of a scene's objects by their number, as a share of the image's side.
-        compose: draws a scene; takes the world, the source of chance, the image's side and the number of
-            objects, None for a random one.
-    """
-
-    name: str
-    nouns: Mapping[str, tuple[Style, ...]]
-    colors: Mapping[str, Color]
-    materials: tuple[str, ...]
-    backgrounds: tuple[str, ...]
-    counts: Mapping[int, float]
-    sides: Mapping[int, tuple[float, float]]
-    compose: Callable[[World, random.Random, int, int | None], Scene] = field(repr=False)
-
-    @property
-    def max_objects(self) -> int:
-        """The most objects of a scene."""
-        return max(self.counts)
-
-    @property
-    def looks(self) -> tuple[str, ...]:
-        """The colours, and the materials that replace them."""
-        return (*self.colors, *(name for name in self.materials if not MATERIALS[name].colored))
 
 
 CORE = World(

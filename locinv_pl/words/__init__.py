@@ -66,6 +66,12 @@ def load_words(name: str = "dictionary") -> WordFinder:
 
     Raises:
         InputError: there is no such finder, or it is not installed.
+
+    >>> words = load_words()
+    >>> [noun.text for noun in words.nouns("a red cat on a wine glass")]
+    ['cat', 'wine glass']
+    >>> [(adjective.text, noun.text) for adjective, noun in words.pairs("a red cat on a wine glass")]
+    [('red', 'cat')]
     """
     kind, _, pipeline = name.partition(":")
     if name == "dictionary":

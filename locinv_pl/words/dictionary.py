@@ -95,7 +95,10 @@ def inflect(noun: str, plural: bool) -> str:
 
     Args:
         noun: "dog", "dining table", in either number.
-        plural: True for "dogs", "dining tables".
+        plural: True for "dogs", "dining tables"; False for "dog", "dining table".
+
+    >>> inflect("dining table", plural=True), inflect("mice", plural=False)
+    ('dining tables', 'mouse')
     """
     last = re.search(rf"{LETTER}+(?=\W*$)", noun)
     if last is None:

@@ -20,6 +20,14 @@ def replace_word(prompt: str, span: Span, new: str) -> str:
 
     The sound that a word begins with is told by its letters, with a few exceptions ("a unicorn",
     "an hour"). Where the span begins the prompt with a capital, so do the new words.
+
+    Args:
+        prompt: the prompt.
+        span: the characters to replace, ``prompt[start:stop]``.
+        new: the words that take their place.
+
+    >>> replace_word("a cat on grass", (2, 5), "owl")
+    'an owl on grass'
     """
     start, stop = span
     before, old = prompt[:start], prompt[start:stop]
@@ -38,7 +46,16 @@ def _begins_with_vowel(text: str) -> bool:
 
 
 def insert_adjective(prompt: str, noun: Span, adjective: str) -> str:
-    """The prompt with an adjective directly before a noun; "a" or "an" before it agrees."""
+    """The prompt with an adjective directly before a noun; "a" or "an" before it agrees.
+
+    Args:
+        prompt: the prompt.
+        noun: the noun's characters, ``prompt[start:stop]``.
+        adjective: the adjective.
+
+    >>> insert_adjective("a cat on grass", (2, 5), "orange")
+    'an orange cat on grass'
+    """
     word = prompt[slice(*noun)]
     if not re.search(r"\w", prompt[: noun[0]]) and word[1:].islower() and lemmas(word.lower()):
         word = word[0].lower() + word[1:]  # no name: a name, as "London", has no entry

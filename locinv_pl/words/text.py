@@ -21,20 +21,38 @@ class Word:
 
 
 def tidy(text: str) -> str:
-    """A prompt as all of the package has it: on one line, accents with their letters (NFC) as the tokenizers do."""
+    """A prompt in the form that the whole package uses: on one line, single spaces, in NFC as the tokenizers have it.
+
+    >>> tidy("  a cat  on grass ")
+    'a cat on grass'
+    """
     return unicodedata.normalize("NFC", " ".join(text.split()))
 
 
 def whole_word(pattern: str) -> str:
-    """A regular expression that finds ``pattern`` as whole words only."""
+    """A regular expression that finds ``pattern`` as whole words only.
+
+    >>> bool(re.search(whole_word("cat"), "a cat")), bool(re.search(whole_word("cat"), "cats"))
+    (True, False)
+    """
     return rf"(?<!{LETTER})(?:{pattern})(?!{LETTER})"
 
 
 def find_word(prompt: str, word: str) -> list[Span]:
-    """Character spans of a word (or several) in a prompt: whole words, any case, accents in any form.
+    """The places of a word in a prompt: whole words, in any case, with accents in any form.
+
+    Args:
+        prompt: the text to search.
+        word: a word, or several that stand together ("wine glass").
+
+    Returns:
+        The word's spans (start, stop) in characters, in the prompt's order; at least one.
 
     Raises:
-        InputError: it is not there.
+        InputError: the prompt doesn't have the word.
+
+    >>> find_word("a cat and a Cat", "cat")
+    [(2, 5), (12, 15)]
     """
     forms = {unicodedata.normalize(form, word.strip()) for form in ("NFC", "NFD")}
     pattern = whole_word("|".join(re.escape(form) for form in sorted(forms)))

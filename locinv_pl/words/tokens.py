@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from locinv_pl.errors import InputError
-from locinv_pl.types import EditSample, Span
+from locinv_pl.types import EditSample, Span, overlap
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +23,7 @@ class Tokens:
 
     def positions(self, span: Span) -> tuple[int, ...]:
         """Positions of the tokens that share a character with ``span``."""
-        found = tuple(p for p, (a, b) in enumerate(self.offsets) if a < span[1] and span[0] < b)
+        found = tuple(p for p, own in enumerate(self.offsets) if overlap(own, span))
         if not found:
             raise InputError(f"characters {span} of the prompt {self.prompt!r} have no token")
         return found

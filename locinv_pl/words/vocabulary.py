@@ -55,7 +55,11 @@ class Vocabulary:
 
     Args:
         names: the categories as the data set spells them; "Traffic_Light" and "traffic light" are one.
-        synonyms: for the names of categories the words that mean them, see :func:`load_synonyms`.
+        synonyms: for the names of categories the words that mean them, see :func:`load_synonyms`; none by default.
+
+    >>> found = Vocabulary(["dog", "hot dog"], load_synonyms()).find("two puppies and a hot dog")
+    >>> [(named.name, named.word.text, named.plural) for named in found]
+    [('dog', 'puppies', True), ('hot dog', 'hot dog', False)]
     """
 
     def __init__(self, names: Iterable[str], synonyms: Mapping[str, Sequence[str]] | None = None) -> None:
@@ -127,10 +131,13 @@ def load_synonyms(path: Path | None = None) -> dict[str, tuple[str, ...]]:
     """Words that mean the categories of a data set, and the fixed expressions that mean none.
 
     Args:
-        path: a YAML file of lists of words, each under the name of its category; None for COCO's.
+        path: a YAML file of lists of words, each under the name of its category; None (the default) for COCO's.
 
     Raises:
         InputError: the file is missing or malformed.
+
+    >>> load_synonyms()["dog"][:3]
+    ('puppy', 'puppy dog', 'pup')
     """
     path = path or SYNONYMS
     table = read_yaml(path, "name a file of synonyms")

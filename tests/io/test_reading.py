@@ -26,7 +26,7 @@ from refusals import refused
 from locinv_pl.api import make_sample
 from locinv_pl.errors import InputError
 from locinv_pl.io.images import image_size, open_image, open_mask
-from locinv_pl.io.reading import json_of, read_json, read_list, yaml_of
+from locinv_pl.io.reading import json_of, read_dataset_json, read_list, yaml_of
 from locinv_pl.words import find_word
 
 SIZE = 128
@@ -153,7 +153,7 @@ def test_only_regular_files_are_read(special: str, root: Path) -> None:
         path.mkdir()
     else:
         path.symlink_to(special)
-    readers: list[Any] = [open_image, image_size, lambda path: open_mask(path, (8, 8)), read_list, read_json]
+    readers: list[Any] = [open_image, image_size, lambda path: open_mask(path, (8, 8)), read_list, read_dataset_json]
     for read in readers:
         refused(partial(read, path), f"{path}: ")
     rows = [f"{{image: {path.name}, prompt: a cat, priors: {{}}}}"]
