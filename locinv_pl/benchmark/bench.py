@@ -41,14 +41,14 @@ class Benchmark:
         size: side of the images in pixels; the backbone's own by default.
         resolution: R, side of the attention maps.
         batch_size: images that are inverted together, as many as in runs; the reference inverts one at a time.
-        device: where; on "meta" nothing is timed, and everything counted.
+        device: that is timed; on "meta" nothing is, and everything counted.
         dtype: of our weights; the reference has float32.
         tuning: how our networks are run; the reference's as they were loaded.
-        num_steps: T.
-        timesteps: how many of the T are timed where all cost the same.
-        token_steps, null_steps: the authors' K1 and J.
-        repeats: of every timing; the median counts.
-        ablation: measure every saving by itself, too.
+        num_steps: T, at least 1.
+        timesteps: how many of the T are timed where all cost the same, at least 1.
+        token_steps, null_steps: the authors' K1 and J, at least 1.
+        repeats: of every timing, at least 1; the median counts.
+        ablation: whether to measure every saving by itself, too.
 
     Raises:
         InputError: a number or dtype that can't be, or no such device.
@@ -204,7 +204,11 @@ def _ratio(a: float | None, b: float | None) -> float | None:
 
 
 def device_name(device: str) -> str:
-    """What it is."""
+    """What a device is: a GPU's name, a CPU with its threads, "meta".
+
+    Args:
+        device: such as "cpu" or "cuda".
+    """
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     return (
