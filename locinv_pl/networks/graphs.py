@@ -107,8 +107,10 @@ def run_pass(
     if prefix is None:
         return graphs((what, None), lambda *inputs: run(*inputs, None), z, t.to(z.device), context)
 
+    modules = prefix.modules
+
     def of_tensors(z: Tensor, t: Tensor, context: Context, known: dict[nn.Module, Any]) -> Any:
-        own = Prefix(prefix.modules, dict(known))
+        own = Prefix(modules, dict(known))
         answer = run(z, t, context, own)
         return answer, {module: output for module, output in own.outputs.items() if module not in known}
 
