@@ -96,7 +96,7 @@ def draw(marks: list[list[Mark]]) -> Figure:
 def main() -> None:
     """Measure, report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=100_000)
+    parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--processes", type=int, default=8)
     parser.add_argument("--steps", type=int, default=1, help="timesteps, T")
     parser.add_argument("--batch-size", type=int, default=4)

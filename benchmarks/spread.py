@@ -99,7 +99,7 @@ def images_per_hour(processes: int, images: int) -> float:
 def main() -> None:
     """Measure, report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=12, help="of the run with the embedded model; 0 leaves it out")
+    parser.add_argument("--images", type=int, default=12, help="of the run with the embedded model; 0 leaves it out")
     parser.add_argument("--unit", type=float, default=0.05, help="seconds of a light image")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     asked = parser.parse_args()

@@ -205,7 +205,11 @@ def _ratio(a: float | None, b: float | None) -> float | None:
 
 
 def device_name(device: str) -> str:
-    """What it is."""
+    """What a device is: a GPU's name, a CPU with its threads, "meta".
+
+    Args:
+        device: such as "cpu" or "cuda".
+    """
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     return (

@@ -37,7 +37,14 @@ class Cost:
 
 
 def count(work: Callable[[], Any]) -> Cost:
-    """Do some work, on any device, and count; PyTorch's own formulas for operations."""
+    """Do some work, on any device, and count; PyTorch's own formulas for operations.
+
+    >>> count(lambda: torch.ones(2, 3) @ torch.ones(3, 5)).flops
+    60
+
+    Args:
+        work: is called once.
+    """
     with _Counter() as counter, _fused_on_meta():
         work()
     return Cost(counter.flops, counter.peak)
@@ -123,7 +130,15 @@ def _attention(
 
 
 def seconds_of(work: Callable[[], Any], device: torch.device) -> float:
-    """How long some work takes, to the end of what it gave the device to do."""
+    """How long some work takes, to the end of what it gave the device to do.
+
+    Args:
+        work: is called once.
+        device: that is waited for.
+
+    Returns:
+        seconds.
+    """
     _wait_for(device)
     began = time.perf_counter()
     work()
@@ -137,7 +152,13 @@ def _wait_for(device: torch.device) -> None:
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
-    """Operations a second in the product of two large matrices, the best of some: the device's ceiling."""
+    """Operations a second in the product of two large matrices: the device's ceiling.
+
+    Args:
+        device: to measure.
+        dtype: of the matrices.
+        repeats: at least 1, after one that warms up; the best counts.
+    """
     n = 8192 if device.type == "cuda" else 1536
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     return 2 * n**3 / min(seconds_of(lambda: a @ b, device) for _ in range(repeats + 1))

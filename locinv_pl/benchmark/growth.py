@@ -26,11 +26,11 @@ def measure_growth(
     """Invert images one after the other, with one of the numbers in ``SWEEPS`` varied and the others as in ``BASE``.
 
     Args:
-        backbone: where.
-        method: early stops are turned off.
-        samples: as many as the most images.
-        resolution: R.
-        repeats: of every timing, the sweep over and over; the shortest counts.
+        backbone: the frozen networks, on the device to time.
+        method: what is done; its early stops are turned off.
+        samples: at least as many as the largest number of images in ``SWEEPS``.
+        resolution: R, cells of the attention grid along its shorter side.
+        repeats: of the whole sweep, at least 1; of each timing the shortest counts.
 
     Returns:
         for each sweep "x", "seconds", "memory_gib" and "r2", that of a straight line through the seconds.
@@ -38,7 +38,7 @@ def measure_growth(
     found = {}
     for key, values in SWEEPS.items():
         works = [
-            _inversions(backbone, method, samples, resolution, **_arguments(BASE | {key: value})) for value in values
+            _inversions(backbone, method, samples, resolution, *(BASE | {key: value}).values()) for value in values
         ]
         works[0]()  # warms up
         rounds = [[seconds_of(work, backbone.device) for work in works] for _ in range(repeats)]
@@ -46,10 +46,6 @@ def measure_growth(
         memory = [(count(work).peak + weight_bytes(backbone)) / GIB for work in works]
         found[key] = {"x": list(values), "seconds": seconds, "memory_gib": memory, "r2": r_squared(values, seconds)}
     return found
-
-
-def _arguments(numbers: Mapping[str, int]) -> dict[str, int]:
-    return {key.replace(" ", "_"): value for key, value in numbers.items()}
 
 
 def _inversions(
@@ -75,12 +71,24 @@ def _inversions(
 
 
 def r_squared(x: Sequence[float], y: Sequence[float]) -> float:
-    """The share of y's variance that a straight line over x explains."""
+    """R², the share of y's variance that a straight line over x explains.
+
+    >>> r_squared([1, 2, 3], [1, 3, 2])  # the correlation is 1/2
+    0.25
+
+    Args:
+        x: at least two different numbers.
+        y: as many.
+    """
     return float(np.corrcoef(x, y)[0, 1] ** 2)
 
 
 def draw_growth(growth: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Seconds above, memory below, a column for each sweep."""
+    """Seconds above, memory below, a column for each sweep.
+
+    Args:
+        growth: as :func:`measure_growth` answers it.
+    """
     figure = Figure(figsize=(11, 5.5), layout="constrained")
     for column, (above, below) in enumerate(figure.subplots(2, len(growth), sharex="col").T):
         name, found = list(growth.items())[column]

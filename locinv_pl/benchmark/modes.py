@@ -47,7 +47,16 @@ class Mode:
         num_steps: int,
         resolution: int,
     ) -> Mode:
-        """A mode, ready to run: all that happens once has happened, but on the meta device, where no step can run."""
+        """A mode, ready to run: all that happens once has happened, but on the meta device, where no step can run.
+
+        Args:
+            backbone: with all savings.
+            savings: those that the mode makes.
+            method: what is done to the images.
+            samples: the batch.
+            num_steps: T.
+            resolution: R, cells of the attention grid along its shorter side.
+        """
         frozen = replace(savings, frozen_weights=True)  # no gradients outside of steps anyway
         if backbone.device.type != "meta":
             with with_savings(backbone, frozen) as limited:
@@ -83,7 +92,7 @@ class Mode:
         )
 
     def flops(self, costs: Mapping[str, Cost], steps: Sequence[tuple[int, int]]) -> float:
-        """Of a whole inversion of one image.
+        """Operations of a whole inversion of one image.
 
         Args:
             costs: of the phases, for the whole batch.
@@ -98,13 +107,17 @@ class Mode:
         return total
 
     def costs(self) -> dict[str, Cost]:
-        """Of every phase, for the whole batch."""
+        """What every phase costs, for the whole batch, by the names of ``PHASES``."""
         with with_savings(self.backbone, self.savings) as limited:
             return {name: count(work) for name, work in phases_of(limited, self.task, 0).items()}
 
     @freeze_gc()
     def phase_seconds(self, repeats: int) -> dict[str, float]:
-        """Of every phase, for the whole batch."""
+        """How many seconds every phase takes, for the whole batch, by the names of ``PHASES``.
+
+        Args:
+            repeats: at least 1, after one that warms up; the median counts.
+        """
         with with_savings(self.backbone, self.savings) as limited:
             works = phases_of(limited, self.task, 0)
             times = [[seconds_of(work, self.backbone.device) for work in works.values()] for _ in range(repeats + 1)]
@@ -131,7 +144,13 @@ class Timing:
 
 
 def with_steps(method: Method, token_steps: int, null_steps: int) -> Method:
-    """The method with fixed numbers of gradient steps, one timestep after the other: no early stops."""
+    """The method with fixed numbers of gradient steps, one timestep after the other: no early stops.
+
+    Args:
+        method: to change.
+        token_steps: K1.
+        null_steps: J.
+    """
     terms: dict[str, Any] = {name: replace(term, beta=0.0) for name, term in method.tokens.losses.items()}
     tokens = replace(method.tokens, max_steps=token_steps, **terms)
     null_text = replace(method.null_text, max_steps=null_steps, early_stop=False)
@@ -139,7 +158,15 @@ def with_steps(method: Method, token_steps: int, null_steps: int) -> Method:
 
 
 def spread(T: int, count: int) -> list[int]:
-    """``count`` of T steps, evenly."""
+    """``count`` of T steps, evenly.
+
+    >>> spread(50, 5)
+    [0, 12, 24, 37, 49]
+
+    Args:
+        T: steps there are.
+        count: how many to choose; T at most.
+    """
     return torch.linspace(0, T - 1, min(count, T)).round().int().tolist()
 
 
@@ -150,8 +177,8 @@ def time_modes(modes: Mapping[str, Mode], timesteps: int, repeats: int) -> dict[
 
     Args:
         modes: by name, of equal T.
-        timesteps: how many of T are run where all cost the same.
-        repeats: of the whole; of each timestep's times the median counts.
+        timesteps: how many of T are run where all cost the same, at least 1.
+        repeats: of the whole, at least 1; of each timestep's times the median counts.
     """
     T = len(next(iter(modes.values())).task.schedule)
     some = spread(T, timesteps)
@@ -191,7 +218,11 @@ def _step(mode: Mode, i: int, records: Mapping[int, StepRecord]) -> tuple[float,
 
 
 def weight_bytes(backbone: Backbone) -> int:
-    """What the networks take."""
+    """Bytes that the networks' weights take.
+
+    Args:
+        backbone: its VAE, text encoder and UNet count.
+    """
     networks = (backbone.vae, backbone.text_encoder, backbone.unet)
     return sum(weight.nbytes for net in networks for weight in net.parameters())
 

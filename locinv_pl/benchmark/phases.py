@@ -22,7 +22,7 @@ from locinv_pl.types import Adjective, EditSample
 Work = Callable[[], Any]
 
 PHASES = {
-    "encode": "picture and prompt to latent and context",
+    "encode": "image and prompt to latent and context",
     "ddim": "a step of the DDIM inversion",
     "token": "a gradient step on V_t",
     "maps": "the pass that stops an image's token steps early",
@@ -33,7 +33,12 @@ PHASES = {
 
 
 def drawn_samples(count: int, size: int) -> list[EditSample]:
-    """Drawn images of two objects, with exact masks and their adjectives."""
+    """Drawn images of two objects, with exact masks and their adjectives.
+
+    Args:
+        count: of images; the same count, the same images.
+        size: side of the images, in pixels.
+    """
     samples = []
     for n in range(count):
         scene = draw_scene(random.Random(f"benchmark/{n}"), size, 2)
@@ -49,6 +54,11 @@ def phases_of(backbone: Backbone, task: Task, i: int) -> dict[str, Work]:
     """The parts of step i for the whole batch, by the names of ``PHASES``; they leave no trace.
 
     They run on the meta device, too, where the engine's loops can't know when to stop.
+
+    Args:
+        backbone: the frozen networks.
+        task: the batch.
+        i: step, 0 the noisiest.
     """
     z_t, target = task.ddim_latent(i), task.ddim_latent(i + 1)
     t, (abar_t, abar_s) = task.schedule.timesteps[i], task.schedule.alphas[i : i + 2]

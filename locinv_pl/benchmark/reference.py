@@ -57,7 +57,12 @@ class _Explicit:
 
 
 class Reference(Backbone):
-    """A backbone that does without some savings; it shares the other's networks."""
+    """A backbone that does without some savings.
+
+    Args:
+        backbone: whose networks it shares.
+        savings: those that it makes.
+    """
 
     def __init__(self, backbone: Backbone, savings: Savings):
         vars(self).update(vars(backbone))
@@ -115,6 +120,10 @@ def with_savings(backbone: Backbone, savings: Savings) -> Iterator[Backbone]:
     """The backbone with some savings only; weights are frozen again, and their gradients dropped, afterwards.
 
     Early stops that shrink a batch need ``conditional_once``: the conditional half is that of the whole batch.
+
+    Args:
+        backbone: with all savings.
+        savings: those to keep.
     """
     weights = [] if savings.frozen_weights else list(trainable(backbone))
     for weight in weights:
@@ -127,7 +136,11 @@ def with_savings(backbone: Backbone, savings: Savings) -> Iterator[Backbone]:
 
 
 def trainable(backbone: Backbone) -> Iterator[nn.Parameter]:
-    """What the authors' code leaves trainable: UNet and text encoder but for the UNet's attention projections."""
+    """What the authors' code leaves trainable: UNet and text encoder but for the UNet's attention projections.
+
+    Args:
+        backbone: whose weights.
+    """
     yield from backbone.text_encoder.parameters()
     for name, weight in backbone.unet.named_parameters():
         if not any(f".{projection}." in name for projection in PROJECTIONS):

@@ -12,7 +12,11 @@ from locinv_pl.run.summary import markdown_table
 
 
 def to_markdown(result: Mapping[str, Any]) -> str:
-    """The tables of a benchmark's result."""
+    """The tables of a benchmark's result.
+
+    Args:
+        result: as :meth:`Benchmark.run` answers it, with "growth" where that was measured.
+    """
     parts = [_about(result), _phases(result), _inversions(result)]
     if result["ablation"]:
         parts += [_ladder(result["inversions"]), _without(result["inversions"])]
@@ -115,5 +119,12 @@ def _compared(row: Mapping[str, Any], base: Mapping[str, Any], inverse: bool = F
 
 
 def number(value: float) -> str:
-    """Three digits."""
+    """A number to three digits.
+
+    >>> number(1234.5), number(0.012345)
+    ('1234', '0.0123')
+
+    Args:
+        value: at least 0.
+    """
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

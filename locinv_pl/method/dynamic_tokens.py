@@ -229,7 +229,12 @@ def correct_tokens(
     """V_t from V̂_t and the correction of the step before: V̂_t + (V_{t+1} - V̂_{t+1}), then a few steps on z_t.
 
     Args:
-        backbone, task, z_t, i, V, prefix: as in :func:`optimize_tokens`.
+        backbone: the frozen networks.
+        task: the batch.
+        z_t: latents, (B, C, h, w).
+        i: step, 0 the noisiest.
+        V: V_{t+1}, (B, L, D).
+        prefix: of z_t; None computes everything.
 
     Returns:
         V_t (B, L, D), gradient steps taken (B,), those for V̂_t among them.

@@ -1,8 +1,14 @@
 """The losses of LocInv and DPL and their thresholds: pure tensors in, one value per image out.
 
+| LocInv | formula in | DPL | formula in |
+|---|---|---|---|
+| L_sim | :func:`similarity_loss` | L_at | :func:`attention_balancing_loss` |
+| L_ovl | :func:`overlap_loss` | L_obj | :func:`disjoint_object_loss` |
+| L_adj | :func:`adjective_binding_loss` | L_bg | :func:`background_leakage_loss` |
+| L_leak, L_mar | :func:`leakage_loss`, :func:`marginal_loss` | TH_i | :func:`loss_threshold` |
+
 A^k is the cross-attention map of noun k, S^k its localization prior on the same grid. Images of a
-batch may have different numbers of nouns: ``valid`` (*, K) marks the rows that exist. LocInv's formulas
-follow Tang et al., arXiv 2405.01496, section 3.2, DPL's follow Wang et al., arXiv 2309.15664, section 3.2.
+batch may have different numbers of nouns: ``valid`` (*, K) marks the rows that exist.
 """
 
 from __future__ import annotations
@@ -17,13 +23,22 @@ from torch import Tensor
 def similarity_loss(A: Tensor, S: Tensor, valid: Tensor | None = None) -> Tensor:
     """L_sim = mean_k [ 1 - cos(A^k, S^k) ], the maps flattened.
 
+    >>> A = torch.tensor([[[[3.0, 4.0]], [[1.0, 0.0]]]])  # two nouns on a grid of 1 x 2
+    >>> S = torch.tensor([[[[0.0, 1.0]], [[1.0, 0.0]]]])
+    >>> similarity_loss(A, S)  # (1 - 4/5 + 1 - 1) / 2
+    tensor([0.1000])
+    >>> similarity_loss(A, S, torch.tensor([[True, False]]))
+    tensor([0.2000])
+
+    Source: Tang et al., LocInv, arXiv 2405.01496, section 3.2.
+
     Args:
-        A: attention maps, shape (*, K, r, c).
-        S: priors, the same shape.
-        valid: which nouns exist, bool, shape (*, K); all by default.
+        A: attention maps A^k, (*, K, r, c), at least 0.
+        S: priors S^k, (*, K, r, c), in [0, 1].
+        valid: which nouns exist, bool, (*, K); all by default.
 
     Returns:
-        shape (*); 0 where no noun exists.
+        shape (*), in [0, 1]; 0 where no noun exists.
     """
     return _mean(1 - F.cosine_similarity(A.flatten(-2), S.flatten(-2), dim=-1), valid)
 
@@ -31,7 +46,20 @@ def similarity_loss(A: Tensor, S: Tensor, valid: Tensor | None = None) -> Tensor
 def overlap_loss(A: Tensor, S: Tensor, valid: Tensor | None = None) -> Tensor:
     """L_ovl = mean_k [ 1 - Σ(A^k · S^k) / Σ A^k ]: the share of attention outside the prior.
 
-    Arguments and result as in :func:`similarity_loss`.
+    >>> A = torch.tensor([[[[3.0, 1.0]]]])
+    >>> S = torch.tensor([[[[1.0, 0.0]]]])
+    >>> overlap_loss(A, S)  # 1 of 4 lies outside
+    tensor([0.2500])
+
+    Source: Tang et al., LocInv, arXiv 2405.01496, section 3.2.
+
+    Args:
+        A: attention maps A^k, (*, K, r, c), at least 0.
+        S: priors S^k, (*, K, r, c), in [0, 1].
+        valid: which nouns exist, bool, (*, K); all by default.
+
+    Returns:
+        shape (*), in [0, 1]; 0 where no noun exists.
     """
     mass = A.sum((-2, -1)).clamp_min(torch.finfo(A.dtype).tiny)
     return _mean(1 - (A * S).sum((-2, -1)) / mass, valid)
@@ -40,13 +68,19 @@ def overlap_loss(A: Tensor, S: Tensor, valid: Tensor | None = None) -> Tensor:
 def adjective_binding_loss(A_adj: Tensor, A_noun: Tensor, valid: Tensor | None = None) -> Tensor:
     """L_adj = mean over (adjective a, its noun k) of [ 1 - cos(A^a, A^k) ].
 
+    >>> A_adj, A_noun = torch.tensor([[[[3.0, 4.0]]]]), torch.tensor([[[[1.0, 0.0]]]])
+    >>> adjective_binding_loss(A_adj, A_noun)  # 1 - 3/5
+    tensor([0.4000])
+
+    Source: Tang et al., LocInv, arXiv 2405.01496, section 3.2.
+
     Args:
-        A_adj: maps of the adjectives, shape (*, P, r, c) for P pairs.
-        A_noun: maps of the nouns that they describe, the same shape.
-        valid: which pairs exist, bool, shape (*, P).
+        A_adj: maps A^a of the adjectives, (*, P, r, c) for P pairs, at least 0.
+        A_noun: maps A^k of the nouns that they describe, (*, P, r, c), at least 0.
+        valid: which pairs exist, bool, (*, P); all by default.
 
     Returns:
-        shape (*); 0 where no pair exists.
+        shape (*), in [0, 1]; 0 where no pair exists.
     """
     return similarity_loss(A_adj, A_noun, valid)
 
@@ -54,7 +88,19 @@ def adjective_binding_loss(A_adj: Tensor, A_noun: Tensor, valid: Tensor | None =
 def leakage_loss(A: Tensor, S: Tensor, valid: Tensor | None = None) -> Tensor:
     """L_leak = mean_k cos(A^k, 1 - S^k): a variant for boxes; punishes attention outside, asks for none inside.
 
-    Arguments and result as in :func:`similarity_loss`.
+    >>> A, S = torch.tensor([[[[3.0, 4.0]]]]), torch.tensor([[[[1.0, 0.0]]]])
+    >>> leakage_loss(A, S)  # 4/5
+    tensor([0.8000])
+
+    Source: the published code of LocInv, arXiv 2405.01496.
+
+    Args:
+        A: attention maps A^k, (*, K, r, c), at least 0.
+        S: priors S^k, (*, K, r, c), in [0, 1].
+        valid: which nouns exist, bool, (*, K); all by default.
+
+    Returns:
+        shape (*), in [0, 1]; 0 where no noun exists.
     """
     return _mean(F.cosine_similarity(A.flatten(-2), 1 - S.flatten(-2), dim=-1), valid)
 
@@ -62,7 +108,19 @@ def leakage_loss(A: Tensor, S: Tensor, valid: Tensor | None = None) -> Tensor:
 def marginal_loss(A: Tensor, S: Tensor, valid: Tensor | None = None) -> Tensor:
     """L_mar = mean_k [ KL(r(S^k) ‖ r(A^k)) + KL(c(S^k) ‖ c(A^k)) ], r and c the shares of the rows and of the columns.
 
-    Arguments and result as in :func:`similarity_loss`; in nats.
+    >>> A, S = torch.tensor([[[[1.0, 1.0]]]]), torch.tensor([[[[1.0, 0.0]]]])
+    >>> marginal_loss(A, S)  # one row: 0; columns (1, 0) against (1/2, 1/2): ln 2
+    tensor([0.6931])
+
+    Source: the published code of LocInv, arXiv 2405.01496.
+
+    Args:
+        A: attention maps A^k, (*, K, r, c), at least 0.
+        S: priors S^k, (*, K, r, c), in [0, 1].
+        valid: which nouns exist, bool, (*, K); all by default.
+
+    Returns:
+        shape (*), in nats, at least 0; 0 where no noun exists.
     """
     tiny = torch.finfo(A.dtype).tiny
     loss = torch.zeros_like(A[..., 0, 0])
@@ -75,12 +133,18 @@ def marginal_loss(A: Tensor, S: Tensor, valid: Tensor | None = None) -> Tensor:
 def attention_balancing_loss(A: Tensor, valid: Tensor | None = None) -> Tensor:
     """DPL's L_at = max(0, 1 - min_k max(G * A^k)): the highest point of the faintest map, G a Gaussian of 3x3.
 
+    >>> A = torch.ones(1, 2, 4, 4) * torch.tensor([0.75, 0.25])[:, None, None]
+    >>> attention_balancing_loss(A)  # an even map stays as it is: 1 - 0.25
+    tensor([0.7500])
+
+    Source: Wang et al., Dynamic Prompt Learning, arXiv 2309.15664, section 3.2; σ(G) = 0.5.
+
     Args:
-        A: attention maps, shape (B, K, r, c).
-        valid: which nouns exist, bool, shape (B, K); all by default.
+        A: attention maps A^k, (B, K, r, c), at least 0; r and c at least 2.
+        valid: which nouns exist, bool, (B, K); all by default.
 
     Returns:
-        shape (B,); 0 where no noun exists.
+        shape (B,), in [0, 1] for maps in [0, 1]; 0 where no noun exists.
     """
     line = torch.exp(-torch.tensor([1.0, 0.0, 1.0], dtype=A.dtype, device=A.device) / (2 * 0.5**2))
     G = torch.outer(line, line) / line.sum() ** 2
@@ -93,12 +157,18 @@ def attention_balancing_loss(A: Tensor, valid: Tensor | None = None) -> Tensor:
 def disjoint_object_loss(A: Tensor, valid: Tensor | None = None) -> Tensor:
     """DPL's L_obj = mean over pairs of nouns k < l of cos(A^k, A^l).
 
+    >>> A = torch.tensor([[[[3.0, 4.0]], [[1.0, 0.0]], [[0.0, 1.0]]]])
+    >>> disjoint_object_loss(A)  # (3/5 + 4/5 + 0) / 3
+    tensor([0.4667])
+
+    Source: Wang et al., Dynamic Prompt Learning, arXiv 2309.15664, section 3.2.
+
     Args:
-        A: attention maps, shape (B, K, r, c).
-        valid: which nouns exist, bool, shape (B, K); all by default.
+        A: attention maps A^k, (B, K, r, c), at least 0.
+        valid: which nouns exist, bool, (B, K); all by default.
 
     Returns:
-        shape (B,); 0 where there are fewer than two nouns.
+        shape (B,), in [0, 1]; 0 where there are fewer than two nouns.
     """
     first, second = torch.triu_indices(A.shape[1], A.shape[1], offset=1)
     exists = torch.ones(A.shape[:2], dtype=torch.bool, device=A.device) if valid is None else valid
@@ -109,20 +179,39 @@ def disjoint_object_loss(A: Tensor, valid: Tensor | None = None) -> Tensor:
 def background_leakage_loss(A: Tensor, background: Tensor, valid: Tensor | None = None) -> Tensor:
     """DPL's L_bg = mean_k cos(A^k, M), M the background.
 
+    >>> A, M = torch.tensor([[[[3.0, 4.0]]]]), torch.tensor([[[0.0, 1.0]]])
+    >>> background_leakage_loss(A, M)  # 4/5
+    tensor([0.8000])
+
+    Source: Wang et al., Dynamic Prompt Learning, arXiv 2309.15664, section 3.2.
+
     Args:
-        A: attention maps, shape (*, K, r, c).
-        background: M, shape (*, r, c).
-        valid: which nouns exist, bool, shape (*, K); all by default.
+        A: attention maps A^k, (*, K, r, c), at least 0.
+        background: M, (*, r, c), 0 or 1.
+        valid: which nouns exist, bool, (*, K); all by default.
 
     Returns:
-        shape (*); 0 where no noun or no background exists.
+        shape (*), in [0, 1]; 0 where no noun or no background exists.
     """
     M = background.flatten(-2)[..., None, :].expand_as(A.flatten(-2))
     return _mean(F.cosine_similarity(A.flatten(-2), M, dim=-1), valid)
 
 
 def loss_threshold(i: int, alpha: float, beta: float) -> float:
-    """TH_i = β exp(-i / α), the progressive threshold of step i; i = 0 is the noisiest step."""
+    """TH_i = β exp(-i / α), the progressive threshold of step i.
+
+    >>> loss_threshold(0, alpha=50, beta=0.7)
+    0.7
+    >>> round(loss_threshold(50, alpha=50, beta=0.7), 4)  # 0.7 / e
+    0.2575
+
+    Source: Tang et al., LocInv, arXiv 2405.01496, section 3.2.
+
+    Args:
+        i: step, 0 the noisiest.
+        alpha: α, in steps, more than 0: the threshold falls to 1/e of itself in so many.
+        beta: β, at least 0: the threshold of step 0.
+    """
     return beta * math.exp(-i / alpha)
 
 

@@ -77,9 +77,23 @@ def null_text_step(
     null: Tensor,
     prefix: Prefix | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """∅_t and z_{t-1} by the method's null-text policy; arguments and result as in :func:`optimize_null_text`.
+    """Phase 2 by the method's null-text policy: ∅_t and z_{t-1}.
 
-    Sources: negative-prompt inversion, Miyake et al., arXiv 2305.16807; direct inversion, Ju et al., arXiv 2310.01506.
+    ``optimize`` fits ∅_t, ``none`` keeps that of "", ``npi`` takes the source prompt's embedding for it
+    (negative-prompt inversion, Miyake et al., arXiv 2305.16807), and ``direct`` keeps that of "" and puts the latent
+    back on the DDIM trajectory (direct inversion, Ju et al., arXiv 2310.01506).
+
+    Args:
+        backbone: the frozen networks.
+        task: the batch.
+        z_t: latents, (B, C, h, w).
+        i: step, 0 the noisiest.
+        eps_cond: ε(z_t, t, V_t), (B, C, h, w).
+        null: ∅_{t+1}, (B, L, D).
+        prefix: of z_t; None computes everything.
+
+    Returns:
+        ∅_t (B, L, D), z_{t-1} (B, C, h, w), the loss (B,), gradient steps taken (B,).
     """
     policy = task.method.null_text
     empty = task.empty.expand(len(z_t), -1, -1)

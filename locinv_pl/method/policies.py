@@ -21,7 +21,16 @@ LARGEST = 1000.0  # factor or rate that means anything; beyond it numbers in fp3
 
 @dataclass(frozen=True)
 class LossTerm:
-    """One loss: its weight λ (0 turns it off) and its threshold TH_i = β exp(-i / α); none without β."""
+    """One loss's weight and threshold, TH_i = β exp(-i / α).
+
+    Args:
+        weight: λ, 0 to ``LARGEST``; 0 turns the loss off.
+        alpha: α, in steps, more than 0.
+        beta: β, at least 0; None for a loss without a threshold, which never keeps an image going.
+
+    Raises:
+        InputError: a number is out of range.
+    """
 
     weight: float
     alpha: float = 50.0
@@ -44,11 +53,15 @@ class TokenPolicy:
             maps, and nothing else.
         rasterize: how priors come onto the attention grid. ``area``: the share of each cell that is covered;
             ``any``: 1 wherever any of the cell is, as in the authors' code.
-        max_steps: K1, gradient steps a timestep at most.
-        lr, weight_decay: of AdamW.
+        max_steps: K1, gradient steps a timestep at most; 31 in the authors' code.
+        lr: of AdamW, more than 0, at most ``LARGEST``.
+        weight_decay: of AdamW, 0 to ``LARGEST``.
         similarity, overlap, adjective: LocInv's three losses; adjectives count where the data names them.
         leakage, marginals: two further losses of LocInv's code.
         balance, disjoint, background: DPL's three losses, which need no prior.
+
+    Raises:
+        InputError: a value is none of its choices, or out of range.
     """
 
     policy: Literal["fixed", "optimize"] = "optimize"
@@ -96,10 +109,13 @@ class NullTextPolicy:
             lands on the DDIM trajectory (null-text inversion); ``npi`` takes the source prompt's embedding in its
             place (negative-prompt inversion); ``direct`` keeps that of "" and puts the source back on the DDIM
             trajectory at every step (direct inversion).
-        max_steps: J, gradient steps a timestep at most.
-        lr: of Adam at the first step; it falls as lr (1 - i/100).
+        max_steps: J, gradient steps a timestep at most; 31 in the authors' code, 10 in null-text inversion.
+        lr: of Adam at the first step, more than 0, at most ``LARGEST``; it falls as lr (1 - i/100).
         carry_over: start from ∅ of the timestep before; otherwise from the embedding of "".
         early_stop: stop once the loss is below 1e-5 + i · 2e-5.
+
+    Raises:
+        InputError: a value is none of its choices, or out of range.
     """
 
     policy: Literal["none", "optimize", "npi", "direct"] = "optimize"
@@ -133,7 +149,18 @@ class ParallelPolicy:
 
 @dataclass(frozen=True)
 class Method:
-    """A named pair of policies, the guidance scale w of the reconstruction, and the order of the timesteps."""
+    """A named pair of policies, the guidance scale of the reconstruction, and the order of the timesteps.
+
+    Args:
+        name: goes into result files and tables.
+        guidance_scale: w, at most ``LARGEST`` in absolute value; 1 leaves guidance out.
+        tokens: what happens to V_t.
+        null_text: what happens to ∅_t.
+        parallel: whether tokens are fitted at several timesteps at once.
+
+    Raises:
+        InputError: the guidance scale is out of range.
+    """
 
     name: str = "locinv"
     guidance_scale: float = 7.5
@@ -151,7 +178,11 @@ class Method:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], where: str = "method") -> Method:
-        """The inverse of :meth:`to_dict`; ``where`` names the source in errors.
+        """The inverse of :meth:`to_dict`.
+
+        Args:
+            values: by key; keys that are left out have their defaults.
+            where: names the source in errors, such as a file.
 
         Raises:
             InputError: a key that a method hasn't, or a value out of range.
@@ -163,7 +194,13 @@ class Method:
 
 
 def load_method(name_or_path: str | Path) -> Method:
-    """A preset by name ("locinv", "nti", "dpl", …) or a method's YAML file.
+    """A preset by name or a method's YAML file.
+
+    >>> load_method("nti").tokens.policy
+    'fixed'
+
+    Args:
+        name_or_path: "locinv", "nti", "dpl", … as in configs/method/, or a file.
 
     Raises:
         InputError: there is no such preset or file, or it has a key or value that a method hasn't.
@@ -173,12 +210,23 @@ def load_method(name_or_path: str | Path) -> Method:
 
 
 def presets(group: str) -> list[str]:
-    """The names of the files in configs/<group>/."""
+    """The names of the files in configs/<group>/, sorted.
+
+    >>> "locinv" in presets("method")
+    True
+
+    Args:
+        group: such as "method" or "edit".
+    """
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
 def preset_file(group: str, name_or_path: str | Path) -> Path:
     """configs/<group>/<name>.yaml, or a file elsewhere.
+
+    Args:
+        group: such as "method" or "edit".
+        name_or_path: the preset's name, or a file's path.
 
     Raises:
         InputError: there is neither.

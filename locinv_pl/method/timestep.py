@@ -2,9 +2,7 @@
 
 Every function takes its state and gives it back. A :class:`~locinv_pl.method.task.Task` is what stays the same for a
 batch of images; a :class:`~locinv_pl.types.StepRecord` is what a timestep adds, and the last one
-is all that the next timestep needs. Symbols, here and in ``task.py``, ``dynamic_tokens.py`` and ``null_text.py``:
-z_t latent, V_t dynamic tokens, ∅_t null text, A_t attention maps, S priors, w guidance scale; step i = 0 is the
-noisiest.
+is all that the next timestep needs.
 """
 
 from __future__ import annotations
@@ -33,10 +31,16 @@ from locinv_pl.types import Inversion, StepRecord, stack
 def invert_step(backbone: Backbone, task: Task, i: int, before: StepRecord) -> StepRecord:
     """One timestep: tokens, then null text, then the guided DDIM step.
 
+    Source: Tang et al., LocInv, arXiv 2405.01496, section 3.
+
     Args:
+        backbone: the frozen networks.
         task: the batch.
         i: step, 0 the noisiest.
         before: the record of step i-1, or ``task.start()``.
+
+    Returns:
+        the record of step i: all that step i+1 needs.
     """
     began = time.perf_counter()
     method, z_t = task.method, before.latent.to(backbone.device)
@@ -66,7 +70,15 @@ def invert_step(backbone: Backbone, task: Task, i: int, before: StepRecord) -> S
 
 
 def collect(task: Task, records: Sequence[StepRecord]) -> list[Inversion]:
-    """The finished inversions of a batch, one for each image, from its T records."""
+    """The finished inversions of a batch.
+
+    Args:
+        task: the batch.
+        records: of its T steps, the noisiest first.
+
+    Returns:
+        one inversion for each image, on the CPU.
+    """
     inversions = []
     for b, sample in enumerate(task.samples):
         K = len(sample.nouns)

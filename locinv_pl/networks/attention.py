@@ -42,7 +42,11 @@ class Context(NamedTuple):
         return cls(states, states)
 
     def pick(self, images: Any) -> Context:
-        """The context of some images of the batch."""
+        """The context of some images of the batch.
+
+        Args:
+            images: a slice, numbers (b,) or a mask (B,).
+        """
         return Context(self.keys[images], self.values[images])
 
     def to(self, dtype: torch.dtype) -> Context:
@@ -53,7 +57,14 @@ class Context(NamedTuple):
 
 @dataclass(frozen=True)
 class Layer:
-    """One call of an attention layer: its name in the UNet, its kind, its numbers of queries and keys."""
+    """One call of an attention layer.
+
+    Args:
+        name: in the UNet, such as "mid_block.attentions.0.transformer_blocks.0.attn2".
+        is_cross: whether it looks at the text, not at the image itself.
+        queries: their number, r c.
+        keys: their number, L or r c.
+    """
 
     name: str
     is_cross: bool
@@ -76,7 +87,7 @@ class MapsComplete(Exception):
 
 
 class CrossAttentionMaps:
-    """A_t: cross-attention at one resolution, averaged over heads and layers.
+    """Reads A_t: cross-attention at one resolution, averaged over heads and layers.
 
     Args:
         grid: (r, c), the query grid of the layers to read.
@@ -91,9 +102,11 @@ class CrossAttentionMaps:
         self._sum: Tensor | None = None
 
     def wants(self, layer: Layer) -> bool:
+        """Cross-attention of this grid."""
         return layer.is_cross and layer.queries == self.grid[0] * self.grid[1]
 
     def __call__(self, probs: Tensor, layer: Layer) -> Tensor:
+        """Add a layer's maps and leave them as they are."""
         mean = probs.float().mean(1)
         self._sum = mean if self._sum is None else self._sum + mean
         self.layers += 1
@@ -113,7 +126,7 @@ class SelfAttentionMaps:
     """Self-attention at one resolution, averaged over heads, layers and all passes.
 
     Args:
-        grid: of the layers to read.
+        grid: (r, c), of the layers to read; n = r c cells.
     """
 
     def __init__(self, grid: Grid):
@@ -121,9 +134,11 @@ class SelfAttentionMaps:
         self._sum: Tensor | None = None
 
     def wants(self, layer: Layer) -> bool:
+        """Self-attention of this grid."""
         return not layer.is_cross and layer.queries == self.grid[0] * self.grid[1]
 
     def __call__(self, probs: Tensor, layer: Layer) -> Tensor:
+        """Add a layer's maps and leave them as they are."""
         mean = probs.float().mean(1)
         self._sum = mean if self._sum is None else self._sum + mean
         self._calls += 1
@@ -131,22 +146,28 @@ class SelfAttentionMaps:
 
     @property
     def mean(self) -> Tensor:
-        """(B, n, n) for n cells."""
+        """The mean, (B, n, n), fp32; rows sum to 1."""
         if self._sum is None:
             raise RuntimeError(f"no self-attention layer with a {self.grid[0]}x{self.grid[1]} grid has run")
         return self._sum / self._calls
 
 
 class AttentionHooks:
-    """Several hooks, one after the other."""
+    """Several hooks, one after the other.
+
+    Args:
+        hooks: in their order; each sees what the one before it answers.
+    """
 
     def __init__(self, *hooks: AttentionHook):
         self.hooks = hooks
 
     def wants(self, layer: Layer) -> bool:
+        """What one of the hooks wants."""
         return any(hook.wants(layer) for hook in self.hooks)
 
     def __call__(self, probs: Tensor, layer: Layer) -> Tensor:
+        """Give the probabilities from hook to hook, in order."""
         for hook in self.hooks:
             if hook.wants(layer):
                 probs = hook(probs, layer)
@@ -157,7 +178,13 @@ class AttentionHooks:
 def control_attention(unet: nn.Module, context: Context, hook: AttentionHook | None = None) -> Iterator[None]:
     """Run ``unet`` with ``hook`` on its attention; restores the forward passes whatever happens.
 
-    Inside, cross-attention looks at ``context``; of ``encoder_hidden_states`` only that they are there matters.
+    Inside, cross-attention looks at ``context``. The UNet's own argument ``encoder_hidden_states`` must be given, but
+    isn't read.
+
+    Args:
+        unet: the UNet, or any module with diffusers' attention layers.
+        context: keys and values, (B, L, D) each, in the UNet's type.
+        hook: reads or changes probabilities; None leaves all layers to fused attention.
     """
     layers = attention_layers(unet)
     cross = [layer for layer in layers.values() if layer.is_cross_attention]
@@ -172,7 +199,11 @@ _LAYERS: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
 
 
 def attention_layers(module: nn.Module) -> dict[str, Any]:
-    """The attention layers of a module by name, looked for once."""
+    """The attention layers of a module by name, looked for once.
+
+    Args:
+        module: a UNet or a block of one.
+    """
     if module not in _LAYERS:
         _LAYERS[module] = {name: layer for name, layer in module.named_modules() if isinstance(layer, Attention)}
     return _LAYERS[module]
@@ -221,6 +252,9 @@ def fuse_projections(unet: nn.Module) -> None:
     """One matrix product where several layers take the same input; they keep their weights, as parts of one.
 
     These are Q, K and V of every self-attention, K of all cross-attention layers, and V of all of them.
+
+    Args:
+        unet: changed in place.
     """
     layers = attention_layers(unet).values()
     cross = [layer for layer in layers if layer.is_cross_attention]
@@ -259,11 +293,15 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -
 def maps_of(A: Tensor, weights: Tensor) -> Tensor:
     """A^k of given words: the mean over each word's tokens.
 
+    >>> A = torch.tensor([[[[0.5, 0.3, 0.2]]]])  # one cell, three tokens
+    >>> maps_of(A, torch.tensor([[[0.0, 0.5, 0.5]]]))  # of a word of two tokens
+    tensor([[[[0.2500]]]])
+
     Args:
-        A: shape (B, r, c, L).
-        weights: shape (B, K, L), row k 1/n at the n tokens of word k.
+        A: A_t, (B, r, c, L).
+        weights: (B, K, L), row k 1/n at the n tokens of word k, 0 elsewhere.
 
     Returns:
-        shape (B, K, r, c).
+        A^k, (B, K, r, c).
     """
     return (A[:, None] * weights[:, :, None, None]).sum(-1)  # no matrix product: autocast would round it

@@ -93,7 +93,11 @@ class Backbone:
         return self.unet.config.sample_size * self.downsampling
 
     def to(self, device: torch.device | str) -> Backbone:
-        """Move the networks; returns self."""
+        """Move the networks, with the memory format that the device asks for; returns self.
+
+        Args:
+            device: such as "cpu" or "cuda".
+        """
         if torch.device(device) == self.device:
             return self
         for net in self._networks:
@@ -119,11 +123,14 @@ class Backbone:
         return self.text_encoder.get_input_embeddings()(ids.to(self.device)).float()
 
     def encode_text(self, ids: Tensor, embeddings: Tensor | None = None) -> Tensor:
-        """The text encoder's output (B, L, D) for token ids (B, L).
+        """The text encoder's output for some prompts.
 
         Args:
-            ids: token ids.
-            embeddings: input embeddings (B, L, D) to use in place of the table's own.
+            ids: token ids, (B, L).
+            embeddings: input embeddings, (B, L, D), to use in place of the table's own; None uses these.
+
+        Returns:
+            (B, L, D), fp32.
         """
 
         def encode(ids: Tensor, embeddings: Tensor | None = None) -> Tensor:
@@ -142,7 +149,12 @@ class Backbone:
         return self.encode_text(torch.tensor([tokens.input_ids]))
 
     def prefix(self, z: Tensor, t: Tensor) -> Prefix:
-        """To keep what the UNet computes of latents z (B, C, h, w) at t, a scalar or (B,), without the text."""
+        """An empty prefix: the first pass that is given it fills it, later ones leave out what it holds.
+
+        Args:
+            z: z_t, (B, C, h, w).
+            t: timestep, scalar or (B,).
+        """
         if self._without_text is None:
             text = torch.zeros(1, 1, self.text_encoder.config.hidden_size, device=z.device, requires_grad=True)
             one = z[:1], t.flatten()[:1], Context.of(text)
@@ -204,8 +216,12 @@ class Backbone:
         """ε(z_t, t, context) and A_t of the same pass.
 
         Args:
-            z, t, abar_t, context, prefix: as in :meth:`predict_noise`.
+            z: z_t, (B, C, h, w).
+            t: timestep, scalar or (B,).
+            abar_t: ᾱ_t, scalar or (B,).
+            context: keys and values, (B, L, D) each.
             grid: (r, c), as :meth:`map_grid` answers it.
+            prefix: of z and t; None computes everything.
             also: a further hook, behind the one that reads A_t; such a pass is never replayed.
 
         Returns:
@@ -222,7 +238,7 @@ class Backbone:
         return self._to_noise(out, z, abar_t), A
 
     def _to_noise(self, out: Tensor, z: Tensor, abar_t: Tensor) -> Tensor:
-        """ε of what the UNet answers, by the kind of its prediction (Salimans and Ho, arXiv 2202.00512, appendix D)."""
+        """ε of what the UNet answers, by the kind of its prediction (v: Salimans and Ho, arXiv 2202.00512)."""
         abar_t = abar_t.reshape(-1, 1, 1, 1)
         kind = self.scheduler.config.prediction_type
         if kind == "v_prediction":
@@ -237,8 +253,12 @@ class Backbone:
         """A_t alone: the UNet stops after the last r x c cross-attention, since nothing after it can change A_t.
 
         Args:
-            z, t, abar_t, context, prefix: as in :meth:`predict_noise`.
+            z: z_t, (B, C, h, w).
+            t: timestep, scalar or (B,).
+            abar_t: ᾱ_t, scalar or (B,).
+            context: keys and values, (B, L, D) each.
             grid: (r, c), as :meth:`map_grid` answers it.
+            prefix: of z and t; None computes everything.
 
         Returns:
             (B, r, c, L), fp32; over L they sum to 1.
@@ -258,7 +278,11 @@ class Backbone:
         return run_pass(self._graphs_for(z), ("maps", grid), run, z, t, context, prefix)
 
     def map_grid(self, latent: Sequence[int], resolution: int) -> Grid:
-        """The (r, c) attention grid of a latent (..., h, w) whose shorter side has ``resolution`` cells.
+        """The (r, c) attention grid of a latent whose shorter side has ``resolution`` cells.
+
+        Args:
+            latent: its shape, (..., h, w).
+            resolution: R, cells along the shorter side.
 
         Raises:
             InputError: the UNet has no cross-attention there.
@@ -275,7 +299,15 @@ class Backbone:
         return h // factor, w // factor
 
     def finest_grid(self, latent: Sequence[int], resolution: int) -> Grid:
-        """The attention grid of ``resolution`` cells along the shorter side, or the finest that the UNet has below."""
+        """The attention grid of ``resolution`` cells along the shorter side, or the finest that the UNet has below.
+
+        Args:
+            latent: its shape, (..., h, w).
+            resolution: the most cells along the shorter side.
+
+        Raises:
+            InputError: the UNet has no cross-attention at any resolution below.
+        """
         while True:
             try:
                 return self.map_grid(latent, resolution)
@@ -285,7 +317,14 @@ class Backbone:
                 resolution //= 2
 
     def schedule(self, num_steps: int) -> Schedule:
-        """T = ``num_steps`` DDIM timesteps by the model's own spacing and noise levels."""
+        """T = ``num_steps`` DDIM timesteps by the model's own spacing and noise levels.
+
+        Args:
+            num_steps: T, from 1 to the number of timesteps that the model was trained with.
+
+        Raises:
+            InputError: T lies outside, or the noisiest timestep has no signal (ᾱ = 0) to divide by.
+        """
         trained = self.scheduler.config.num_train_timesteps
         if not 1 <= num_steps <= trained:
             raise InputError(f"model.num_steps={num_steps}: must lie between 1 and {trained}")

@@ -125,7 +125,8 @@ def check_configs(configs: Mapping[str, Mapping[str, Any]], key: str, for_editor
 
     Args:
         configs: by component; those of "unet", "vae", "text_encoder" and "scheduler".
-        key, for_editors: as in :func:`check_folder`.
+        key: names the model in errors, as in "backbone=NAME".
+        for_editors: whether its UNet may take the channels of an editor's, besides its latents'.
 
     Raises:
         InputError: a value has another type, or the components are of another model or don't fit each other.
@@ -180,7 +181,15 @@ def _check_channels(unet: _UNet, vae: _VAE, key: str, for_editors: bool) -> None
 
 
 def variant_of(part: Path, wanted: str | None = None) -> str | None:
-    """Which variant of a component's weights to load: the one asked for, else the plain files, else what there is."""
+    """Which variant of a component's weights to load: the one asked for, else the plain files, else what there is.
+
+    Args:
+        part: the component's folder.
+        wanted: a variant such as "fp16"; None takes what there is.
+
+    Returns:
+        the variant; None for plain files.
+    """
     if wanted is not None or not part.is_dir():
         return wanted
     names = [match["variant"] for path in part.iterdir() if (match := WEIGHTS.fullmatch(path.name))]
@@ -191,6 +200,10 @@ def variant_of(part: Path, wanted: str | None = None) -> str | None:
 
 def refuse_file(path: Path, key: str) -> NoReturn:
     """Say what a model in one file is, and how it becomes a folder; only a safetensors file's header is read.
+
+    Args:
+        path: the file.
+        key: names it in errors, as in "backbone=NAME".
 
     Raises:
         InputError: always.

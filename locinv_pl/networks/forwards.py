@@ -13,7 +13,11 @@ Forward = Callable[..., Any]
 
 @contextmanager
 def use_forwards(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
-    """Put functions in the place of modules' forward passes; restores theirs whatever happens."""
+    """Put functions in the place of modules' forward passes; restores theirs whatever happens.
+
+    Args:
+        forwards: by module what is called in place of its ``forward``.
+    """
     before = own_forwards(forwards)
     try:
         set_forwards(forwards)
@@ -24,7 +28,12 @@ def use_forwards(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
 
 
 def set_forwards(forwards: Mapping[nn.Module, Forward], on: bool = True) -> None:
-    """Put functions in the place of modules' forward passes for good, or take such away again."""
+    """Put functions in the place of modules' forward passes for good, or take such away again.
+
+    Args:
+        forwards: by module what is called in place of its ``forward``.
+        on: False takes them away; the modules then have their class's own.
+    """
     for module, forward in forwards.items():
         vars(module).pop("forward", None)
         if on:
@@ -32,5 +41,9 @@ def set_forwards(forwards: Mapping[nn.Module, Forward], on: bool = True) -> None
 
 
 def own_forwards(modules: Iterable[nn.Module]) -> dict[nn.Module, Forward]:
-    """The functions that are in the place of modules' forward passes now, where there are any."""
+    """The functions that are in the place of modules' forward passes now, where there are any.
+
+    Args:
+        modules: to look at.
+    """
     return {module: vars(module)["forward"] for module in modules if "forward" in vars(module)}

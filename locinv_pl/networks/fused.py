@@ -16,6 +16,9 @@ from locinv_pl.networks.forwards import Forward
 def fused_forwards(unet: Any) -> dict[nn.Module, Forward]:
     """For images with channels last: normalisation and activation in one, gated units in one, 1x1 as products.
 
+    Args:
+        unet: diffusers' UNet2DConditionModel; it stays as it is.
+
     Returns:
         what to call in place of the forward passes of some modules of the UNet.
     """

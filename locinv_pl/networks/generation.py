@@ -25,15 +25,15 @@ def generate(
 ) -> Tensor:
     """An image for every prompt.
 
-    Image n starts from noise of (seed, n) alone, whatever the batch size.
+    The batch size changes rounding at most.
 
     Args:
-        backbone: the model.
+        backbone: a model of Stable Diffusion's layout, or a flow model.
         prompts: B of them.
-        guidance_scale: w.
-        num_steps: T.
-        seed: another seed, other images.
-        batch_size: images that are denoised together.
+        guidance_scale: w; 1 leaves guidance out.
+        num_steps: T, at least 1.
+        seed: of the noise, at least 0; image n has that of ``seed + n``.
+        batch_size: images that are denoised together, at least 1.
 
     Returns:
         (B, 3, H, W) in [0, 1], on the CPU.

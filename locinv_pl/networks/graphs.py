@@ -47,13 +47,13 @@ class Graphs:
             RuntimeError: gradients were asked for after another call of this kind.
         """
         leaves, spec = tree_flatten(inputs)
-        tensors = list({id(leaf): leaf for leaf in leaves}.values())  # keys and values may be one
-        places = tuple(next(n for n, x in enumerate(tensors) if x is leaf) for leaf in leaves)
+        place = {leaf: n for n, leaf in enumerate(dict.fromkeys(leaves))}  # keys and values may be one tensor
+        places = tuple(place[leaf] for leaf in leaves)
 
         def of_tensors(*tensors: Tensor) -> Any:
             return function(*tree_unflatten([tensors[place] for place in places], spec))
 
-        return self._replay((what, places), of_tensors, *tensors)
+        return self._replay((what, places), of_tensors, *place)
 
     def _replay(self, what: Hashable, function: Callable[..., Any], *inputs: Tensor) -> Any:
         needs = [x.requires_grad and torch.is_grad_enabled() for x in inputs]
@@ -107,8 +107,10 @@ def run_pass(
     if prefix is None:
         return graphs((what, None), lambda *inputs: run(*inputs, None), z, t.to(z.device), context)
 
+    modules = prefix.modules
+
     def of_tensors(z: Tensor, t: Tensor, context: Context, known: dict[nn.Module, Any]) -> Any:
-        own = Prefix(prefix.modules, dict(known))
+        own = Prefix(modules, dict(known))
         answer = run(z, t, context, own)
         return answer, {module: output for module, output in own.outputs.items() if module not in known}
 

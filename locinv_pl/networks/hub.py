@@ -14,7 +14,12 @@ MOST_MISSING = 0.1  # share of a network's weights that a download may lack, aft
 
 
 class Loaded(NamedTuple):
-    """A network, frozen, with what prepares its inputs and reads its outputs."""
+    """A network, frozen, with what prepares its inputs and reads its outputs.
+
+    Args:
+        network: of transformers, in fp32 and in evaluation mode.
+        processor: of transformers.
+    """
 
     network: Any
     processor: Any
@@ -26,7 +31,8 @@ def load_pretrained(key: str, name: str, network: Any, processor: Any) -> Loaded
     Args:
         key: names the model in errors, as in "measures.vit=NAME".
         name: a folder or a hub id.
-        network, processor: transformers' classes.
+        network: transformers' class of the network, such as CLIPModel.
+        processor: transformers' class of what prepares its inputs, such as CLIPProcessor.
 
     Raises:
         InputError: the folder is missing, incomplete, damaged or of another kind, or the hub has no such model.
@@ -104,5 +110,12 @@ def _read_model(key: str, where: str, network: Any, processor: Any, local_files_
 
 
 def reason(error: Exception) -> str:
-    """The first line of what a library complains of."""
+    """The first line of what a library complains of; the exception's name where it says nothing.
+
+    >>> reason(ValueError())
+    'ValueError'
+
+    Args:
+        error: that the library raised.
+    """
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -19,12 +19,13 @@ COLUMNS = tl.constexpr(64)
 
 
 def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, silu: bool) -> Tensor:
-    """Group normalisation (Wu & He 2018), then SiLU if asked for; statistics in fp32.
+    """Group normalisation (Wu and He, arXiv 1803.08494), then SiLU if asked for; statistics in fp32.
 
     Args:
         x: (B, C, h, w); with channels last in memory nothing is copied.
         groups: that C is divided into.
-        weight, bias: (C,), without gradients.
+        weight: (C,), without gradients.
+        bias: (C,), without gradients.
         eps: added to a group's variance.
         silu: whether y σ(y) comes after the normalisation.
 
@@ -35,7 +36,14 @@ def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float,
 
 
 def geglu(h: Tensor) -> Tensor:
-    """V · GELU(g) (Shazeer 2020) of h = (v, g) along the last dimension, (..., 2 F) to (..., F)."""
+    """V · GELU(g) (Shazeer, GLU Variants Improve Transformer, arXiv 2002.05202).
+
+    Args:
+        h: (v, g) along the last dimension, (..., 2 F).
+
+    Returns:
+        (..., F), type of h.
+    """
     return _GEGLU.apply(h)
 
 

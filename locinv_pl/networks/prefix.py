@@ -30,7 +30,11 @@ class Prefix:
         self.outputs = {} if outputs is None else outputs
 
     def pick(self, images: Any) -> Prefix:
-        """The prefix of some images of the batch."""
+        """The prefix of some images of the batch.
+
+        Args:
+            images: numbers (b,) or a mask (B,).
+        """
         return Prefix(self.modules, tree_map(lambda output: output[images], self.outputs))
 
     @contextmanager
@@ -56,6 +60,9 @@ def modules_without_text(unet: nn.Module, run: Callable[[], object]) -> tuple[nn
     Args:
         unet: with frozen weights.
         run: a pass of the whole UNet from a context that requires gradients: whatever depends on the text does, too.
+
+    Returns:
+        those that run once in a pass.
     """
     compiled = own_forwards(unet.modules())
     inside = {child for block in compiled for child in block.modules() if child is not block}

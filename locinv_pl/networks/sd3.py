@@ -48,7 +48,17 @@ class FlowModel:
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], noise: Tensor, guidance_scale: float, num_steps: int) -> Tensor:
-        """An image (B, 3, H, W) in [0, 1] for every prompt, from noise (B, C, h, w)."""
+        """An image for every prompt.
+
+        Args:
+            prompts: B of them.
+            noise: (B, C, h, w), standard normal.
+            guidance_scale: w; 1 leaves guidance out.
+            num_steps: T, at least 1.
+
+        Returns:
+            (B, 3, H, W) in [0, 1], on the networks' device.
+        """
         length = self.pipeline.tokenizer.model_max_length
         return self.pipeline(
             list(prompts),
@@ -63,7 +73,12 @@ class FlowModel:
 
 
 def load_flow_model(folder: Path | str, device: torch.device | str = "cpu") -> FlowModel:
-    """A model from a local folder in diffusers' layout."""
+    """A model from a local folder in diffusers' layout.
+
+    Args:
+        folder: Stable Diffusion 3's; a third text encoder in it isn't loaded.
+        device: where to put the networks.
+    """
     from diffusers import StableDiffusion3Pipeline
 
     none = dict.fromkeys(("text_encoder_3", "tokenizer_3", "image_encoder", "feature_extractor"))

@@ -69,7 +69,9 @@ def set_memory_format(unet: Any, vae: Any, tuning: Tuning) -> None:
     Networks that move to another device need it again; moving also undoes the fused projections.
 
     Args:
-        unet, vae, tuning: as in :func:`tune`.
+        unet: diffusers' UNet2DConditionModel.
+        vae: diffusers' AutoencoderKL.
+        tuning: how they are to run.
     """
     on_gpu = unet.conv_in.weight.device.type == "cuda"
     fused = on_gpu and not tuning.compile and tuning.channels_last is not False and has_triton()
