@@ -1,7 +1,7 @@
 """The docstrings of this project as mkdocstrings understands them.
 
 Sphinx roles such as :func:`~locinv_pl.api.invert` become links, and an argument line for several arguments,
-``width, height: …``, becomes a line for each.
+``width, height: …``, becomes a line for each. A NamedTuple takes its fields as arguments.
 """
 
 from __future__ import annotations
@@ -22,6 +22,17 @@ class Roles(griffe.Extension):
         """Take the docstring of an object that was loaded."""
         if obj.docstring is not None:
             obj.docstring.value = rewritten(obj, obj.docstring.value)
+        if isinstance(obj, griffe.Class) and any(str(base).endswith("NamedTuple") for base in obj.bases):
+            obj.set_member("__init__", constructor(obj))
+
+
+def constructor(named_tuple: griffe.Class) -> griffe.Function:
+    """What makes a NamedTuple: its fields as parameters."""
+    kind = griffe.ParameterKind.positional_or_keyword
+    fields = [griffe.Parameter("self", kind=kind)]
+    for name, field in named_tuple.attributes.items():
+        fields.append(griffe.Parameter(name, kind=kind, annotation=field.annotation, default=field.value))
+    return griffe.Function("__init__", parameters=griffe.Parameters(*fields), parent=named_tuple)
 
 
 def rewritten(obj: griffe.Object, text: str) -> str:
