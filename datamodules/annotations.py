@@ -234,12 +234,17 @@ def compress(
 
     Args:
         segmentation: as COCO writes it: a list of polygons, or {"size", "counts"} with a list or a string.
-        width, height: of the image.
-        where: begins the error.
-        note: told of polygons that are none beside others that are, and are left out.
+        width: the image's width in pixels.
+        height: the image's height in pixels.
+        where: the start of the error, which names the file and the annotation.
+        note: called with a line about malformed polygons, which are left out where others are well formed; ignores
+            the line by default.
+
+    Returns:
+        COCO's compressed run lengths, {"size": [height, width], "counts": ...}.
 
     Raises:
-        InputError: it is malformed, of another size, or empty.
+        InputError: every polygon or the run lengths are malformed, of another size than the image, or empty.
     """
     if isinstance(segmentation, dict) and segmentation.get("size") != [height, width]:
         raise InputError(

@@ -1,4 +1,31 @@
-"""What every source of images shares: how its samples reach the module."""
+"""What all datasets share: how their samples reach the module. A dataset is a subclass that lists its entries.
+
+.. code-block:: python
+
+    # pets.py, on the PYTHONPATH; inverted by: locinv fit data=pets.yaml, a file with class_path: pets.Pets
+    from pathlib import Path
+
+    from locinv_pl.datamodules.base import EditDataModule
+    from locinv_pl.datamodules.entries import Entry, Mention, Shape
+    from locinv_pl.types import Edit
+
+
+    class Pets(EditDataModule):
+        name = "pets"
+
+        def __init__(self, root: str, **kwargs):
+            super().__init__(**kwargs)
+            self.root = Path(root)
+
+        def entries(self, side, problems):
+            cat = Mention("cat", (2, 5), (Shape(box=(10, 10, 40, 30)),))  # characters 2 to 5; x, y, w, h in pixels
+            edit = Edit("a dog on grass", "word_swap")
+            return [Entry("tom", self.root / "tom.png", 64, 64, "a cat on grass", (cat,), (edit,))]
+
+Each :class:`~locinv_pl.datamodules.entries.Entry` names an image's file, its size, its prompt, the nouns with their
+masks or boxes, and the edits. Images are opened later, one by one. Wrap what concerns one image in
+``with problems.of(id):``, and ``on_error=skip`` leaves out that image alone.
+"""
 
 from __future__ import annotations
 

@@ -75,15 +75,16 @@ def write_scenes(
 
     Args:
         root: the folder to make.
-        num_images: how many scenes.
-        seed: another seed, other scenes.
-        size: side of the images in pixels.
-        min_objects, max_objects: how many objects a scene has, 1 to 3 in the core world, 1 to 4 in the full
-            one; by default as many as the world allows.
-        world: what is drawn.
+        num_images: the number of scenes, 1 or more.
+        seed: any integer; each seed draws other scenes. 0 by default.
+        size: side of the images in pixels, 16 or more; 128 by default.
+        min_objects: the fewest objects of a scene, 1 or more; 1 by default.
+        max_objects: the most objects of a scene, up to 3 in the core world and 4 in the full one; by default as many
+            as the world allows.
+        world: "core" (the default) for the small world that the embedded model knows, "full" for the large one.
 
     Raises:
-        InputError: a setting out of its range, or ``root`` holds something else.
+        InputError: a setting is out of its range, or ``root`` holds something else.
     """
     most = find_world(world).max_objects if max_objects is None else max_objects
     settings = SceneSettings(num_images, seed, size, min_objects, most, world)

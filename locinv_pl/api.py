@@ -73,7 +73,7 @@ def invert(
     ...     backbone, torch.full((3, 128, 128), 0.5), "a red cat on grass", {"cat": [32, 32, 64, 64]}, num_steps=1
     ... )
     >>> inversion.nouns, tuple(inversion.trajectory.shape)
-    (('cat',), (2, 4, 32, 32))
+    (('cat',), (2, 8, 32, 32))
     """
     method = load_method(method) if isinstance(method, str) else method
     sample = make_sample(image, prompt, priors or {}, nouns, adjectives)

@@ -44,7 +44,8 @@ class Frame:
         """The frame for an image of ``width`` x ``height``.
 
         Args:
-            width, height: of the image.
+            width: the image's width in pixels.
+            height: the image's height in pixels.
             side: of the square that "crop" and "pad" give; the shorter side of what "native" gives.
             fit: "crop" shows the centred square, "pad" the whole image between black bars, "native" keeps the
                 image's shape, up to 4:1: sides are multiples of 64, what exceeds their aspect ratio is cut off.

@@ -153,8 +153,17 @@ class Pretraining:
         return None if start is None else model_folder(start)
 
     def latents(self, stage: str) -> Tensor:
-        """The means of the posteriors of a stage's VAE, of zero mean and unit variance, for every scene and its mirror
-        image: (2 N, C, h, w), half precision, kept on disk.
+        """The latents that a stage trains on, computed once and kept on disk.
+
+        Args:
+            stage: "diffusion" or "flow", each with a VAE of its own.
+
+        Returns:
+            Shape (2 N, C, h, w), half precision: the means of the VAE's posteriors, scaled to zero mean and unit
+            variance, for every scene and its mirror image.
+
+        Raises:
+            InputError: the stage's VAE hasn't been trained yet.
         """
         folder = (self.model if stage == "diffusion" else self.flow_model) / "vae"
         if not folder.is_dir():

@@ -58,6 +58,7 @@ class Caption:
 
     @property
     def text(self) -> str:
+        """The caption as one sentence without a full stop: "a red cat and a blue car on the grass"."""
         return self._written[0]
 
     @property
@@ -99,5 +100,5 @@ def article(word: str) -> str:
 
 
 def with_article(words: str) -> str:
-    """ "cat" to "a cat", "orange cat" to "an orange cat"."""
+    """Words with their indefinite article: "an orange cat" for "orange cat"."""
     return f"{article(words)} {words}"

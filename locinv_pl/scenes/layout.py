@@ -33,10 +33,12 @@ class Placed:
 
     @property
     def right(self) -> int:
+        """The first column beyond the sprite, in pixels of the image."""
         return self.left + self.sprite.width
 
     @property
     def bottom(self) -> int:
+        """The first row below the sprite, in pixels of the image."""
         return self.top + self.sprite.height
 
     @cached_property

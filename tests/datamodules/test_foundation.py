@@ -36,7 +36,7 @@ from transformers import (
     SwinConfig,
 )
 
-from locinv_pl import foundation
+from locinv_pl.datamodules import foundation
 from locinv_pl.errors import InputError
 
 WORDS = ["a", "cat", "dog", "##s", "teddy", "bear", "hot", "zebra"]
