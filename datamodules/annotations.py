@@ -140,7 +140,7 @@ class AnnotationReader:
     """Reads the annotation files; what they say of an image is checked when it is asked for.
 
     Raises:
-        InputError: a file is missing, is no JSON, or a table has not COCO's columns.
+        InputError: a file is missing or isn't JSON, or a table lacks one of COCO's columns.
     """
 
     def __init__(self, files: CocoFiles) -> None:
@@ -179,7 +179,7 @@ class AnnotationReader:
         """One annotation, checked.
 
         Raises:
-            InputError: its box or segmentation can't be used, or it has neither.
+            InputError: the annotation's box or segmentation can't be used, or it has neither.
         """
         where = self._where(annotation, image)
         width, height = image["width"], image["height"]
@@ -277,8 +277,14 @@ def compress(
 def rows(path: Path, tables: Any, table: str, schema: type) -> list[Row]:
     """A table of a JSON file, every row of which has the columns of a TypedDict, and maybe others.
 
+    Args:
+        path: the file, for the error.
+        tables: the file's content.
+        table: the table's key in it.
+        schema: a TypedDict of the columns that each row must have.
+
     Raises:
-        InputError: it has not, or of other types.
+        InputError: there is no such table, or a row lacks a column or has a value of another type in it.
     """
     found = tables.get(table) if isinstance(tables, dict) else None
     if not isinstance(found, list):
@@ -333,7 +339,11 @@ def _check_runs(rle: dict[str, Any], width: int, height: int) -> None:
 
 
 def _polygons(found: Any, width: int, height: int) -> tuple[list[Any], str]:
-    """The polygons of a list that are ones, and what is wrong with the others; raise ValueError where all are wrong."""
+    """The well-formed polygons of a list, and what is wrong with the others.
+
+    Raises:
+        ValueError: the list has no well-formed polygon.
+    """
     if not isinstance(found, list) or any(map(is_number, found)):
         raise ValueError("it is no list of polygons; write [[x, y, x, y, …], …]")
     good, problem = [], "it has no polygon"

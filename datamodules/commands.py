@@ -90,7 +90,7 @@ def build_coco_edit(data: EditDataModule, output: Path = Path("coco_edit.json"))
 
     Args:
         data: data=NAME takes configs/data/NAME.yaml, data.KEY=VALUE overrides.
-        output: the manifest.
+        output: the manifest to write, a JSON file; ``coco_edit.json`` in the current folder by default.
     """
     if not isinstance(data, CocoEditDataModule):
         raise InputError(f"data build-coco-edit: takes data=coco_edit, not {data.name}")

@@ -85,8 +85,8 @@ def check_id(id: str, where: str) -> None:
     """Refuse an id that names nothing.
 
     Args:
-        id: of an image; any characters that can be printed, as files are named after it by a code.
-        where: begins the error.
+        id: an image's id; all printable characters are allowed, since file names encode the others.
+        where: the start of the error, which names the file and the image.
 
     Raises:
         InputError: it is blank or nothing but dots, or has characters that steer a terminal.

@@ -37,12 +37,12 @@ class FoundationModels:
 
     Args:
         detector: Grounding DINO, a hub id or a local folder in transformers' layout.
-        segmenter: SAM, likewise.
-        captioner: BLIP for captions, likewise.
+        segmenter: SAM, a hub id or a local folder in transformers' layout.
+        captioner: BLIP for captions, a hub id or a local folder in transformers' layout.
         box_threshold: a box counts when some token of the text scores above it; in [0, 1].
         text_threshold: a box belongs to a noun only when a token of that noun scores above it; in [0, 1].
         cache: the folder for what the models answered; it may be shared by any number of processes.
-        device: where to run them.
+        device: torch's name of the device that runs them: "cpu" (the default), "cuda", "cuda:1" or "mps".
 
     Raises:
         InputError: a threshold lies outside [0, 1], or there is no such device.
@@ -90,7 +90,7 @@ class GroundedSam:
     two nouns from claiming the same box.
 
     Args:
-        models: which, and how.
+        models: the hub ids, thresholds, cache and device.
     """
 
     def __init__(self, models: FoundationModels):
@@ -192,7 +192,7 @@ class Blip:
     """Captions images with BLIP, by beam search: the same image, the same caption.
 
     Args:
-        models: which, and how.
+        models: the hub ids, thresholds, cache and device.
     """
 
     def __init__(self, models: FoundationModels):

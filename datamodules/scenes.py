@@ -29,7 +29,7 @@ MIN_SIZE = 16
 
 @dataclass(frozen=True)
 class SceneSettings:
-    """What a set of scenes depends on; the arguments of :func:`write_scenes`.
+    """The arguments of :func:`write_scenes` that decide what is drawn.
 
     Raises:
         InputError: one of them is out of its range.
@@ -180,8 +180,8 @@ class ScenesDataModule(EditDataModule):
     """Scenes drawn from a seed, with exact masks; those of the core world are the embedded model's own.
 
     Args:
-        num_images: how many.
-        seed: another seed, other scenes.
+        num_images: the number of scenes, 1 or more.
+        seed: any integer; each seed draws other scenes.
         min_objects, max_objects: how many objects a scene has, 1 to 3 in the core world, 1 to 4 in the full
             one; by default as many as the world allows.
         world: what is drawn: "core" for a dozen nouns apart from each other, "full" for all nouns and

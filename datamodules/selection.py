@@ -30,8 +30,9 @@ class Limits:
     """What an object of a search prompt has to be like.
 
     Args:
-        min_area, max_area: share of the image that a category's instances cover together.
-        max_instances: of a category.
+        min_area, max_area: the least and the largest share of the image that a category's instances cover together,
+            0 <= min_area <= max_area <= 1.
+        max_instances: the most instances of a category on an image, 1 or more.
     """
 
     min_area: float = 0.02

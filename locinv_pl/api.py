@@ -97,8 +97,8 @@ def edit_run(
     """Edit an image that a run has inverted; what comes out lies in the run's folder under ``edits/``.
 
     Args:
-        run: the run's folder.
-        image: the image's id.
+        run: the folder that a run with ``output=`` wrote, with ``settings.json`` in it.
+        image: the image's id in the run; the run's file names and tables show it.
         prompts: target prompts, edited as one batch.
         settings: the edits' settings; the defaults of :class:`~locinv_pl.editing.prompt_to_prompt.EditSettings` by
             default.

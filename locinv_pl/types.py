@@ -61,11 +61,11 @@ class Adjective:
 
 @dataclass(frozen=True)
 class Edit:
-    """An edit that the data or the user names.
+    """An edit of an image: the prompt that describes the result.
 
     Args:
         prompt: the target prompt P*. Weights in brackets, "a (red:1.5) house", move from here to ``weights``.
-        kind: what kind of change it is.
+        kind: the kind of change, as "word_swap", "attribute", "add", "remove" or a data set's own name for it.
         blend: the words, of the source and of the target prompt, that say where the image may change, where the
             data names them.
         weights: stretches of characters of the prompt, each with the factor on the attention to its words.
@@ -188,7 +188,7 @@ class StepRecord:
         tokens: the prompts' input embeddings with V_t in the rows of the dynamic tokens, (B, L, D).
         null: ∅_t, shape (B, L, D).
         maps: A_t^k, shape (B, K, r, c).
-        losses: under the final V_t, in the order of ``methods.LOSSES``, (B, 8); NaN where one does not apply.
+        losses: under the final V_t, in the order of ``policies.LOSSES``, (B, 8); NaN where one does not apply.
         thresholds: their TH_i, shape (8,); infinite where there is none.
         null_loss: the last of the null-text optimisation, shape (B,).
         token_steps, null_steps: gradient steps taken, shape (B,).
@@ -290,7 +290,7 @@ class Inversion:
     """One image inverted: everything needed to reconstruct it and to edit it.
 
     Args:
-        id, prompt: of the sample.
+        id, prompt: the id and the source prompt of the sample that was inverted.
         nouns: the nouns' words, K of them.
         noun_positions: for every noun its token positions.
         dynamic: positions of the dynamic tokens, N of them.
@@ -302,11 +302,11 @@ class Inversion:
         initial_maps: the same of the DDIM inversion, before any optimisation, shape (T, K, r, c).
         priors: S^k on the attention grid, shape (K, r, c).
         latent: the reconstruction's z_0, shape (C, h, w).
-        losses: per step, in the order of ``methods.LOSSES``, shape (T, 8).
+        losses: per step, in the order of ``policies.LOSSES``, shape (T, 8).
         thresholds: their TH_i, shape (T, 8).
         null_loss: of the null-text optimisation, shape (T,).
         token_steps, null_steps: gradient steps taken, shape (T,).
-        fingerprint: of the sample that was inverted.
+        fingerprint: :attr:`EditSample.fingerprint` of the sample that was inverted; "" where it isn't known.
     """
 
     id: str
@@ -372,9 +372,9 @@ def _check_tensors(tensors: Mapping[str, Tensor], shapes: Mapping[str, str], wha
     """Check that a file has the tensors that it should have, of shapes and types that go together.
 
     Args:
-        tensors: from the file.
+        tensors: the file's tensors by name.
         shapes: of every tensor its sizes by name, "T K r c"; an equal name is an equal size, T+1 is one more than T.
-        what: starts the error.
+        what: the start of the error, which names the file and its kind.
 
     Returns:
         the sizes by name.

@@ -1,4 +1,4 @@
-"""How an image of any shape becomes one that the model takes, and its masks and boxes with it."""
+"""Frames: how an image of any shape is cut and resized for the model, and its masks and boxes with it."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def frame_mask(path: Path, frame: Frame) -> Tensor:
 
     Args:
         path: the file, of the size of the image, or of the size that it is shown at.
-        frame: the image's.
+        frame: the frame of the image that the mask belongs to.
 
     Raises:
         InputError: it is no mask, of another size, or covers nothing of what the frame shows.
@@ -134,7 +134,7 @@ def check_fit(fit: str) -> None:
     """Refuse what is no way to fit.
 
     Raises:
-        InputError: it is none.
+        InputError: the values don't make a frame.
     """
     if fit not in FITS:
         raise InputError(f"data.fit={fit}: no way to fit an image; choose {', '.join(FITS)}")

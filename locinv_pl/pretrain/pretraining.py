@@ -55,7 +55,7 @@ class Pretraining:
     """One pretraining in its folder.
 
     Args:
-        recipe: the settings.
+        recipe: the settings of all stages.
         output: the folder; ``embedded/``, ``embedded_sd3/`` and ``judge/`` appear in it as the package ships them.
     """
 

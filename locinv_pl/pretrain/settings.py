@@ -86,14 +86,14 @@ class Recipe:
     """All settings of a pretraining.
 
     Args:
-        vae, clip, recognizer, diffusion: the stages.
+        vae, clip, recognizer, diffusion: the settings of each stage, in the order in which they are trained.
         flow: the flow transformer's, where there is to be one.
         world: what is drawn, "core" or "full".
         counts: how often a scene has one object, two, and so on; as the world has it by default.
-        num_scenes: how many scenes.
+        num_scenes: the number of scenes to train on; 48000 by default.
         size: side of the images in pixels.
-        seed: of weights, batches and noise.
-        max_length: positions of a prompt.
+        seed: starts the random numbers of weights, batches and noise; 0 by default.
+        max_length: token positions of a prompt, start and end marks included; 24 by default.
         trainer: arguments of Lightning's Trainer.
     """
 

@@ -35,8 +35,8 @@ class VaeModule(PretrainModule):
     A batch is (images,): (B, 3, H, W) in [0, 1].
 
     Args:
-        vae: diffusers' AutoencoderKL.
-        optimization: AdamW's settings.
+        vae: diffusers' AutoencoderKL, see :func:`build_vae`.
+        optimization: steps, batch size, learning rate and the other settings of AdamW.
         crop: side of the crops in pixels.
         kl_weight: of the posterior's divergence from a normal distribution, per latent number.
         train_encoder: False keeps the latents as they are and trains the decoder alone.

@@ -20,7 +20,7 @@ class Backdrop:
     """A background without objects.
 
     Attributes:
-        image: RGB.
+        image: the background alone, an RGB square.
         horizon: height of the ground's far end, as a share of the image's from the top; None where there is
             no ground.
         shadow: the colour of shadows on the ground.

@@ -15,9 +15,9 @@ class Group:
     """Objects that a caption names together: "a red cat", "two cats".
 
     Attributes:
-        noun: in the singular.
+        noun: the objects' noun in the singular, also where the caption says the plural.
         adjectives: those that are said, in order.
-        members: which of the scene's objects.
+        members: the objects' positions in the scene's list of objects.
     """
 
     noun: str
