@@ -40,7 +40,7 @@ class ImageRow(TypedDict):
 
 
 class CategoryRow(TypedDict):
-    """A category."""
+    """A category in COCO's table."""
 
     id: int
     name: str
@@ -55,7 +55,7 @@ class AnnotationRow(TypedDict):
 
 
 class CaptionRow(TypedDict):
-    """A caption."""
+    """A caption in COCO's table."""
 
     id: int
     image_id: int | str
@@ -63,7 +63,7 @@ class CaptionRow(TypedDict):
 
 
 class EditRow(TypedDict):
-    """An edit, of this project's own table."""
+    """An edit in the table ``edits``, which this project adds to COCO's."""
 
     image_id: int | str
     kind: str
@@ -118,7 +118,7 @@ class CocoFiles:
         )
 
     def image(self, file_name: str) -> Path:
-        """Where an image is; its name may be relative to the root, too."""
+        """The path of an image, whose name is relative to the images' folder or to the root."""
         path, other = self.images / file_name, self.root / file_name
         return other if os.path.exists(other) and not os.path.exists(path) else path  # any name will do
 
@@ -230,7 +230,7 @@ class AnnotationReader:
 def compress(
     segmentation: Any, width: int, height: int, where: str, note: Callable[[str], object] = lambda text: None
 ) -> Rle:
-    """Polygons, or run lengths, as compressed run lengths.
+    """Convert a segmentation, polygons or run lengths, to compressed run lengths.
 
     Args:
         segmentation: as COCO writes it: a list of polygons, or {"size", "counts"} with a list or a string.
@@ -301,7 +301,17 @@ def rows(path: Path, tables: Any, table: str, schema: type) -> list[Row]:
 
 
 def require_own(path: Path, table: str, rows: Sequence[Row], name: str) -> None:
-    """Refuse a table in which an id stands for two."""
+    """Refuse a table in which two rows have the same id.
+
+    Args:
+        path: the file, for the error.
+        table: the table's name, for the error.
+        rows: the table's rows.
+        name: the column by which the error names the two rows.
+
+    Raises:
+        InputError: two rows have the same id.
+    """
     names: dict[ImageId, str] = {}
     for row in rows:
         if row["id"] in names:

@@ -29,7 +29,7 @@ class Reading:
 
     @property
     def names(self) -> frozenset[str]:
-        """The categories."""
+        """The names of the categories."""
         return frozenset(named.name for named in self.named)
 
 

@@ -20,7 +20,7 @@ from locinv_pl.words.tokens import check_prompt, tokenize
 
 
 def check(data: EditDataModule, json: Path | None = None, backbone: str | None = None) -> None:
-    """Open every image and say what a run would refuse, image by image; exit code 1 where there is such.
+    """Open every image and say what a run would refuse, image by image; the exit code is 1 where it refuses one.
 
     Notes tell what would be taken, but is probably meant otherwise; they don't change the exit code.
 

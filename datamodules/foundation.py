@@ -69,7 +69,7 @@ class FoundationModels:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """Where a noun is on an image.
+    """A noun's place on an image, as the foundation models see it.
 
     Args:
         mask: the union of its detections' masks, bool, shape (H, W); never empty.
@@ -98,7 +98,7 @@ class GroundedSam:
         self._cache = _Cache(models.cache, "masks")
 
     def find(self, image: Image.Image, nouns: Sequence[str]) -> dict[str, Found]:
-        """Where the nouns are.
+        """Find nouns on an image.
 
         Args:
             image: of any size and mode; taken as it is stored, without regard to EXIF orientation.
@@ -227,7 +227,7 @@ class Blip:
 
 
 def phrase_tokens(phrases: Sequence[str], offsets: Sequence[tuple[int, int]]) -> Tensor:
-    """Which tokens of the text "cat. dog." are whose.
+    """Tell which tokens of the text "cat. dog." belong to which phrase.
 
     Args:
         phrases: K of them, in the text's order.
@@ -298,7 +298,7 @@ def _unpack(packed: Mapping[str, Any]) -> Found:
 
 
 def _fingerprint(image: Image.Image) -> str:
-    """Of the size and the pixels of an image in RGB."""
+    """SHA-256 of an RGB image's size and pixels."""
     return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
 
 

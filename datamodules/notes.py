@@ -1,4 +1,4 @@
-"""What data may be meant otherwise than it says: taken by a run, but worth a look."""
+"""Notes on data that a run takes but that look like a mistake: inverted masks, boxes given as corners, and others."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class SceneSettings:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; the core world goes without saying."""
+        """The settings for JSON; the core world is left out, since older folders don't name it."""
         return {key: value for key, value in asdict(self).items() if (key, value) != ("world", CORE.name)}
 
 
@@ -104,7 +104,12 @@ def write_scenes(
 
 
 def make_scene(index: int, settings: SceneSettings) -> Scene:
-    """Scene ``index`` of a set."""
+    """Draw a scene of a set.
+
+    Args:
+        index: the scene's number in the set, from 0.
+        settings: the settings of the set.
+    """
     rng = random.Random(f"{settings.seed}/{index}")
     world = find_world(settings.world)
     counts = range(settings.min_objects, settings.max_objects + 1)
@@ -210,7 +215,7 @@ class ScenesDataModule(EditDataModule):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a scene depends on; more scenes only add to fewer."""
+        """What the samples depend on; ``num_images`` isn't among it, since fewer scenes are a prefix of more."""
         objects = {"min_objects": self.min_objects, "max_objects": self.max_objects}
         world = {} if self.world == CORE.name else {"world": self.world}
         return {**super().settings, "seed": self.seed, **objects, **world}

@@ -28,7 +28,11 @@ Span = tuple[int, int]
 
 
 def overlap(one: Span, other: Span) -> bool:
-    """Whether two stretches of characters share one."""
+    """Whether two spans (start, stop) share a character.
+
+    >>> overlap((0, 3), (2, 5)), overlap((0, 3), (3, 5))
+    (True, False)
+    """
     return one[0] < other[1] and other[0] < one[1]
 
 
@@ -156,7 +160,7 @@ class EditSample:
 
 
 def _require_text(text: str, what: str) -> None:
-    """Refuse what no file can hold as text: halves of a character."""
+    """Refuse a text with a lone surrogate, half of a character, which no file can hold."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -207,7 +211,11 @@ class StepRecord:
     seconds: float = 0.0
 
     def pick(self, images: Sequence[int]) -> StepRecord:
-        """The record of some of the batch's images, by number; each has an equal share of the time."""
+        """The record of some of the batch's images.
+
+        Args:
+            images: their positions in the batch; each is given an equal share of ``seconds``.
+        """
         some = list(images)
         each = {name: getattr(self, name)[some] for name in self._each()}
         return replace(self, **each, seconds=self.seconds * len(some) / len(self.latent))
@@ -229,7 +237,7 @@ class StepRecord:
 
     @classmethod
     def _each(cls) -> list[str]:
-        """The fields with a row for every image."""
+        """The names of the fields that have a row for every image."""
         return [f.name for f in fields(cls) if f.name not in ("thresholds", "seconds")]
 
     def save(self, path: Path, made_of: MadeOf | None = None) -> None:
@@ -336,7 +344,7 @@ class Inversion:
 
     @property
     def num_steps(self) -> int:
-        """T."""
+        """T, the number of DDIM steps."""
         return len(self.tokens)
 
     def save(self, path: str | Path) -> None:

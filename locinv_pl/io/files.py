@@ -113,10 +113,14 @@ def read_file(path: Path, mend: str = "run the inversion first") -> bytes:
 
 
 def read_image(path: Path, mend: str = "run again") -> Image.Image:
-    """An image's file, in RGB.
+    """Read an image that this package wrote, in RGB.
+
+    Args:
+        path: the image's file.
+        mend: the end of the error.
 
     Raises:
-        InputError: it is missing or damaged.
+        InputError: the file is missing or damaged.
     """
     content = read_file(path, mend)
     try:
@@ -187,10 +191,15 @@ def read_json(path: Path, kind: Any = Any) -> Any:
 
 
 def check(content: Any, kind: Any, what: str) -> None:
-    """Check that a content is of a kind, see :func:`read_json`.
+    """Check that a content has a type.
+
+    Args:
+        content: plain values, as JSON gives them.
+        kind: the type, see :func:`read_json`.
+        what: the start of the error, which names the file.
 
     Raises:
-        InputError: it isn't; ``what`` starts the error.
+        InputError: the content has another type.
     """
     try:
         _adapter(kind).validate_python(content, strict=True)

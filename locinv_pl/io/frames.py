@@ -78,18 +78,18 @@ class Frame:
         return around.resize(self.size[::-1], Image.Resampling.BICUBIC, box=inner)
 
     def plane(self, plane: Tensor) -> Tensor:
-        """The same for a mask (H, W): area averages, shape ``size``."""
+        """Cut out and resize a mask (H, W) by area averages; the result has the shape ``size``."""
         return resample(plane.double(), self.window, self.size).float()
 
     def box(self, box: Box) -> Box:
-        """The same for a box (x, y, w, h)."""
+        """Convert a box (x, y, w, h) from pixels of the image to pixels of the frame."""
         x, y, w, h = box
         left, top, width, height = self.window
         down, across = self.size[0] / height, self.size[1] / width
         return (x - left) * across, (y - top) * down, w * across, h * down
 
     def box_plane(self, box: Box) -> Tensor:
-        """The box filled, on a plane of shape ``size``."""
+        """Fill a box, given in pixels of the image, on a plane of shape ``size``; values in [0, 1]."""
         return box_mask(self.box(box), self.size)
 
 
@@ -126,7 +126,7 @@ def frame_mask(path: Path, frame: Frame) -> Tensor:
 
 
 def inside(plane: Tensor) -> Tensor:
-    """The pixels that are half covered, or, of what is smaller than a pixel, those that are covered most."""
+    """Threshold a soft mask at one half; of an object smaller than a pixel the pixels that it covers most are taken."""
     return (plane > 0) & (plane >= plane.amax().clamp_max(0.5))
 
 

@@ -23,7 +23,7 @@ CELL = 4  # pixels
 
 @dataclass(frozen=True)
 class Corpus:
-    """N drawn scenes.
+    """A corpus of N drawn scenes.
 
     Attributes:
         images: (N, H, W, 3) uint8.
@@ -76,7 +76,7 @@ def draw_corpus(
 
 @dataclass(frozen=True)
 class _What:
-    """What a scene of a corpus depends on, beside its number."""
+    """The settings that, with its number, decide a scene of a corpus."""
 
     seed: str
     size: int

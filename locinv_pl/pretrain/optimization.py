@@ -91,11 +91,11 @@ class PretrainModule(LightningModule):
             self.trainer.should_stop = True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Minutes count over all goes."""
+        """Keep the minutes of training so far, which count over all resumed trainings."""
         checkpoint["minutes"] = self.minutes
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Minutes count over all goes."""
+        """Restore the minutes of training so far, which count over all resumed trainings."""
         self._minutes = checkpoint.get("minutes", 0.0)
 
 

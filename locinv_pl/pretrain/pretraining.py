@@ -69,7 +69,7 @@ class Pretraining:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """Those that the recipe has settings for, in their order."""
+        """The stages that the recipe has settings for, in their order."""
         return tuple(stage for stage in STAGES if self.recipe.flow is not None or not stage.startswith("flow"))
 
     def run(self, stages: Sequence[str] = ()) -> None:
@@ -143,7 +143,7 @@ class Pretraining:
         return train_tokenizer(all_words(), self.recipe.max_length)
 
     def _prompt_tokenizer(self, stage: str) -> CLIPTokenizer:
-        """A text-to-image model's: the same, unless that goes on from an earlier one."""
+        """The tokenizer of a text-to-image model: that of an earlier model where the training goes on from one."""
         start = self._start(stage)
         return self.tokenizer if start is None else CLIPTokenizer.from_pretrained(start / "tokenizer")
 
@@ -325,7 +325,7 @@ class Pretraining:
         return folders.get(stage, self.judge / stage).is_dir()
 
     def _seen_before(self, stage: str) -> int:
-        """Samples that the model which the training started from had seen."""
+        """The number of samples that the model had seen from which the training started."""
         start = self._start(stage)
         card = None if start is None else start / "training.json"
         return json.loads(card.read_text())["samples_seen"] if card is not None and card.is_file() else 0

@@ -99,6 +99,6 @@ def charbonnier(d: Tensor) -> Tensor:
 
 
 def _differences(x: Tensor) -> Tensor:
-    """Of neighbouring pixels, across and down, flat."""
+    """Differences between neighbouring pixels, across and down, flattened to (B, n)."""
     across, down = x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
     return torch.cat([across.flatten(1), down.flatten(1)], 1)
