@@ -131,7 +131,7 @@ def inside(plane: Tensor) -> Tensor:
 
 
 def check_fit(fit: str) -> None:
-    """Refuse what is no way to fit.
+    """Refuse a value that isn't one of ``FITS``.
 
     Raises:
         InputError: the values don't make a frame.
