@@ -252,10 +252,11 @@ def assign_boxes(logits: Tensor, own: Tensor, box_threshold: float, text_thresho
     tokens of two nouns pass it together.
 
     Args:
-        logits: of Q boxes for L tokens, shape (Q, L).
+        logits: the detector's logits of Q boxes for L tokens, shape (Q, L).
         own: the phrases' tokens, bool, shape (K, L).
-        box_threshold: a box counts where the sigmoid of its best token is above it, as in the paper's own code.
-        text_threshold: and that of the phrase's best token above this.
+        box_threshold: a box counts only where the sigmoid of its best token exceeds it, as in the paper's own code;
+            in [0, 1].
+        text_threshold: and only where the sigmoid of the best token of its phrase exceeds this one; in [0, 1].
 
     Returns:
         Scores (Q,), the sigmoid of the best token; indices of the phrases (Q,), -1 for boxes that don't count.

@@ -25,6 +25,7 @@ MODULES = [
     [
         *MODULES,
         *WORDS,
+        "locinv_pl.prompt_weights",
         "locinv_pl.types",
         "locinv_pl.callbacks.report",
         "locinv_pl.datamodules.base",

@@ -29,19 +29,19 @@ Style = Callable[["Canvas", Color], None]  # draws a noun on a canvas in a colou
 
 
 def shade(color: Color, factor: float) -> Color:
-    """The colour darker (factor below 1) or lighter; paint stays paint."""
+    """Multiply a colour by a factor: below 1 it becomes darker, above 1 lighter; paint stays paint."""
     red, green, blue = (channel(value * factor) for value in color)
     return Paint(red, green, blue) if isinstance(color, Paint) else (red, green, blue)
 
 
 def tint(color: Color, share: float) -> Color:
-    """The colour with so much white in it; paint stays paint."""
+    """Mix a colour with white, whose share is in [0, 1]; paint stays paint."""
     red, green, blue = (channel(value + (255 - value) * share) for value in color)
     return Paint(red, green, blue) if isinstance(color, Paint) else (red, green, blue)
 
 
 def channel(value: float) -> int:
-    """The value as a channel of a colour, cut to its range."""
+    """Cut a number to 0..255 and drop its fraction, for a colour's channel."""
     return int(max(0, min(255, value)))
 
 
