@@ -20,9 +20,9 @@ class AttentionMapSheets(Callback):
     """Draws ``sheets/<id>.png``, ``reconstructions/<id>.png`` and ``contact_sheet.png``.
 
     Args:
-        map_columns: timesteps shown on a sheet.
-        tensorboard_steps: timesteps whose maps go to TensorBoard; 0 for none.
-        contact_images: images on the contact sheet at most.
+        map_columns: the number of timesteps whose maps a sheet shows; 6 by default.
+        tensorboard_steps: the number of timesteps whose maps go to TensorBoard; 10 by default, 0 for none.
+        contact_images: the most images on the contact sheet; 100 by default.
     """
 
     def __init__(self, map_columns: int = 6, tensorboard_steps: int = 10, contact_images: int = 100):

@@ -19,12 +19,12 @@ from locinv_pl.measures.display import MEASURES
 
 
 def draw(comparison: Comparison, content: dict[str, Any], images: int = 6) -> list[Path]:
-    """Draw what there is to see; returns the files.
+    """Draw the curves, the ablation and the sheet, each where the comparison has its numbers; returns the files.
 
     Args:
-        comparison: that has been run.
-        content: of its comparison.json.
-        images: on the sheet at most.
+        comparison: a comparison whose methods have all been run.
+        content: what its comparison.json holds: "rows" with a summary for each method and edit setting.
+        images: the number of images on the sheet at most, 0 or more; 6 by default.
     """
     figures: dict[str, Figure | Image.Image] = {}
     curves = {row["method"]: row["iou_curve"] for row in content["rows"] if row["iou_curve"] and not row["edit"]}

@@ -24,9 +24,9 @@ class EditSheets(Callback):
     """Draws ``edit_sheets/<id>.png``, ``edits_contact_sheet.png`` and ``report.html``; writes ``edits.json``.
 
     Args:
-        map_steps: timesteps whose maps the report shows.
-        tensorboard: whether the images go to TensorBoard.
-        contact_images: images on the contact sheet at most.
+        map_steps: the number of timesteps whose maps the report shows; 10 by default.
+        tensorboard: whether the images go to TensorBoard; True by default.
+        contact_images: the most images on the contact sheet; 100 by default.
     """
 
     def __init__(self, map_steps: int = 10, tensorboard: bool = True, contact_images: int = 100):

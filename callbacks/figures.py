@@ -1,4 +1,4 @@
-"""Drawing whole inversions; arrays or figures come out."""
+"""Figures of whole inversions and edits: pages, strips and curves, as matplotlib figures or PIL images."""
 
 from __future__ import annotations
 

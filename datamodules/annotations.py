@@ -40,7 +40,7 @@ class ImageRow(TypedDict):
 
 
 class CategoryRow(TypedDict):
-    """A category."""
+    """A category in COCO's table."""
 
     id: int
     name: str
@@ -55,7 +55,7 @@ class AnnotationRow(TypedDict):
 
 
 class CaptionRow(TypedDict):
-    """A caption."""
+    """A caption in COCO's table."""
 
     id: int
     image_id: int | str
@@ -63,7 +63,7 @@ class CaptionRow(TypedDict):
 
 
 class EditRow(TypedDict):
-    """An edit, of this project's own table."""
+    """An edit in the table ``edits``, which this project adds to COCO's."""
 
     image_id: int | str
     kind: str
@@ -118,7 +118,7 @@ class CocoFiles:
         )
 
     def image(self, file_name: str) -> Path:
-        """Where an image is; its name may be relative to the root, too."""
+        """The path of an image, whose name is relative to the images' folder or to the root."""
         path, other = self.images / file_name, self.root / file_name
         return other if os.path.exists(other) and not os.path.exists(path) else path  # any name will do
 
@@ -140,7 +140,7 @@ class AnnotationReader:
     """Reads the annotation files; what they say of an image is checked when it is asked for.
 
     Raises:
-        InputError: a file is missing, is no JSON, or a table has not COCO's columns.
+        InputError: a file is missing or isn't JSON, or a table lacks one of COCO's columns.
     """
 
     def __init__(self, files: CocoFiles) -> None:
@@ -179,7 +179,7 @@ class AnnotationReader:
         """One annotation, checked.
 
         Raises:
-            InputError: its box or segmentation can't be used, or it has neither.
+            InputError: the annotation's box or segmentation can't be used, or it has neither.
         """
         where = self._where(annotation, image)
         width, height = image["width"], image["height"]
@@ -230,16 +230,21 @@ class AnnotationReader:
 def compress(
     segmentation: Any, width: int, height: int, where: str, note: Callable[[str], object] = lambda text: None
 ) -> Rle:
-    """Polygons, or run lengths, as compressed run lengths.
+    """Convert a segmentation, polygons or run lengths, to compressed run lengths.
 
     Args:
         segmentation: as COCO writes it: a list of polygons, or {"size", "counts"} with a list or a string.
-        width, height: of the image.
-        where: begins the error.
-        note: told of polygons that are none beside others that are, and are left out.
+        width: the image's width in pixels.
+        height: the image's height in pixels.
+        where: the start of the error, which names the file and the annotation.
+        note: called with a line about malformed polygons, which are left out where others are well formed; ignores
+            the line by default.
+
+    Returns:
+        COCO's compressed run lengths, {"size": [height, width], "counts": ...}.
 
     Raises:
-        InputError: it is malformed, of another size, or empty.
+        InputError: every polygon or the run lengths are malformed, of another size than the image, or empty.
     """
     if isinstance(segmentation, dict) and segmentation.get("size") != [height, width]:
         raise InputError(
@@ -272,8 +277,14 @@ def compress(
 def rows(path: Path, tables: Any, table: str, schema: type) -> list[Row]:
     """A table of a JSON file, every row of which has the columns of a TypedDict, and maybe others.
 
+    Args:
+        path: the file, for the error.
+        tables: the file's content.
+        table: the table's key in it.
+        schema: a TypedDict of the columns that each row must have.
+
     Raises:
-        InputError: it has not, or of other types.
+        InputError: there is no such table, or a row lacks a column or has a value of another type in it.
     """
     found = tables.get(table) if isinstance(tables, dict) else None
     if not isinstance(found, list):
@@ -290,7 +301,17 @@ def rows(path: Path, tables: Any, table: str, schema: type) -> list[Row]:
 
 
 def require_own(path: Path, table: str, rows: Sequence[Row], name: str) -> None:
-    """Refuse a table in which an id stands for two."""
+    """Refuse a table in which two rows have the same id.
+
+    Args:
+        path: the file, for the error.
+        table: the table's name, for the error.
+        rows: the table's rows.
+        name: the column by which the error names the two rows.
+
+    Raises:
+        InputError: two rows have the same id.
+    """
     names: dict[ImageId, str] = {}
     for row in rows:
         if row["id"] in names:
@@ -328,7 +349,11 @@ def _check_runs(rle: dict[str, Any], width: int, height: int) -> None:
 
 
 def _polygons(found: Any, width: int, height: int) -> tuple[list[Any], str]:
-    """The polygons of a list that are ones, and what is wrong with the others; raise ValueError where all are wrong."""
+    """The well-formed polygons of a list, and what is wrong with the others.
+
+    Raises:
+        ValueError: the list has no well-formed polygon.
+    """
     if not isinstance(found, list) or any(map(is_number, found)):
         raise ValueError("it is no list of polygons; write [[x, y, x, y, …], …]")
     good, problem = [], "it has no polygon"

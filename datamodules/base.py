@@ -1,4 +1,31 @@
-"""What every source of images shares: how its samples reach the module."""
+"""What all datasets share: how their samples reach the module. A dataset is a subclass that lists its entries.
+
+.. code-block:: python
+
+    # pets.py, on the PYTHONPATH; inverted by: locinv fit data=pets.yaml, a file with class_path: pets.Pets
+    from pathlib import Path
+
+    from locinv_pl.datamodules.base import EditDataModule
+    from locinv_pl.datamodules.entries import Entry, Mention, Shape
+    from locinv_pl.types import Edit
+
+
+    class Pets(EditDataModule):
+        name = "pets"
+
+        def __init__(self, root: str, **kwargs):
+            super().__init__(**kwargs)
+            self.root = Path(root)
+
+        def entries(self, side, problems):
+            cat = Mention("cat", (2, 5), (Shape(box=(10, 10, 40, 30)),))  # characters 2 to 5; x, y, w, h in pixels
+            edit = Edit("a dog on grass", "word_swap")
+            return [Entry("tom", self.root / "tom.png", 64, 64, "a cat on grass", (cat,), (edit,))]
+
+Each :class:`~locinv_pl.datamodules.entries.Entry` names an image's file, its size, its prompt, the nouns with their
+masks or boxes, and the edits. Images are opened later, one by one. Wrap what concerns one image in
+``with problems.of(id):``, and ``on_error=skip`` leaves out that image alone.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +54,15 @@ class EditDataModule(LightningDataModule, ABC):
     Args:
         prior: which localization prior a noun gets: "segment" for masks (boxes where there is no mask), "box"
             for filled boxes, "grounded_sam" for masks that foundation models find on the image.
-        batch_size: images that are inverted together.
+        batch_size: the number of images that are inverted together, 1 or more.
         size: side of the images in pixels; the backbone's own by default.
         fit: how images that aren't square become what the model takes: "crop" shows the centred square, "pad"
             the whole between black bars, "native" keeps their shape, in multiples of 64 pixels.
         on_error: "raise" stops at the first image that can't be used: unreadable, too large for the memory, or
             with losses that aren't finite; "skip" reports it and goes on. The next run tries it again.
-        num_workers: processes that open images ahead, for each training process.
-        pin_memory: whether they are put into page-locked memory, for faster copies to a GPU.
+        num_workers: the number of processes that open images ahead, for each training process; 0 (the default) opens
+            them in the training process itself.
+        pin_memory: True puts images into page-locked memory, which makes copies to a GPU faster.
         words: what finds nouns and adjectives in prompts: "dictionary", "spacy", or "spacy:PIPELINE".
         caption: "blip" captions images that have no prompt; "given" refuses them.
         models: the foundation models behind ``prior=grounded_sam`` and ``caption=blip``.
@@ -82,11 +110,14 @@ class EditDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def entries(self, side: int, problems: Problems) -> Sequence[Entry]:
-        """What is known of the samples before their images are opened.
+        """List the dataset's samples, without opening their images.
 
         Args:
-            side: of the images as the model takes them, in pixels; for sources that draw them.
-            problems: told of images that can't be used.
+            side: side in pixels of the images that the model takes; only datasets that draw their images need it.
+            problems: collects what is wrong with single images: wrap each in ``with problems.of(id):``.
+
+        Returns:
+            One entry for each image that can be used, in the order in which they are to be inverted.
         """
 
     @property
@@ -128,11 +159,11 @@ class EditDataModule(LightningDataModule, ABC):
         return self._loader(1, self._left)
 
     def predict_dataloader(self) -> TimestepLoader:
-        """Batches claimed likewise."""
+        """The loader of predict: the same queue, one step a batch."""
         return self._loader(1, self._left)
 
     def test_dataloader(self) -> TimestepLoader:
-        """Batches claimed likewise."""
+        """The loader of test: the same queue, one step a batch."""
         return self._loader(1, self._left)
 
     def _left(self, ids: Sequence[str]) -> Sequence[str]:
@@ -179,7 +210,19 @@ class EditDataModule(LightningDataModule, ABC):
 
 
 def batches_of(frames: Mapping[int, Frame], batch_size: int) -> list[list[int]]:
-    """The numbers of images that can be inverted together: of one size, in order, at most ``batch_size``."""
+    """Divide images into batches of one size.
+
+    Args:
+        frames: the frame of each image, by the image's index.
+        batch_size: the most images of a batch, 1 or more.
+
+    Returns:
+        The batches as lists of indices; images of equal size keep their order.
+
+    >>> wide, tall = Frame.whole(128, 64), Frame.whole(64, 128)
+    >>> batches_of({0: wide, 1: tall, 2: wide, 3: wide}, batch_size=2)
+    [[0, 2], [3], [1]]
+    """
     alike: dict[tuple[int, int], list[int]] = defaultdict(list)
     for number, frame in frames.items():
         alike[frame.size].append(number)

@@ -29,7 +29,7 @@ class Reading:
 
     @property
     def names(self) -> frozenset[str]:
-        """The categories."""
+        """The names of the categories."""
         return frozenset(named.name for named in self.named)
 
 
@@ -37,9 +37,9 @@ class CocoReader:
     """Reads images of a COCO-format folder.
 
     Args:
-        annotations: the folder's tables.
+        annotations: the folder's tables, read and checked.
         vocabulary: finds categories in captions.
-        words: finds adjectives.
+        words: finds the adjectives of a caption, and the nouns that they describe.
         prior: "segment" needs a mask of every object that counts, "box" a box.
         fit: how images are framed; an object outside the frame is not there.
     """
@@ -54,7 +54,7 @@ class CocoReader:
         """The captions that name an annotated object, in their order.
 
         Args:
-            image: its row in the file.
+            image: the image's row in the file's table ``images``.
             searches: sets of categories; only captions that name all of one of them are read.
 
         Raises:

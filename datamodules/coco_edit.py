@@ -26,12 +26,12 @@ class CocoEditDataModule(EditDataModule):
     """Images of a COCO-format folder, a caption of each, and the annotated objects that it names.
 
     Args:
-        root: the folder.
+        root: the COCO-format folder; annotations and images are looked for in it.
         categories: search prompts, such as "cat" or "cat and dog": an image is taken where a caption names just
             these categories and they are annotated; every search gets the same number of images, as far as there
             are. "all" takes every image with a caption that names an annotated object, without limits.
-        num_images: at most so many; null for all.
-        limits: what an object of a search has to be like.
+        num_images: the most images to take, 1 or more; null (the default) takes all.
+        limits: bounds on the area and the number of a search's objects.
         swaps, attributes: target nouns and adjectives by category, for the edits of images that the data has
             none for; see :class:`locinv_pl.datamodules.selection.EditTable`.
         manifest: a file that ``locinv data build-coco-edit`` wrote; then nothing is searched.
@@ -137,7 +137,7 @@ class CocoEditDataModule(EditDataModule):
 
 
 def _ids(images: Sequence[Row]) -> dict[ImageId, str]:
-    """The names of images: their files', with the folders where these alone tell files apart."""
+    """The ids of images: their files' names, with folders where two files have the same name."""
     names = {row["id"]: name_of(row["file_name"]) for row in images}
     count = Counter(names.values())
     whole = {

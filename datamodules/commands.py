@@ -20,7 +20,7 @@ from locinv_pl.words.tokens import check_prompt, tokenize
 
 
 def check(data: EditDataModule, json: Path | None = None, backbone: str | None = None) -> None:
-    """Open every image and say what a run would refuse, image by image; exit code 1 where there is such.
+    """Open every image and say what a run would refuse, image by image; the exit code is 1 where it refuses one.
 
     Notes tell what would be taken, but is probably meant otherwise; they don't change the exit code.
 
@@ -90,7 +90,7 @@ def build_coco_edit(data: EditDataModule, output: Path = Path("coco_edit.json"))
 
     Args:
         data: data=NAME takes configs/data/NAME.yaml, data.KEY=VALUE overrides.
-        output: the manifest.
+        output: the manifest to write, a JSON file; ``coco_edit.json`` in the current folder by default.
     """
     if not isinstance(data, CocoEditDataModule):
         raise InputError(f"data build-coco-edit: takes data=coco_edit, not {data.name}")

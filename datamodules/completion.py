@@ -26,8 +26,8 @@ class Completion:
     Args:
         grounds: whether nouns get their priors from Grounding DINO and SAM; masks of the data stay what attention
             IoU is measured against.
-        captions: "blip" captions images that have no prompt.
-        models: the foundation models.
+        captions: "blip" captions images that have no prompt; "given" refuses them.
+        models: the hub ids, thresholds, cache and device of Grounding DINO, SAM and BLIP.
         words: finds the nouns of prompts whose nouns the data doesn't name.
     """
 

@@ -49,7 +49,13 @@ class MaskFile:
 
 @dataclass(frozen=True)
 class Shape:
-    """Where an object is on its image: by a mask, a box, or both; ``id`` is the annotation's, if it has one."""
+    """An object's place on its image: a mask, a box, or both.
+
+    Args:
+        mask: run lengths, or a file of the image's size.
+        box: (x, y, w, h) in pixels.
+        id: the annotation's id in the data set, where it has one.
+    """
 
     mask: Rle | MaskFile | None = None
     box: Box | None = None
@@ -61,10 +67,11 @@ class Mention:
     """A noun of a prompt.
 
     Args:
-        word, span: as the prompt has it.
-        shapes: what it means on the image, by the data: their union is its mask, and its prior.
-        adjectives: characters of the adjectives that describe it.
-        prior: the shapes of its prior where these aren't the data's.
+        word: the noun as the prompt spells it.
+        span: its characters in the prompt, ``prompt[start:stop] == word``.
+        shapes: the objects that the data says it means; their union is its mask, and its prior.
+        adjectives: spans of the adjectives that describe it; none by default.
+        prior: shapes that replace ``shapes`` as its prior; none by default.
     """
 
     word: str
@@ -75,7 +82,11 @@ class Mention:
 
 
 def name_of(file_name: str) -> str:
-    """An image's id by its file: the name without suffix, or all of it where that leaves only dots."""
+    """An image's id from its file's name: the name without its suffix, or whole where only dots would be left.
+
+    >>> name_of("pets/tom.jpg"), name_of("...png")
+    ('tom', '...png')
+    """
     path = PurePath(file_name)
     return path.stem if path.stem.strip(". ") else path.name
 
@@ -84,8 +95,8 @@ def check_id(id: str, where: str) -> None:
     """Refuse an id that names nothing.
 
     Args:
-        id: of an image; any characters that can be printed, as files are named after it by a code.
-        where: begins the error.
+        id: an image's id; all printable characters are allowed, since file names encode the others.
+        where: the start of the error, which names the file and the image.
 
     Raises:
         InputError: it is blank or nothing but dots, or has characters that steer a terminal.
@@ -97,7 +108,12 @@ def check_id(id: str, where: str) -> None:
 
 
 def adjectives_of(noun: Span, described: Iterable[tuple[Span, Span]]) -> tuple[Span, ...]:
-    """The adjectives of a noun, from spans of adjectives and the nouns that they describe; none of its own words."""
+    """The adjectives of a noun that aren't part of the noun itself.
+
+    Args:
+        noun: the noun's span.
+        described: pairs (span of an adjective, span of the noun that it describes).
+    """
     return tuple(adjective for adjective, of in described if overlap(of, noun) and not overlap(adjective, noun))
 
 
@@ -106,12 +122,14 @@ class Entry:
     """All that is known of a sample before its image is opened.
 
     Args:
-        id: names it in files and reports.
-        path, width, height: its image's file, and its size in pixels.
+        id: the name of the image in files and reports.
+        path: the image's file.
+        width: the image's width in pixels.
+        height: the image's height in pixels.
         prompt: the source prompt; "" where it is still to be found.
         mentions: nouns with the shapes that they mean.
         edits: edits that the data names.
-        region: where edits are to change the image.
+        region: the part of the image that edits are to change, where the data names one.
         image_id: the data set's own number of the image.
     """
 
@@ -139,9 +157,13 @@ class Problem:
 
 @dataclass
 class Problems:
-    """Collects what is wrong, image by image, or raises the first: ``on_error`` says which.
+    """The problems of a data set's images: the first is raised, or all are collected.
 
-    ``num_images`` is how many there are in the data set, used or not; ``notes`` are about images that are used.
+    Args:
+        on_error: "raise" (the default) raises the first problem, "skip" collects them.
+        found: the problems of images that are left out.
+        notes: remarks on images that are used.
+        num_images: the number of images in the data set, used or not.
     """
 
     on_error: OnError = "raise"
@@ -153,7 +175,7 @@ class Problems:
         check_choices(self, "data")
 
     def note(self, id: str, text: str) -> None:
-        """Say what was made good, or may be meant otherwise, of image ``id``."""
+        """Note of image ``id`` what was mended, or looks like a mistake."""
         self.notes.append(Problem(id, text))
 
     @contextmanager
@@ -171,7 +193,7 @@ class EntrySamples(Sequence[EditSample]):
     """Entries as samples; an image is opened, and its problems found, when it is asked for.
 
     Args:
-        entries: what is known of them.
+        entries: one entry for each sample.
         prior: "segment" for masks (boxes where there is no mask), "box" for filled boxes; a mention's own prior
             comes before both.
         side, fit: how images are framed, see :meth:`locinv_pl.io.frames.Frame.fitting`.

@@ -50,9 +50,9 @@ class FolderDataModule(EditDataModule):
     Without such a file every image of the folder is taken, with ``caption=blip`` and ``prior=grounded_sam``.
 
     Args:
-        root: the folder.
-        samples: the file, relative to ``root``; the only one there is by default.
-        num_images: the first so many; null for all.
+        root: the folder that holds the images; paths of the list are relative to it.
+        samples: the list of images, relative to ``root``; by default the one list that the folder has.
+        num_images: takes this many images from the start of the list, 1 or more; null (the default) takes all.
         kwargs: what every source of images takes.
     """
 
@@ -132,7 +132,7 @@ class _RowReader:
     Args:
         root: what paths are relative to.
         path: the list, for errors.
-        words: finds adjectives.
+        words: finds the adjectives of prompts whose row doesn't name them.
         completes: whether prompts and priors may be missing.
     """
 

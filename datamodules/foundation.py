@@ -37,12 +37,12 @@ class FoundationModels:
 
     Args:
         detector: Grounding DINO, a hub id or a local folder in transformers' layout.
-        segmenter: SAM, likewise.
-        captioner: BLIP for captions, likewise.
+        segmenter: SAM, a hub id or a local folder in transformers' layout.
+        captioner: BLIP for captions, a hub id or a local folder in transformers' layout.
         box_threshold: a box counts when some token of the text scores above it; in [0, 1].
         text_threshold: a box belongs to a noun only when a token of that noun scores above it; in [0, 1].
         cache: the folder for what the models answered; it may be shared by any number of processes.
-        device: where to run them.
+        device: torch's name of the device that runs them: "cpu" (the default), "cuda", "cuda:1" or "mps".
 
     Raises:
         InputError: a threshold lies outside [0, 1], or there is no such device.
@@ -69,7 +69,7 @@ class FoundationModels:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """Where a noun is on an image.
+    """A noun's place on an image, as the foundation models see it.
 
     Args:
         mask: the union of its detections' masks, bool, shape (H, W); never empty.
@@ -90,7 +90,7 @@ class GroundedSam:
     two nouns from claiming the same box.
 
     Args:
-        models: which, and how.
+        models: the hub ids, thresholds, cache and device.
     """
 
     def __init__(self, models: FoundationModels):
@@ -98,7 +98,7 @@ class GroundedSam:
         self._cache = _Cache(models.cache, "masks")
 
     def find(self, image: Image.Image, nouns: Sequence[str]) -> dict[str, Found]:
-        """Where the nouns are.
+        """Find nouns on an image.
 
         Args:
             image: of any size and mode; taken as it is stored, without regard to EXIF orientation.
@@ -192,7 +192,7 @@ class Blip:
     """Captions images with BLIP, by beam search: the same image, the same caption.
 
     Args:
-        models: which, and how.
+        models: the hub ids, thresholds, cache and device.
     """
 
     def __init__(self, models: FoundationModels):
@@ -227,7 +227,7 @@ class Blip:
 
 
 def phrase_tokens(phrases: Sequence[str], offsets: Sequence[tuple[int, int]]) -> Tensor:
-    """Which tokens of the text "cat. dog." are whose.
+    """Tell which tokens of the text "cat. dog." belong to which phrase.
 
     Args:
         phrases: K of them, in the text's order.
@@ -252,10 +252,11 @@ def assign_boxes(logits: Tensor, own: Tensor, box_threshold: float, text_thresho
     tokens of two nouns pass it together.
 
     Args:
-        logits: of Q boxes for L tokens, shape (Q, L).
+        logits: the detector's logits of Q boxes for L tokens, shape (Q, L).
         own: the phrases' tokens, bool, shape (K, L).
-        box_threshold: a box counts where the sigmoid of its best token is above it, as in the paper's own code.
-        text_threshold: and that of the phrase's best token above this.
+        box_threshold: a box counts only where the sigmoid of its best token exceeds it, as in the paper's own code;
+            in [0, 1].
+        text_threshold: and only where the sigmoid of the best token of its phrase exceeds this one; in [0, 1].
 
     Returns:
         Scores (Q,), the sigmoid of the best token; indices of the phrases (Q,), -1 for boxes that don't count.
@@ -298,7 +299,7 @@ def _unpack(packed: Mapping[str, Any]) -> Found:
 
 
 def _fingerprint(image: Image.Image) -> str:
-    """Of the size and the pixels of an image in RGB."""
+    """SHA-256 of an RGB image's size and pixels."""
     return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
 
 

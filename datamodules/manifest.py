@@ -59,10 +59,10 @@ def write_manifest(path: Path, root: Path, entries: Sequence[Entry], rules: Mapp
     """Write entries whose masks are run lengths, with the rules that chose them.
 
     Args:
-        path: the file.
+        path: the manifest to write, a JSON file.
         root: images' paths are kept relative to it.
-        entries: to keep.
-        rules: for the reader.
+        entries: the chosen entries; their masks are run lengths, since no other kind fits into the file.
+        rules: the settings that chose the entries; kept for people, never read again.
     """
     write_json(path, {"format": FORMAT, "rules": dict(rules), "images": [_row(entry, root) for entry in entries]})
 

@@ -1,4 +1,4 @@
-"""What data may be meant otherwise than it says: taken by a run, but worth a look."""
+"""Notes on data that a run takes but that look like a mistake: inverted masks, boxes given as corners, and others."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ FEW = 2  # boxes: fewer say nothing about all
 
 
 def notes_of(entry: Entry, sample: EditSample) -> Iterator[str]:
-    """What is odd about one sample.
+    """Remarks on what looks like a mistake in one sample.
 
     Args:
-        entry: what its data say.
-        sample: what became of it.
+        entry: the sample's entry, as the data set has it.
+        sample: the sample that the entry became.
     """
     for edit in sample.edits:
         for (start, stop), factor in edit.weights:
@@ -45,7 +45,7 @@ def notes_of(entry: Entry, sample: EditSample) -> Iterator[str]:
 
 
 def notes_of_all(entries: Sequence[Entry]) -> Iterator[str]:
-    """What is odd about all samples together: boxes that all look like corners."""
+    """Remarks on what looks like a mistake in all samples together: boxes that are all corners."""
     boxes = [(shape.box, e) for e in entries for m in e.mentions for shape in m.shapes if shape.box and not shape.mask]
     if len(boxes) >= FEW and all(_may_be_corners(box, entry) for box, entry in boxes):
         yield f"all {len(boxes)} boxes may be corners (x, y, x2, y2); boxes are x, y, width, height"

@@ -63,7 +63,7 @@ class PieBenchDataModule(EditDataModule):
         mapping: the mapping file, relative to ``root``.
         images: the folder of the images, relative to ``root``.
         kinds: numbers of editing types to take, "0" to "9"; null for all.
-        num_images: the first so many; null for all.
+        num_images: takes this many images from the start of the mapping, 1 or more; null (the default) takes all.
         kwargs: what every source of images takes.
     """
 

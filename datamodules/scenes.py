@@ -29,7 +29,7 @@ MIN_SIZE = 16
 
 @dataclass(frozen=True)
 class SceneSettings:
-    """What a set of scenes depends on; the arguments of :func:`write_scenes`.
+    """The arguments of :func:`write_scenes` that decide what is drawn.
 
     Raises:
         InputError: one of them is out of its range.
@@ -55,7 +55,7 @@ class SceneSettings:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; the core world goes without saying."""
+        """The settings for JSON; the core world is left out, since older folders don't name it."""
         return {key: value for key, value in asdict(self).items() if (key, value) != ("world", CORE.name)}
 
 
@@ -75,15 +75,16 @@ def write_scenes(
 
     Args:
         root: the folder to make.
-        num_images: how many scenes.
-        seed: another seed, other scenes.
-        size: side of the images in pixels.
-        min_objects, max_objects: how many objects a scene has, 1 to 3 in the core world, 1 to 4 in the full
-            one; by default as many as the world allows.
-        world: what is drawn.
+        num_images: the number of scenes, 1 or more.
+        seed: any integer; each seed draws other scenes. 0 by default.
+        size: side of the images in pixels, 16 or more; 128 by default.
+        min_objects: the fewest objects of a scene, 1 or more; 1 by default.
+        max_objects: the most objects of a scene, up to 3 in the core world and 4 in the full one; by default as many
+            as the world allows.
+        world: "core" (the default) for the small world that the embedded model knows, "full" for the large one.
 
     Raises:
-        InputError: a setting out of its range, or ``root`` holds something else.
+        InputError: a setting is out of its range, or ``root`` holds something else.
     """
     most = find_world(world).max_objects if max_objects is None else max_objects
     settings = SceneSettings(num_images, seed, size, min_objects, most, world)
@@ -103,7 +104,12 @@ def write_scenes(
 
 
 def make_scene(index: int, settings: SceneSettings) -> Scene:
-    """Scene ``index`` of a set."""
+    """Draw a scene of a set.
+
+    Args:
+        index: the scene's number in the set, from 0.
+        settings: the settings of the set.
+    """
     rng = random.Random(f"{settings.seed}/{index}")
     world = find_world(settings.world)
     counts = range(settings.min_objects, settings.max_objects + 1)
@@ -179,8 +185,8 @@ class ScenesDataModule(EditDataModule):
     """Scenes drawn from a seed, with exact masks; those of the core world are the embedded model's own.
 
     Args:
-        num_images: how many.
-        seed: another seed, other scenes.
+        num_images: the number of scenes, 1 or more.
+        seed: any integer; each seed draws other scenes.
         min_objects, max_objects: how many objects a scene has, 1 to 3 in the core world, 1 to 4 in the full
             one; by default as many as the world allows.
         world: what is drawn: "core" for a dozen nouns apart from each other, "full" for all nouns and
@@ -209,7 +215,7 @@ class ScenesDataModule(EditDataModule):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a scene depends on; more scenes only add to fewer."""
+        """What the samples depend on; ``num_images`` isn't among it, since fewer scenes are a prefix of more."""
         objects = {"min_objects": self.min_objects, "max_objects": self.max_objects}
         world = {} if self.world == CORE.name else {"world": self.world}
         return {**super().settings, "seed": self.seed, **objects, **world}

@@ -27,11 +27,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Limits:
-    """What an object of a search prompt has to be like.
+    """Bounds on the objects of a search prompt.
 
     Args:
-        min_area, max_area: share of the image that a category's instances cover together.
-        max_instances: of a category.
+        min_area, max_area: the least and the largest share of the image that a category's instances cover together,
+            0 <= min_area <= max_area <= 1.
+        max_instances: the most instances of a category on an image, 1 or more.
     """
 
     min_area: float = 0.02
@@ -68,7 +69,7 @@ class Searches:
         """Read the prompts; ``categories`` are those of the data set.
 
         Raises:
-            InputError: the data set has none of them.
+            InputError: a prompt names a category that the data set lacks.
         """
         known = {name.strip().lower(): name for name in categories}
         parts = [[part.strip().lower() for part in re.split(r",|\band\b", prompt)] for prompt in prompts]
@@ -97,7 +98,7 @@ def richest(readings: Sequence[Reading]) -> Reading | None:
 
 
 class RoundRobin(Generic[T]):
-    """Hands out the same number from every pile, as far as they go."""
+    """Takes items from several piles in turn, so that each gives the same number as long as it lasts."""
 
     def __init__(self, piles: Sequence[Sequence[T]]) -> None:
         self.piles = piles

@@ -75,7 +75,7 @@ def invert(
     ...     backbone, torch.full((3, 128, 128), 0.5), "a red cat on grass", {"cat": [32, 32, 64, 64]}, num_steps=1
     ... )
     >>> inversion.nouns, tuple(inversion.trajectory.shape)
-    (('cat',), (2, 4, 32, 32))
+    (('cat',), (2, 8, 32, 32))
     """
     method = load_method(method) if isinstance(method, str) else method
     sample = make_sample(image, prompt, priors or {}, nouns, adjectives)
@@ -99,8 +99,8 @@ def edit_run(
     """Edit an image that a run has inverted; what comes out lies in the run's folder under ``edits/``.
 
     Args:
-        run: the run's folder.
-        image: the image's id.
+        run: the folder that a run with ``output=`` wrote, with ``settings.json`` in it.
+        image: the image's id in the run; the run's file names and tables show it.
         prompts: target prompts, edited as one batch.
         settings: the edits' settings; the defaults of :class:`~locinv_pl.editing.settings.EditSettings` by default.
         region: a mask of the size of the image's file, where edits may change it, framed as the image was: as

@@ -1,4 +1,4 @@
-"""Drawing maps and priors over images; tensors in, arrays or images out."""
+"""Drawing maps and priors over images: tensors become arrays, PIL images or the content of files."""
 
 from __future__ import annotations
 
@@ -17,12 +17,21 @@ COLORS = ("#e4572e", "#2e86ab", "#3f9c52", "#8e5aa8", "#d9a21b", "#5b5b5b")
 
 
 def to_array(image: Tensor) -> np.ndarray:
-    """(3, H, W) in [0, 1] to (H, W, 3) uint8."""
+    """Convert an image (3, H, W) in [0, 1], which is clamped, to an array (H, W, 3) uint8."""
     return (image.clamp(0, 1).movedim(0, -1).cpu().numpy() * 255).round().astype(np.uint8)
 
 
 def difference(one: np.ndarray, other: np.ndarray, factor: float = 4) -> np.ndarray:
-    """How far two images (H, W, 3) are apart, enlarged, in grey: (H, W, 3) uint8."""
+    """The absolute difference of two images, averaged over the channels and enlarged, as a grey image.
+
+    Args:
+        one: shape (H, W, 3), values 0 to 255.
+        other: the same.
+        factor: the differences are multiplied by it and cut at 255; 4 by default.
+
+    Returns:
+        Shape (H, W, 3), uint8.
+    """
     apart = factor * np.abs(one.astype(np.float32) - other).mean(-1, keepdims=True)
     return apart.clip(0, 255).round().astype(np.uint8).repeat(3, -1)
 
@@ -58,7 +67,7 @@ def outline(image: Tensor, planes: list[Tensor], side: int = 384) -> np.ndarray:
 
 
 def stack_strips(strips: list[Image.Image]) -> Image.Image:
-    """Strips under each other."""
+    """Paste strips under each other, left-aligned on white."""
     page = Image.new("RGB", (max(s.width for s in strips), sum(s.height for s in strips)), "white")
     top = 0
     for one in strips:
@@ -68,7 +77,13 @@ def stack_strips(strips: list[Image.Image]) -> Image.Image:
 
 
 def to_png(image: Figure | Image.Image, about: Mapping[str, str] | None = None, dpi: int = 100) -> bytes:
-    """PNG file content; ``about`` goes into its metadata."""
+    """Encode an image as PNG.
+
+    Args:
+        image: a matplotlib figure or a PIL image.
+        about: texts for the PNG's metadata, by keyword; none by default.
+        dpi: pixels per inch of a figure; 100 by default.
+    """
     buffer = io.BytesIO()
     if isinstance(image, Figure):
         image.savefig(buffer, format="png", dpi=dpi, metadata=dict(about or {}))
@@ -81,7 +96,7 @@ def to_png(image: Figure | Image.Image, about: Mapping[str, str] | None = None, 
 
 
 def to_jpeg(image: Image.Image) -> bytes:
-    """JPEG file content."""
+    """Encode an image as JPEG, of quality 90."""
     buffer = io.BytesIO()
     image.save(buffer, format="jpeg", quality=90)
     return buffer.getvalue()

@@ -16,10 +16,19 @@ Weights = tuple[tuple[tuple[int, int], float], ...]
 
 
 def read_weights(prompt: str) -> tuple[str, Weights]:
-    """A target prompt without its brackets, and the words that they weight.
+    """Read the weights of a target prompt.
+
+    Args:
+        prompt: the prompt as it was written, with or without weights.
+
+    Returns:
+        The prompt without the brackets; spans of its characters, each with the factor on the attention to its words.
 
     Raises:
         InputError: weights within weights, double brackets without a number, or a factor beyond ±100.
+
+    >>> read_weights("a (red:1.5) house")
+    ('a red house', (((2, 5), 1.5),))
     """
     plain, weights, at = "", [], 0
     for match in WEIGHT.finditer(prompt):
@@ -40,8 +49,12 @@ def read_weights(prompt: str) -> tuple[str, Weights]:
 def refuse_weights(prompt: str, name: str) -> None:
     """Refuse a source prompt with weights: it describes the image, and nothing weights its words.
 
+    Args:
+        prompt: the source prompt.
+        name: the image's id, for the error.
+
     Raises:
-        InputError: it has some.
+        InputError: the prompt has a weight.
     """
     if found := WEIGHT.search(prompt):
         raise InputError(

@@ -28,7 +28,11 @@ Span = tuple[int, int]
 
 
 def overlap(one: Span, other: Span) -> bool:
-    """Whether two stretches of characters share one."""
+    """Whether two spans (start, stop) share a character.
+
+    >>> overlap((0, 3), (2, 5)), overlap((0, 3), (3, 5))
+    (True, False)
+    """
     return one[0] < other[1] and other[0] < one[1]
 
 
@@ -61,11 +65,11 @@ class Adjective:
 
 @dataclass(frozen=True)
 class Edit:
-    """An edit that the data or the user names.
+    """An edit of an image: the prompt that describes the result.
 
     Args:
         prompt: the target prompt P*. Weights in brackets, "a (red:1.5) house", move from here to ``weights``.
-        kind: what kind of change it is.
+        kind: the kind of change, as "word_swap", "attribute", "add", "remove" or a data set's own name for it.
         blend: the words, of the source and of the target prompt, that say where the image may change, where the
             data names them.
         weights: stretches of characters of the prompt, each with the factor on the attention to its words.
@@ -156,7 +160,7 @@ class EditSample:
 
 
 def _require_text(text: str, what: str) -> None:
-    """Refuse what no file can hold as text: halves of a character."""
+    """Refuse a text with a lone surrogate, half of a character, which no file can hold."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -207,7 +211,11 @@ class StepRecord:
     seconds: float = 0.0
 
     def pick(self, images: Sequence[int]) -> StepRecord:
-        """The record of some of the batch's images, by number; each has an equal share of the time."""
+        """The record of some of the batch's images.
+
+        Args:
+            images: their positions in the batch; each is given an equal share of ``seconds``.
+        """
         some = list(images)
         each = {name: getattr(self, name)[some] for name in self._each()}
         return replace(self, **each, seconds=self.seconds * len(some) / len(self.latent))
@@ -229,7 +237,7 @@ class StepRecord:
 
     @classmethod
     def _each(cls) -> list[str]:
-        """The fields with a row for every image."""
+        """The names of the fields that have a row for every image."""
         return [f.name for f in fields(cls) if f.name not in ("thresholds", "seconds")]
 
     def save(self, path: Path, made_of: MadeOf | None = None) -> None:
@@ -290,7 +298,7 @@ class Inversion:
     """One image inverted: everything needed to reconstruct it and to edit it.
 
     Args:
-        id, prompt: of the sample.
+        id, prompt: the id and the source prompt of the sample that was inverted.
         nouns: the nouns' words, K of them.
         noun_positions: for every noun its token positions.
         dynamic: positions of the dynamic tokens, N of them.
@@ -306,7 +314,7 @@ class Inversion:
         thresholds: their TH_i, shape (T, n).
         null_loss: of the null-text optimisation, shape (T,).
         token_steps, null_steps: gradient steps taken, shape (T,).
-        fingerprint: of the sample that was inverted.
+        fingerprint: :attr:`EditSample.fingerprint` of the sample that was inverted; "" where it isn't known.
     """
 
     id: str
@@ -336,7 +344,7 @@ class Inversion:
 
     @property
     def num_steps(self) -> int:
-        """T."""
+        """T, the number of DDIM steps."""
         return len(self.tokens)
 
     def save(self, path: str | Path) -> None:
@@ -372,9 +380,9 @@ def _check_tensors(tensors: Mapping[str, Tensor], shapes: Mapping[str, str], wha
     """Check that a file has the tensors that it should have, of shapes and types that go together.
 
     Args:
-        tensors: from the file.
+        tensors: the file's tensors by name.
         shapes: of every tensor its sizes by name, "T K r c"; an equal name is an equal size, T+1 is one more than T.
-        what: starts the error.
+        what: the start of the error, which names the file and its kind.
 
     Returns:
         the sizes by name.

@@ -20,7 +20,18 @@ MODULES = [
 ]
 
 
-@pytest.mark.parametrize("name", [*MODULES, *WORDS, "locinv_pl.callbacks.report"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *MODULES,
+        *WORDS,
+        "locinv_pl.prompt_weights",
+        "locinv_pl.types",
+        "locinv_pl.callbacks.report",
+        "locinv_pl.datamodules.base",
+        "locinv_pl.datamodules.entries",
+    ],
+)
 def test_examples(name):
     results = doctest.testmod(importlib.import_module(name))
     assert results.failed == 0

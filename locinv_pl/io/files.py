@@ -41,10 +41,10 @@ def write_atomically(path: Path, content: bytes, lasting: bool = True) -> None:
     """Write a file under a temporary name and rename it: readers see all of it or nothing.
 
     Args:
-        path: the file.
-        content: all of it.
-        lasting: it is so after a power cut, too: the disk has the content before the name, and the name at the end.
-            That takes a disk some milliseconds, which files that show their damage and can be made again don't need.
+        path: the file; its folder is made where it is missing.
+        content: the file's whole new content.
+        lasting: True (the default) makes the file survive a power cut: content and name are brought to the disk, which
+            takes it some milliseconds. False saves these for files that show their damage and can be made again.
 
     Raises:
         InputError: the disk is full, or the folder can't be written to.
@@ -85,7 +85,7 @@ def _sync_folder(folder: Path) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """A block that writes ``path``: what a disk refuses is bad input, not a bug."""
+    """A block that writes ``path``: an error of the disk in it becomes an :class:`InputError` that names the mend."""
     try:
         yield
     except OSError as error:
@@ -96,7 +96,11 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def read_file(path: Path, mend: str = "run the inversion first") -> bytes:
-    """The content of a regular file; ``mend`` ends the error where there is none.
+    """The content of a regular file.
+
+    Args:
+        path: the file.
+        mend: the end of the error where the file doesn't exist.
 
     Raises:
         InputError: it is missing, can't be read, or is a folder, a device or a pipe.
@@ -109,10 +113,14 @@ def read_file(path: Path, mend: str = "run the inversion first") -> bytes:
 
 
 def read_image(path: Path, mend: str = "run again") -> Image.Image:
-    """An image's file, in RGB.
+    """Read an image that this package wrote, in RGB.
+
+    Args:
+        path: the image's file.
+        mend: the end of the error.
 
     Raises:
-        InputError: it is missing or damaged.
+        InputError: the file is missing or damaged.
     """
     content = read_file(path, mend)
     try:
@@ -142,7 +150,7 @@ def digest(text: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 def to_json(content: Any, indent: int | None = None) -> str:
-    """JSON without NaN and infinities, which it hasn't: null stands for them."""
+    """A content as JSON; null stands for NaN and infinities, which JSON doesn't have."""
     return json.dumps(_finite(content), indent=indent, allow_nan=False)
 
 
@@ -155,7 +163,7 @@ def _finite(content: Any) -> Any:
 
 
 def write_json(path: Path, content: Any, sealed: bool = False) -> None:
-    """Write JSON, atomically; an object that is ``sealed`` has its digest in it, by which damage shows."""
+    """Write JSON, atomically; ``sealed`` adds the content's digest, by which :func:`read_json` notices damage."""
     if sealed:
         content = json.loads(to_json(content))
         content |= {DIGEST: _seal(content)}
@@ -166,8 +174,9 @@ def read_json(path: Path, kind: Any = Any) -> Any:
     """Read JSON that :func:`write_json` wrote; a digest in it is checked and left out.
 
     Args:
-        path: the file.
-        kind: the type of its content, as pydantic knows it: a TypedDict, ``list[str]``, ….
+        path: the JSON file.
+        kind: the type that its content must have, one that pydantic knows: a TypedDict, ``list[str]``, …; anything
+            by default.
 
     Raises:
         InputError: the file is missing, damaged, not JSON, or of another kind.
@@ -182,10 +191,15 @@ def read_json(path: Path, kind: Any = Any) -> Any:
 
 
 def check(content: Any, kind: Any, what: str) -> None:
-    """Check that a content is of a kind, see :func:`read_json`.
+    """Check that a content has a type.
+
+    Args:
+        content: plain values, as JSON gives them.
+        kind: the type, see :func:`read_json`.
+        what: the start of the error, which names the file.
 
     Raises:
-        InputError: it isn't; ``what`` starts the error.
+        InputError: the content has another type.
     """
     try:
         _adapter(kind).validate_python(content, strict=True)

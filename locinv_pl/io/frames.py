@@ -1,4 +1,4 @@
-"""How an image of any shape becomes one that the model takes, and its masks and boxes with it."""
+"""Frames: how an image of any shape is cut and resized for the model, and its masks and boxes with it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ class Frame:
         """The frame for an image of ``width`` x ``height``.
 
         Args:
-            width, height: of the image.
+            width: the image's width in pixels.
+            height: the image's height in pixels.
             side: of the square that "crop" and "pad" give; the shorter side of what "native" gives.
             fit: "crop" shows the centred square, "pad" the whole image between black bars, "native" keeps the
                 image's shape, up to 4:1: sides are multiples of 64, what exceeds their aspect ratio is cut off.
@@ -76,18 +77,18 @@ class Frame:
         return around.resize(self.size[::-1], Image.Resampling.BICUBIC, box=inner)
 
     def plane(self, plane: Tensor) -> Tensor:
-        """The same for a mask (H, W): area averages, shape ``size``."""
+        """Cut out and resize a mask (H, W) by area averages; the result has the shape ``size``."""
         return resample(plane.double(), self.window, self.size).float()
 
     def box(self, box: Box) -> Box:
-        """The same for a box (x, y, w, h)."""
+        """Convert a box (x, y, w, h) from pixels of the image to pixels of the frame."""
         x, y, w, h = box
         left, top, width, height = self.window
         down, across = self.size[0] / height, self.size[1] / width
         return (x - left) * across, (y - top) * down, w * across, h * down
 
     def box_plane(self, box: Box) -> Tensor:
-        """The box filled, on a plane of shape ``size``."""
+        """Fill a box, given in pixels of the image, on a plane of shape ``size``; values in [0, 1]."""
         return box_mask(self.box(box), self.size)
 
 
@@ -108,7 +109,7 @@ def frame_mask(path: Path, frame: Frame) -> Tensor:
 
     Args:
         path: the file, of the size of the image, or of the size that it is shown at.
-        frame: the image's.
+        frame: the frame of the image that the mask belongs to.
 
     Raises:
         InputError: it is no mask, of another size, or covers nothing of what the frame shows.
@@ -124,7 +125,7 @@ def frame_mask(path: Path, frame: Frame) -> Tensor:
 
 
 def inside(plane: Tensor) -> Tensor:
-    """The pixels that are half covered, or, of what is smaller than a pixel, those that are covered most."""
+    """Threshold a soft mask at one half; of an object smaller than a pixel the pixels that it covers most are taken."""
     return (plane > 0) & (plane >= plane.amax().clamp_max(0.5))
 
 

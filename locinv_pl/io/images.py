@@ -44,9 +44,9 @@ def open_image(path: Path, size: Size | None = None) -> Image.Image:
     """A file as an upright RGB image.
 
     Args:
-        path: the file.
-        size: what it was annotated at. Where only the pixels as they are stored have that size, not the upright
-            image, that is what was annotated, and they stay as they are stored.
+        path: the image's file, in one of :data:`FORMATS`.
+        size: (width, height) that the image was annotated at; unchecked by default. Where the stored pixels have that
+            size but the upright image doesn't, the stored pixels were annotated and aren't turned.
 
     Raises:
         InputError: missing, unreadable, truncated, or of another size.
@@ -95,7 +95,7 @@ def as_image(image: AnyImage) -> Tensor:
             16 bits are scaled by their type, floats are in [0, 1].
 
     Raises:
-        InputError: it is none, or in numbers of another scale.
+        InputError: the value isn't an image, or its numbers are on no known scale.
     """
     if isinstance(image, (str, Path)):
         image = open_image(expanded(image))
@@ -120,8 +120,8 @@ def open_mask(path: Path, size: Size, value: int | None = None) -> np.ndarray:
     """The pixels of a mask in a file, (H, W) bool.
 
     Args:
-        path: the file.
-        size: of its image, which it has to have; turned like an image.
+        path: the mask's file.
+        size: (width, height) of its image; the mask must have it, and is turned upright like an image.
         value: the pixels of this number in an index image, whose palette then does not matter; by default what
             :func:`cut` takes.
 
@@ -172,11 +172,11 @@ def cut(mask: Image.Image, name: str) -> np.ndarray:
     The palette says what indices look like. Where colour says nothing, transparency is the mask.
 
     Args:
-        mask: the image.
-        name: begins the error.
+        mask: the mask's image, of any mode.
+        name: the start of the error, as "cat.png: the mask".
 
     Raises:
-        InputError: it is in colours, or in numbers that are labels, and does not say which are meant.
+        InputError: the mask is in colours or holds labels, so that it is unclear which pixels are meant.
     """
     values, alpha = _values(mask), None
     if mask.has_transparency_data:
@@ -197,8 +197,8 @@ def cut_values(values: np.ndarray, name: str) -> np.ndarray:
     """Numbers from half of the largest on, where some are below that, else the upper half of those there are.
 
     Args:
-        values: shape (H, W).
-        name: begins the error.
+        values: shape (H, W), 0 or more, on any scale.
+        name: the start of the error, as "noun 'cat': its mask".
 
     Raises:
         InputError: some are negative or not finite, or they are labels.
@@ -223,10 +223,10 @@ def as_mask(mask: Any, size: Size, name: str) -> Tensor:
     Args:
         mask: a file, a PIL image, an (H, W) array or tensor of truth values, of integers, or of floats.
         size: (width, height) of its image.
-        name: begins the error.
+        name: the start of the error, as "noun 'cat'".
 
     Raises:
-        InputError: it is none, or of another size.
+        InputError: the value isn't a mask, or has another size than its image.
     """
     if isinstance(mask, (str, Path)):
         return torch.from_numpy(open_mask(expanded(mask), size)).float()

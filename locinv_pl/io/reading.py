@@ -1,4 +1,4 @@
-"""Files that others wrote, read with suspicion: regular files only, types before values, one clear line else."""
+"""Files that others wrote: only regular files are read, types are checked first, and every error is one line."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def regular_file(path: Path) -> Path:
     Raises:
         FileNotFoundError: it is not there.
         IsADirectoryError: it is a folder.
-        OSError: it is a pipe, a socket or a device, or its name is none.
+        OSError: it is a pipe, a socket or a device, or no file can have such a name.
     """
     try:
         mode = path.stat().st_mode
@@ -59,7 +59,7 @@ def read_text(path: Path, missing: str) -> str:
     """The text of a regular file, in UTF-8 or UTF-16, without its byte order mark.
 
     Args:
-        path: the file.
+        path: the text file, of 4 GiB at most.
         missing: the mend that the error names where the file isn't there.
 
     Raises:
@@ -147,7 +147,7 @@ def json_of(text: str) -> Any:
     """JSON as a value: no key twice, no half of a character, not nested without end.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text isn't JSON, repeats a key, holds a lone surrogate, or is nested too deep.
     """
     try:
         value = json.loads(text, object_pairs_hook=_once)
@@ -193,7 +193,8 @@ def yaml_of(text: str) -> Any:
     """YAML as a value of plain types: no key twice, no aliases that stand for more than a list can hold.
 
     Raises:
-        ValueError, yaml.YAMLError: it is none.
+        ValueError: a key is repeated, aliases stand for too many values, or it is nested too deep.
+        yaml.YAMLError: the text isn't YAML.
     """
     try:
         value = yaml.load(text, Loader=_PlainLoader)  # a safe one

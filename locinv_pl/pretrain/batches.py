@@ -16,10 +16,10 @@ class Batches:
     """Endless random batches: of every column, the rows of the same random numbers.
 
     Args:
-        length: how many rows there are.
-        columns: what a batch consists of.
-        batch_size: B.
-        seed: another seed, other batches.
+        length: N, the number of rows of every column.
+        columns: each gives one tensor of the batch.
+        batch_size: B, the rows of a batch, drawn with replacement.
+        seed: any integer; each seed draws other batches. 0 by default.
         device: where the numbers are drawn; where the rows lie, no step waits for them.
     """
 

@@ -52,8 +52,8 @@ class ClipModule(PretrainModule):
     A batch is (images, ids): (B, 3, H, W) in [0, 1] and token ids (B, L).
 
     Args:
-        clip: the model.
-        optimization: AdamW's settings.
+        clip: the model to train, see :func:`build_clip`.
+        optimization: steps, batch size, learning rate and the other settings of AdamW.
     """
 
     def __init__(self, clip: CLIPModel, optimization: Optimization):

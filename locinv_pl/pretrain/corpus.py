@@ -23,11 +23,11 @@ CELL = 4  # pixels
 
 @dataclass(frozen=True)
 class Corpus:
-    """N drawn scenes.
+    """A corpus of N drawn scenes.
 
     Attributes:
         images: (N, H, W, 3) uint8.
-        captions: N of them.
+        captions: one caption for each of the N images.
         nouns, colors: (N, H / 4, W / 4) uint8, the noun and the look of the object that covers most of a cell
             of 4x4 pixels, counted from 1 in the world's; 0 is background.
     """
@@ -51,11 +51,11 @@ def draw_corpus(
     """Draw scenes once and keep them under ``root``; scene i depends on (seed, i) alone.
 
     Args:
-        root: the folder.
-        num_scenes: N.
-        seed: another seed, other scenes; sets of scenes to work on have numbers for seeds.
+        root: the folder that keeps the arrays; scenes of the same settings are read from it, not drawn again.
+        num_scenes: N, 1 or more.
+        seed: any text; each seed draws other scenes. "train" by default; demo sets have numbers for seeds.
         size: side of the images in pixels.
-        world_name: what is drawn.
+        world_name: the world to draw from, "core" (the default) or "full".
         counts: how often a scene has one object, two, and so on; as the world has it by default.
         fault_rate: share of the objects that are half gone, gone or smudged (:mod:`locinv_pl.scenes.faults`); of
             those that aren't whole, only what is left has labels.
@@ -79,7 +79,7 @@ FEW = 500  # scenes are drawn in the time that another process takes to start
 
 @dataclass(frozen=True)
 class _What:
-    """What a scene of a corpus depends on, beside its number."""
+    """The settings that, with its number, decide a scene of a corpus."""
 
     seed: str
     size: int

@@ -61,13 +61,13 @@ class DiffusionModule(PretrainModule):
     classifier-free guidance (arXiv 2207.12598) has both branches.
 
     Args:
-        unet: diffusers' UNet2DConditionModel.
-        text_encoder: CLIP's text tower.
+        unet: diffusers' UNet2DConditionModel, see :func:`build_unet`.
+        text_encoder: transformers' CLIPTextModel, of the width that the UNet attends to.
         null_ids: (L,) the ids of the empty prompt.
-        optimization: AdamW's settings.
-        train_text_encoder: whether it learns along; else it stays as it is.
-        null_probability: how often the caption is left out.
-        snr_bounds: of ω_t.
+        optimization: steps, batch size, learning rate and the other settings of AdamW.
+        train_text_encoder: True trains the text encoder as well; False keeps its weights.
+        null_probability: share of the captions that the empty prompt replaces, in [0, 1].
+        snr_bounds: the lower and the upper bound of the weight ω_t.
         noise_offset: standard deviation of a constant added to every channel's noise. The schedule's last
             step still shows the latent's mean; without the offset the model reads a background's colour there
             instead of in the caption.

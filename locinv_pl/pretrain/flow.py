@@ -59,11 +59,11 @@ class FlowModule(PretrainModule):
     (B, L). With probability ``null_probability`` the empty prompt stands in for a caption.
 
     Args:
-        transformer: diffusers' SD3Transformer2DModel.
+        transformer: diffusers' SD3Transformer2DModel, which predicts the velocity.
         towers: two CLIP text towers with projections, which learn along.
         null_ids: (L,) the ids of the empty prompt.
-        optimization: AdamW's settings.
-        null_probability: how often the caption is left out.
+        optimization: steps, batch size, learning rate and the other settings of AdamW.
+        null_probability: share of the captions that the empty prompt replaces, in [0, 1].
     """
 
     networks = ("transformer",)

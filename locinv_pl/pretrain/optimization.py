@@ -19,12 +19,12 @@ class Optimization:
     """AdamW with a learning rate that warms up, stays, and decays to 0 at the end.
 
     Args:
-        max_steps: optimiser steps in all.
-        batch_size: of one process.
-        learning_rate: of the constant stretch.
-        warmup_steps: length of the first stretch.
-        decay: share of the training that the last stretch takes.
-        weight_decay, beta2: AdamW's.
+        max_steps: the number of optimiser steps; all processes take them together.
+        batch_size: the rows of a batch in each process.
+        learning_rate: the rate of the constant stretch; 1e-3 by default.
+        warmup_steps: length of the first stretch, in steps, over which the rate rises from 0.
+        decay: share of the training, in [0, 1], over which the rate falls to 0 at the end.
+        weight_decay, beta2: AdamW's parameters of these names (Loshchilov and Hutter, arXiv 1711.05101).
         ema_decay: of the average of the weights, which is what counts in the end; 0 for none.
         max_minutes: end after so many minutes of training, all goes together, where that comes before
             ``max_steps``; for one process.
@@ -91,11 +91,11 @@ class PretrainModule(LightningModule):
             self.trainer.should_stop = True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Minutes count over all goes."""
+        """Keep the minutes of training so far, which count over all resumed trainings."""
         checkpoint["minutes"] = self.minutes
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Minutes count over all goes."""
+        """Restore the minutes of training so far, which count over all resumed trainings."""
         self._minutes = checkpoint.get("minutes", 0.0)
 
 
@@ -109,7 +109,7 @@ def warmup_stable_decay(
 
     Args:
         optimizer: whose rate it is.
-        warmup_steps: length of the first stretch.
+        warmup_steps: length of the first stretch, in steps, over which the rate rises from 0.
         decay: the last stretch, as a share of the training.
         progress: the share that is done before a step; 1 at the end.
     """

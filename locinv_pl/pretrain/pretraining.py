@@ -55,7 +55,7 @@ class Pretraining:
     """One pretraining in its folder.
 
     Args:
-        recipe: the settings.
+        recipe: the settings of all stages.
         output: the folder; ``embedded/``, ``embedded_sd3/`` and ``judge/`` appear in it as the package ships them.
     """
 
@@ -69,7 +69,7 @@ class Pretraining:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """Those that the recipe has settings for, in their order."""
+        """The stages that the recipe has settings for, in their order."""
         return tuple(stage for stage in STAGES if self.recipe.flow is not None or not stage.startswith("flow"))
 
     def run(self, stages: Sequence[str] = ()) -> None:
@@ -143,7 +143,7 @@ class Pretraining:
         return train_tokenizer(all_words(), self.recipe.max_length)
 
     def _prompt_tokenizer(self, stage: str) -> CLIPTokenizer:
-        """A text-to-image model's: the same, unless that goes on from an earlier one."""
+        """The tokenizer of a text-to-image model: that of an earlier model where the training goes on from one."""
         start = self._start(stage)
         return self.tokenizer if start is None else CLIPTokenizer.from_pretrained(start / "tokenizer")
 
@@ -153,8 +153,17 @@ class Pretraining:
         return None if start is None else model_folder(start)
 
     def latents(self, stage: str) -> Tensor:
-        """The means of the posteriors of a stage's VAE, of zero mean and unit variance, for every scene and its mirror
-        image: (2 N, C, h, w), half precision, kept on disk.
+        """The latents that a stage trains on, computed once and kept on disk.
+
+        Args:
+            stage: "diffusion" or "flow", each with a VAE of its own.
+
+        Returns:
+            Shape (2 N, C, h, w), half precision: the means of the VAE's posteriors, scaled to zero mean and unit
+            variance, for every scene and its mirror image.
+
+        Raises:
+            InputError: the stage's VAE hasn't been trained yet.
         """
         folder = (self.model if stage == "diffusion" else self.flow_model) / "vae"
         if not folder.is_dir():
@@ -316,7 +325,7 @@ class Pretraining:
         return folders.get(stage, self.judge / stage).is_dir()
 
     def _seen_before(self, stage: str) -> int:
-        """Samples that the model which the training started from had seen."""
+        """The number of samples that the model had seen from which the training started."""
         start = self._start(stage)
         card = None if start is None else start / "training.json"
         return json.loads(card.read_text())["samples_seen"] if card is not None and card.is_file() else 0

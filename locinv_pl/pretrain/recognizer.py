@@ -36,8 +36,8 @@ class RecognizerModule(PretrainModule):
     background. Images are blurred and made noisy at random, so that it doesn't live on sharp edges.
 
     Args:
-        recognizer: the network.
-        optimization: AdamW's settings.
+        recognizer: the network to train, see :func:`build_recognizer`.
+        optimization: steps, batch size, learning rate and the other settings of AdamW.
     """
 
     networks = ("recognizer",)

@@ -11,7 +11,17 @@ from locinv_pl.pretrain.optimization import Optimization
 
 @dataclass(frozen=True)
 class VaeStage:
-    """A VAE's training; ``start`` is a folder of an earlier VAE to go on from."""
+    """The settings of a VAE's training; see :class:`locinv_pl.pretrain.vae.VaeModule`.
+
+    Args:
+        optimization: steps, batch size, learning rate and the other settings of AdamW.
+        channels: widths of the levels; each further one halves the resolution.
+        latent_channels: C of a latent.
+        crop: side of the random crops in pixels.
+        kl_weight: weight of the KL divergence in the loss.
+        train_encoder: False trains the decoder alone, so that latents stay as they are.
+        start: the folder of an earlier VAE to go on from; none by default.
+    """
 
     optimization: Optimization
     channels: tuple[int, ...] = (16, 32, 64)
@@ -24,7 +34,14 @@ class VaeStage:
 
 @dataclass(frozen=True)
 class ClipStage:
-    """CLIP's training."""
+    """The settings of CLIP's training.
+
+    Args:
+        optimization: steps, batch size, learning rate and the other settings of AdamW.
+        patch: side of the image tower's patches in pixels.
+        hidden: width of both towers and of the joint space.
+        layers: layers of the image tower.
+    """
 
     optimization: Optimization
     patch: int = 16
@@ -34,9 +51,13 @@ class ClipStage:
 
 @dataclass(frozen=True)
 class RecognizerStage:
-    """The recogniser's training, on scenes of its own: ``fault_rate`` of their objects are half gone, gone or smudged.
+    """The settings of the recogniser's training, on scenes of its own.
 
-    ``num_scenes``: how many there are.
+    Args:
+        optimization: steps, batch size, learning rate and the other settings of AdamW.
+        channels: widths of the U-Net's levels.
+        num_scenes: the number of scenes.
+        fault_rate: share of their objects, in [0, 1], that are half gone, gone or smudged.
     """
 
     optimization: Optimization
@@ -47,10 +68,19 @@ class RecognizerStage:
 
 @dataclass(frozen=True)
 class DiffusionStage:
-    """The UNet's training.
+    """The settings of the UNet's training; see :class:`locinv_pl.pretrain.diffusion.DiffusionModule`.
 
-    ``text_encoder``: "joint" trains one along, "clip" takes CLIP's text tower as it is. ``start``: "embedded" or
-    the folder of an earlier model whose UNet, text encoder and tokenizer to go on from.
+    Args:
+        optimization: steps, batch size, learning rate and the other settings of AdamW.
+        channels: widths of the UNet's levels.
+        heads: attention heads of a layer.
+        text_encoder: "joint" trains a text encoder together with the UNet, "clip" takes CLIP's text tower as it is.
+        text_layers: layers of the text encoder that "joint" trains.
+        null_probability: share of the captions that the empty prompt replaces, in [0, 1].
+        snr_bounds: the lower and the upper bound of the loss's weight.
+        noise_offset: standard deviation of the constant added to every channel's noise.
+        start: "embedded" or the folder of an earlier model, whose UNet, text encoder and tokenizer the training goes on
+            from; none by default.
     """
 
     optimization: Optimization
@@ -66,9 +96,18 @@ class DiffusionStage:
 
 @dataclass(frozen=True)
 class FlowStage:
-    """The flow transformer's training, with its two text towers; ``vae`` is that of its own VAE.
+    """The settings of the flow transformer's training, together with its two text towers.
 
-    ``start``: "embedded_sd3" or the folder of an earlier model whose transformer, towers and tokenizer to go on from.
+    Args:
+        optimization: steps, batch size, learning rate and the other settings of AdamW.
+        vae: the settings of the VAE that it has of its own.
+        width: width of the transformer.
+        layers: its number of blocks.
+        heads: attention heads of a block.
+        text_layers: layers of each text tower.
+        null_probability: share of the captions that the empty prompt replaces, in [0, 1].
+        start: "embedded_sd3" or the folder of an earlier model, whose transformer, towers and tokenizer the training
+            goes on from; none by default.
     """
 
     optimization: Optimization
@@ -86,14 +125,14 @@ class Recipe:
     """All settings of a pretraining.
 
     Args:
-        vae, clip, recognizer, diffusion: the stages.
+        vae, clip, recognizer, diffusion: the settings of each stage, in the order in which they are trained.
         flow: the flow transformer's, where there is to be one.
-        world: what is drawn, "core" or "full".
+        world: the world that scenes are drawn from, "core" (the default) or "full".
         counts: how often a scene has one object, two, and so on; as the world has it by default.
-        num_scenes: how many scenes.
+        num_scenes: the number of scenes to train on; 48000 by default.
         size: side of the images in pixels.
-        seed: of weights, batches and noise.
-        max_length: positions of a prompt.
+        seed: starts the random numbers of weights, batches and noise; 0 by default.
+        max_length: token positions of a prompt, start and end marks included; 24 by default.
         trainer: arguments of Lightning's Trainer.
     """
 

@@ -22,9 +22,9 @@ def train_tokenizer(words: Iterable[str], max_length: int = 24, vocab_size: int 
     one token each where the vocabulary has room.
 
     Args:
-        words: what the captions say.
+        words: the words that the captions use.
         max_length: positions of a prompt, start and end marks included.
-        vocab_size: tokens at most.
+        vocab_size: the most tokens that are learned; 2048 by default.
     """
     learner = Tokenizer(models.BPE(unk_token=END, end_of_word_suffix=END_OF_WORD, continuing_subword_prefix=""))
     learner.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])

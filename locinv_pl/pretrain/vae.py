@@ -35,8 +35,8 @@ class VaeModule(PretrainModule):
     A batch is (images,): (B, 3, H, W) in [0, 1].
 
     Args:
-        vae: diffusers' AutoencoderKL.
-        optimization: AdamW's settings.
+        vae: diffusers' AutoencoderKL, see :func:`build_vae`.
+        optimization: steps, batch size, learning rate and the other settings of AdamW.
         crop: side of the crops in pixels.
         kl_weight: of the posterior's divergence from a normal distribution, per latent number.
         train_encoder: False keeps the latents as they are and trains the decoder alone.
@@ -99,6 +99,6 @@ def charbonnier(d: Tensor) -> Tensor:
 
 
 def _differences(x: Tensor) -> Tensor:
-    """Of neighbouring pixels, across and down, flat."""
+    """Differences between neighbouring pixels, across and down, flattened to (B, n)."""
     across, down = x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
     return torch.cat([across.flatten(1), down.flatten(1)], 1)

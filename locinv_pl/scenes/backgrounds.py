@@ -20,7 +20,7 @@ class Backdrop:
     """A background without objects.
 
     Attributes:
-        image: RGB.
+        image: the background alone, an RGB square.
         horizon: height of the ground's far end, as a share of the image's from the top; None where there is
             no ground.
         shadow: the colour of shadows on the ground.
@@ -81,14 +81,17 @@ class Plate:
             self.ellipse(x + dx * scale, y + dy * scale, radius * scale, radius * scale * 0.8, white)
 
     def ellipse(self, x: float, y: float, width: float, height: float, fill: Color) -> None:
+        """Draw an ellipse around (x, y) whose half axes are ``width`` and ``height``, as shares of the side."""
         corners = [n * self.side for n in (x - width, y - height, x + width, y + height)]
         self.draw.ellipse(corners, fill=fill)
 
     def line(self, x: float, y: float, to_x: float, to_y: float, fill: Color, width: float) -> None:
+        """Draw a straight line, one pixel wide at least."""
         ends = [n * self.side for n in (x, y, to_x, to_y)]
         self.draw.line(ends, fill=fill, width=max(1, round(width * self.side)))
 
     def polygon(self, *points: tuple[float, float], fill: Color) -> None:
+        """Draw a filled polygon with these corners."""
         self.draw.polygon([n * self.side for point in points for n in point], fill=fill)
 
     def ground(self, depth: float) -> float:

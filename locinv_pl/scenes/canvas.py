@@ -29,19 +29,19 @@ Style = Callable[["Canvas", Color], None]  # draws a noun on a canvas in a colou
 
 
 def shade(color: Color, factor: float) -> Color:
-    """The colour darker (factor below 1) or lighter; paint stays paint."""
+    """Multiply a colour by a factor: below 1 it becomes darker, above 1 lighter; paint stays paint."""
     red, green, blue = (channel(value * factor) for value in color)
     return Paint(red, green, blue) if isinstance(color, Paint) else (red, green, blue)
 
 
 def tint(color: Color, share: float) -> Color:
-    """The colour with so much white in it; paint stays paint."""
+    """Mix a colour with white, whose share is in [0, 1]; paint stays paint."""
     red, green, blue = (channel(value + (255 - value) * share) for value in color)
     return Paint(red, green, blue) if isinstance(color, Paint) else (red, green, blue)
 
 
 def channel(value: float) -> int:
-    """The value as a channel of a colour, cut to its range."""
+    """Cut a number to 0..255 and drop its fraction, for a colour's channel."""
     return int(max(0, min(255, value)))
 
 
@@ -92,16 +92,20 @@ class Canvas:
         self._draw = ImageDraw.Draw(self.plane)
 
     def ellipse(self, left: float, top: float, right: float, bottom: float, fill: Color) -> None:
+        """Draw a filled ellipse inside a rectangle."""
         self._draw.ellipse(self._scaled(left, top, right, bottom), fill=self._ink(fill))
 
     def disc(self, x: float, y: float, radius: float, fill: Color) -> None:
+        """Draw a filled circle around (x, y)."""
         self.ellipse(x - radius, y - radius, x + radius, y + radius, fill)
 
     def rectangle(self, left: float, top: float, right: float, bottom: float, fill: Color, radius: float = 0) -> None:
+        """Draw a filled rectangle, its corners rounded by ``radius``."""
         corners = self._scaled(left, top, right, bottom)
         self._draw.rounded_rectangle(corners, radius=radius * self.side, fill=self._ink(fill))
 
     def polygon(self, *points: Point, fill: Color) -> None:
+        """Draw a filled polygon with these corners."""
         self._draw.polygon(self._scaled(*(number for point in points for number in point)), fill=self._ink(fill))
 
     def blob(self, *points: Point, fill: Color) -> None:
@@ -112,6 +116,7 @@ class Canvas:
         self._draw.polygon(curve.ravel().tolist(), fill=self._ink(fill))
 
     def line(self, start: Point, stop: Point, fill: Color, width: float) -> None:
+        """Draw a straight line, one pixel wide at least."""
         self._draw.line(self._scaled(*start, *stop), fill=self._ink(fill), width=self._stroke(width))
 
     def stroke(self, *points: Point, fill: Color, width: float) -> None:

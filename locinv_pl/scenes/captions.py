@@ -15,9 +15,9 @@ class Group:
     """Objects that a caption names together: "a red cat", "two cats".
 
     Attributes:
-        noun: in the singular.
+        noun: the objects' noun in the singular, also where the caption says the plural.
         adjectives: those that are said, in order.
-        members: which of the scene's objects.
+        members: the objects' positions in the scene's list of objects.
     """
 
     noun: str
@@ -58,6 +58,7 @@ class Caption:
 
     @property
     def text(self) -> str:
+        """The caption as one sentence without a full stop: "a red cat and a blue car on the grass"."""
         return self._written[0]
 
     @property
@@ -99,5 +100,5 @@ def article(word: str) -> str:
 
 
 def with_article(words: str) -> str:
-    """ "cat" to "a cat", "orange cat" to "an orange cat"."""
+    """Words with their indefinite article: "an orange cat" for "orange cat"."""
     return f"{article(words)} {words}"

@@ -23,7 +23,15 @@ SHADOW = 0.5  # opacity
 
 @dataclass(frozen=True, eq=False)
 class Placed:
-    """An object in its place."""
+    """An object in its place on the image.
+
+    Attributes:
+        look: its noun, style, colour, material and outline.
+        sprite: its drawing, RGBA.
+        left: the sprite's first column, in pixels of the image.
+        top: the sprite's first row, in pixels of the image.
+        size: side of the image in pixels.
+    """
 
     look: Look
     sprite: Image.Image = field(repr=False)
@@ -33,10 +41,12 @@ class Placed:
 
     @property
     def right(self) -> int:
+        """The first column beyond the sprite, in pixels of the image."""
         return self.left + self.sprite.width
 
     @property
     def bottom(self) -> int:
+        """The first row below the sprite, in pixels of the image."""
         return self.top + self.sprite.height
 
     @cached_property

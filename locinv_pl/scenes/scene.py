@@ -18,8 +18,8 @@ class SceneObject:
     """An object of a scene.
 
     Attributes:
-        noun: what it is.
-        color: "" where the material replaces it.
+        noun: its category in the singular, as "cat".
+        color: the name of its colour; "" where the material replaces it.
         mask: (H, W), exactly the pixels that show it.
         material: its pattern or material; "" for plain paint.
     """

@@ -51,8 +51,8 @@ class Look:
 
     Attributes:
         color, material: their names, "" for none.
-        paint: the colour exactly.
-        outline: one of ``OUTLINES``.
+        paint: the colour in RGB, 0 to 255 each, a variation of the named one.
+        outline: the kind of line around the object, one of ``OUTLINES``.
     """
 
     noun: str

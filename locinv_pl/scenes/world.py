@@ -16,11 +16,11 @@ class World:
     """What can be drawn and said.
 
     Attributes:
-        name: "core" or "full".
+        name: the world's name in settings, "core" or "full".
         nouns: each with the styles in which it is drawn.
-        colors: by name.
+        colors: RGB values, 0 to 255 each, by the colours' names.
         materials: names of materials and patterns.
-        backgrounds: their names.
+        backgrounds: the names of the backgrounds.
         counts: how often a scene has one object, two, and so on.
         sides: sizes of a scene's objects by their number, as a share of the image's side.
         compose: draws a scene; takes the world, the source of chance, the image's side and the number of

@@ -52,10 +52,10 @@ WORLDS = {world.name: world for world in (CORE, FULL)}
 
 
 def world(name: str) -> World:
-    """The world of this name.
+    """The world of a name, "core" or "full".
 
     Raises:
-        InputError: there is none.
+        InputError: no world has this name.
     """
     if name not in WORLDS:
         raise InputError(f"world={name}: no such world; choose {' or '.join(WORLDS)}")

@@ -26,7 +26,13 @@ GAP = 1e-3  # what a break between common words costs, of a word
 
 @dataclass(frozen=True)
 class Change:
-    """Words of the source and the words of the target in their place; either may be none."""
+    """A stretch of the prompts: words of the source and the words that the target has in their place.
+
+    Args:
+        source: spans of the source's words; empty where the target has words more.
+        target: spans of the target's words; empty where the target has words less.
+        is_equal: whether both prompts have the same word here.
+    """
 
     source: tuple[Span, ...]
     target: tuple[Span, ...]
@@ -52,7 +58,7 @@ class Alignment:
 
     @property
     def changed(self) -> tuple[Change, ...]:
-        """What isn't the same in both prompts."""
+        """The stretches in which the prompts differ."""
         return tuple(change for change in self.changes if not change.is_equal)
 
 
@@ -92,6 +98,9 @@ def edit_kind(source: str, target: str) -> Kind:
 
     "attribute": only adjectives differ; "add": the target has words more; "remove": it has words less;
     "word_swap": words stand in the place of others; "same": nothing differs.
+
+    >>> edit_kind("a red cat", "a red dog"), edit_kind("a red cat", "a blue cat"), edit_kind("a cat", "a cat on grass")
+    ('word_swap', 'attribute', 'add')
     """
     changes = [change for change in word_changes(source, target) if not change.is_equal]
     if not changes:
@@ -104,7 +113,7 @@ def edit_kind(source: str, target: str) -> Kind:
 
 
 def _described(prompt: str, spans: Sequence[Span]) -> list[bool]:
-    """Of some words of a prompt, but for articles, which follow from others: whether each is an adjective."""
+    """Whether each of some words is an adjective; "a" and "an" are left out, since they follow from the next word."""
     adjectives = [adjective.span for adjective, _ in load_words().pairs(prompt)]
     return [
         any(overlap(adjective, span) for adjective in adjectives)
@@ -114,7 +123,11 @@ def _described(prompt: str, spans: Sequence[Span]) -> list[bool]:
 
 
 def word_changes(source: str, target: str) -> Iterator[Change]:
-    """Two prompts' words in order: each that both have, and between these the stretches that differ."""
+    """Divide two prompts into the words that both have and the stretches between these, in order.
+
+    >>> [(change.source, change.target) for change in word_changes("a cat", "a dog") if not change.is_equal]
+    [(((2, 5),), ((2, 5),))]
+    """
     mine, yours = _words(source), _words(target)
     said = [[prompt[slice(*span)].lower() for span in spans] for prompt, spans in ((source, mine), (target, yours))]
     i = j = 0
@@ -130,6 +143,9 @@ def common_words(source: Sequence[str], target: Sequence[str]) -> list[tuple[int
     """Pairs (i, j) of equal words, in order: the longest common subsequence, of these one in few pieces.
 
     Needleman and Wunsch's recursion, as in Prompt-to-Prompt, with a gap that costs next to nothing.
+
+    >>> common_words(["a", "red", "cat"], ["a", "cat"])
+    [(0, 0), (2, 1)]
     """
     best: dict[tuple[int, int], tuple[float, list[tuple[int, int]]]] = {}
     for i in range(len(source) - 1, -1, -1):
@@ -150,7 +166,7 @@ def _phrase(prompt: str, spans: tuple[Span, ...]) -> tuple[Span, ...]:
 
 
 def _words(prompt: str) -> list[Span]:
-    """Words and punctuation marks."""
+    """The spans of a prompt's words and punctuation marks."""
     return [match.span() for match in re.finditer(r"\w+|[^\w\s]", prompt)]
 
 

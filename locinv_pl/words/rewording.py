@@ -22,7 +22,7 @@ def replace_word(prompt: str, span: Span, new: str) -> str:
     "an hour"). Where the span begins the prompt with a capital, so do the new words.
 
     Args:
-        prompt: the prompt.
+        prompt: the prompt to change.
         span: the characters to replace, ``prompt[start:stop]``.
         new: the words that take their place.
 
@@ -49,9 +49,9 @@ def insert_adjective(prompt: str, noun: Span, adjective: str) -> str:
     """The prompt with an adjective directly before a noun; "a" or "an" before it agrees.
 
     Args:
-        prompt: the prompt.
+        prompt: the prompt to change.
         noun: the noun's characters, ``prompt[start:stop]``.
-        adjective: the adjective.
+        adjective: the word to insert, as "orange".
 
     >>> insert_adjective("a cat on grass", (2, 5), "orange")
     'an orange cat on grass'

@@ -34,8 +34,8 @@ def tokenize(tokenizer: Any, prompt: str, name: str = "") -> Tokens:
 
     Args:
         tokenizer: a transformers CLIP tokenizer that knows offsets.
-        prompt: the text.
-        name: whose prompt it is, for the error.
+        prompt: the prompt, without marks; it is padded to the tokenizer's length.
+        name: the id of the image whose prompt it is, for the error; left out of it by default.
 
     Raises:
         InputError: the prompt is longer than the tokenizer's limit.
@@ -99,7 +99,7 @@ def prompt_batch(tokenizer: Any, samples: Sequence[EditSample], bind_adjectives:
 
 
 def check_prompt(tokenizer: Any, sample: EditSample) -> None:
-    """Refuse a sample that :func:`prompt_batch` would stop at.
+    """Refuse a sample whose prompt :func:`prompt_batch` can't tokenize.
 
     Raises:
         InputError: its prompt is too long, or a word of it has no token.

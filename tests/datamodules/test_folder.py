@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -355,7 +356,7 @@ def test_num_images_takes_the_first(mine: Mine) -> None:
     assert mine.samples(*rows, num_images=2).ids == ["0", "1"]
     assert mine.samples(*rows, num_images=9).ids == ["0", "1", "2", "3"]
     for number in (0, -1):
-        refused(lambda: mine.samples(*rows, num_images=number), f"data.num_images={number}: must be 1")  # noqa: B023
+        refused(partial(mine.samples, *rows, num_images=number), f"data.num_images={number}: must be 1")
 
 
 def test_images_are_opened_only_when_asked_for(mine: Mine) -> None:
@@ -398,7 +399,7 @@ def test_a_noun_that_the_crop_cuts_off_is_told(mine: Mine) -> None:
     samples = mine.samples()
     problem = "pets.png: the part of the image that is shown has nothing of noun 'cat'; use data.fit=pad or native"
     for kind in ("segment", "box"):
-        refused(lambda: mine.samples(prior=kind)[0], problem)  # noqa: B023
+        refused(partial(mine.sample, prior=kind), problem)
     assert samples.ids == ["pets"]
     for fit in ("pad", "native"):
         assert mine.samples(fit=fit, side=64)[0].nouns[0].prior.sum() > 0
@@ -452,7 +453,7 @@ def test_no_folder_no_list_several_lists(mine: Mine) -> None:
 def test_a_malformed_list(name: str, content: bytes, problem: str, mine: Mine) -> None:
     (mine.root / name).write_bytes(content)
     for on_error in ("raise", "skip"):
-        refused(lambda: FolderDataModule(str(mine.root)).read(8, Problems(on_error)), problem)  # type: ignore[arg-type] # noqa: B023
+        refused(partial(FolderDataModule(str(mine.root)).read, 8, Problems(on_error)), problem)  # type: ignore[arg-type]
 
 
 def test_a_list_that_refers_to_itself(mine: Mine) -> None:
@@ -611,7 +612,7 @@ def test_a_value_that_the_index_image_lacks(mine: Mine) -> None:
     mine.row |= {"index": "masks/labels.png"}
     for value in (5, 256, -1, 10**30):
         samples = mine.samples({**mine.row, "priors": {"cat": value}})
-        refused(lambda: samples[0], f"labels.png: the mask has no pixel of value {value}; draw it again")  # noqa: B023
+        refused(partial(samples.__getitem__, 0), f"labels.png: the mask has no pixel of value {value}; draw it again")
 
 
 def test_two_images_of_one_id(mine: Mine) -> None:
@@ -629,7 +630,7 @@ def test_two_images_of_one_id(mine: Mine) -> None:
 
 def test_names_with_line_breaks_stay_in_one_line(mine: Mine) -> None:
     for row in ({"id": "a\nb", "prompt": ""}, {"image": "a\nb.png"}, {"priors": {"cat": "a\nb"}}, {"x\ny": 1}):
-        refused(lambda: mine.samples({**mine.row, **row}), "samples.yaml: image")  # noqa: B023
+        refused(partial(mine.samples, {**mine.row, **row}), "samples.yaml: image")
 
 
 def test_without_a_list_all_images_are_taken(mine: Mine) -> None:
@@ -642,7 +643,7 @@ def test_without_a_list_all_images_are_taken(mine: Mine) -> None:
     alone: list[Json] = [{"caption": "blip"}, {"prior": "grounded_sam"}]
     for options in alone:
         data = FolderDataModule(str(mine.root), **options)
-        refused(lambda: data.read(8, Problems("raise")), f"{mine.root}: has no list of images; write")  # noqa: B023
+        refused(partial(data.read, 8, Problems("raise")), f"{mine.root}: has no list of images; write")
 
 
 def test_what_models_find_may_be_missing_from_the_list(mine: Mine) -> None:
