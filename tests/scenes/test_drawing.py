@@ -201,9 +201,9 @@ def test_the_folder_is_coco_and_its_masks_boxes_and_areas_agree(folder: Path) ->
         assert annotation["bbox"] == [x, y, xs.max() + 1 - x, ys.max() + 1 - y]
         assert isinstance(annotation["segmentation"]["counts"], str) and annotation["iscrowd"] == 0
         assert annotation["attributes"]["color"] in COLORS
-    for image in coco.imgs.values():
-        with Image.open(folder / "images" / image["file_name"]) as image:
-            assert image.size == (image["width"], image["height"]) == (64, 64)
+    for row in coco.imgs.values():
+        with Image.open(folder / "images" / row["file_name"]) as image:
+            assert image.size == (row["width"], row["height"]) == (64, 64)
 
 
 def test_captions_name_the_annotated_objects_in_order(folder: Path) -> None:
