@@ -105,7 +105,7 @@ def run_pass(
     if graphs is None:
         return run(z, t, context, prefix)
     if prefix is None:
-        return graphs((what, None), lambda *inputs: run(*inputs, None), z, t.to(z.device), context)
+        return graphs((what, None), lambda z, t, context: run(z, t, context, None), z, t.to(z.device), context)
 
     modules = prefix.modules
 
