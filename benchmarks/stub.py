@@ -19,8 +19,8 @@ import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from lightning.pytorch.accelerators import CPUAccelerator
-from locinv_pl.datamodules.base import batches_of
 
+from locinv_pl.datamodules.base import batches_of
 from locinv_pl.io.frames import Frame
 from locinv_pl.method.policies import LOSSES
 from locinv_pl.run.loader import TimestepLoader

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from locinv_pl.callbacks.tensorboard import image_writer, noun_tag
 from torch.utils.tensorboard import SummaryWriter
 
+from locinv_pl.callbacks.tensorboard import image_writer, noun_tag
 from locinv_pl.io.files import writing
 from locinv_pl.measures.metrics import attention_iou
 from locinv_pl.method.policies import LOSSES

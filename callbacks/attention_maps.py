@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from locinv_pl.callbacks.figures import sheet, shown_steps, strip
-from locinv_pl.callbacks.tensorboard import image_writer, noun_tag
 from matplotlib.figure import Figure
 from PIL import Image
 
+from locinv_pl.callbacks.figures import sheet, shown_steps, strip
+from locinv_pl.callbacks.tensorboard import image_writer, noun_tag
 from locinv_pl.drawing import outline, overlay, stack_strips, to_array, to_png
 from locinv_pl.io.files import read_image, write_atomically, writing
 from locinv_pl.run.module import LocInvModule

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from locinv_pl.callbacks.figures import tile_row
-from locinv_pl.callbacks.report import open_image
 from matplotlib.figure import Figure
 from PIL import Image
 
+from locinv_pl.callbacks.figures import tile_row
+from locinv_pl.callbacks.report import open_image
 from locinv_pl.comparison.runs import Comparison, Variant
 from locinv_pl.drawing import COLORS, stack_strips, to_png
 from locinv_pl.io.files import write_atomically

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
+
 from locinv_pl.callbacks.figures import edit_sheet, iou_curves, mean_ious, shown_steps, tile_row
 from locinv_pl.callbacks.report import MAPS, open_image, write_report
 from locinv_pl.callbacks.tensorboard import image_writer
-from PIL import Image
-
 from locinv_pl.drawing import difference, heat_strip, stack_strips, to_array, to_jpeg, to_png
 from locinv_pl.io.files import write_atomically, write_json, writing
 from locinv_pl.run.edits import EditedImage, EditResult, edited_images

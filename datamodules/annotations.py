@@ -13,12 +13,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from locinv_pl.datamodules.entries import Rle, Shape
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
+from locinv_pl.datamodules.entries import Rle, Shape
 from locinv_pl.errors import InputError, one_line
 from locinv_pl.io.reading import expanded, read_dataset_json, validated
 from locinv_pl.priors import Box, check_box, is_number

@@ -36,10 +36,10 @@ from dataclasses import asdict
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
+
 from locinv_pl.datamodules.completion import Captions, Completion
 from locinv_pl.datamodules.entries import Entry, EntrySamples, OnError, PriorKind, Problems
 from locinv_pl.datamodules.foundation import FoundationModels
-
 from locinv_pl.errors import InputError, check_choice, tell
 from locinv_pl.io.frames import Fit, Frame
 from locinv_pl.run.loader import TimestepLoader, local_queue

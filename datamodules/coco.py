@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from locinv_pl.datamodules.annotations import WIDEST, AnnotationReader, Instance, Row
-from locinv_pl.datamodules.entries import Entry, Mention, PriorKind, Rle, adjectives_of
 from pycocotools import mask as mask_utils
 
+from locinv_pl.datamodules.annotations import WIDEST, AnnotationReader, Instance, Row
+from locinv_pl.datamodules.entries import Entry, Mention, PriorKind, Rle, adjectives_of
 from locinv_pl.errors import InputError
 from locinv_pl.io.frames import Fit, Frame
 from locinv_pl.priors import Box

@@ -13,7 +13,6 @@ from locinv_pl.datamodules.coco import CocoReader, Reading
 from locinv_pl.datamodules.entries import Entry, Problems, check_id, name_of
 from locinv_pl.datamodules.manifest import read_manifest, write_manifest
 from locinv_pl.datamodules.selection import EditTable, Limits, RoundRobin, Searches, richest
-
 from locinv_pl.errors import InputError
 from locinv_pl.io.reading import expanded
 from locinv_pl.types import Edit

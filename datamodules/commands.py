@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from PIL import Image
+
 from locinv_pl.datamodules.base import EditDataModule
 from locinv_pl.datamodules.coco_edit import CocoEditDataModule
 from locinv_pl.datamodules.entries import EntrySamples, Problems
 from locinv_pl.datamodules.notes import notes_of, notes_of_all
 from locinv_pl.datamodules.preview import write_preview
-from PIL import Image
-
 from locinv_pl.drawing import stack_strips, to_png
 from locinv_pl.errors import InputError, one_line
 from locinv_pl.io.files import write_atomically, write_json

@@ -8,11 +8,11 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-from locinv_pl.datamodules.entries import Entry, Mention, Shape
-from locinv_pl.datamodules.foundation import Blip, Found, FoundationModels, GroundedSam
 from PIL import Image
 from pycocotools import mask as mask_utils
 
+from locinv_pl.datamodules.entries import Entry, Mention, Shape
+from locinv_pl.datamodules.foundation import Blip, Found, FoundationModels, GroundedSam
 from locinv_pl.errors import InputError
 from locinv_pl.types import Span
 from locinv_pl.words import load_words

@@ -28,11 +28,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
 from locinv_pl.datamodules.annotations import compress
 from locinv_pl.datamodules.base import EditDataModule
 from locinv_pl.datamodules.entries import Entry, MaskFile, Mention, Problems, Shape, adjectives_of, check_id, name_of
-from pydantic import BaseModel, ConfigDict, TypeAdapter
-
 from locinv_pl.errors import InputError
 from locinv_pl.io.images import image_size
 from locinv_pl.io.reading import expanded, read_list, regular_file, validated

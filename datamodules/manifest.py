@@ -7,11 +7,11 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, cast
 
-from locinv_pl.datamodules.annotations import WIDEST, compress, require_own, rows
-from locinv_pl.datamodules.entries import Entry, Mention, Problems, Shape, check_id
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
+from locinv_pl.datamodules.annotations import WIDEST, compress, require_own, rows
+from locinv_pl.datamodules.entries import Entry, Mention, Problems, Shape, check_id
 from locinv_pl.errors import InputError
 from locinv_pl.io.files import write_json
 from locinv_pl.io.reading import read_dataset_json, validated

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from locinv_pl.datamodules.entries import Entry, MaskFile, Shape, decode
 from pycocotools import mask as mask_utils
 from torch import Tensor
 
+from locinv_pl.datamodules.entries import Entry, MaskFile, Shape, decode
 from locinv_pl.io.images import Size, mask_file
 from locinv_pl.priors import BOX_TOLERANCE, Box, box_mask, corners_fit
 from locinv_pl.types import EditSample

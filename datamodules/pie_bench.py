@@ -12,12 +12,12 @@ from typing import Any
 from unicodedata import normalize
 
 import numpy as np
-from locinv_pl.datamodules.base import EditDataModule
-from locinv_pl.datamodules.entries import Entry, Mention, Problems, Rle, Shape, adjectives_of, check_id
 from pycocotools import mask as mask_utils
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
+from locinv_pl.datamodules.base import EditDataModule
+from locinv_pl.datamodules.entries import Entry, Mention, Problems, Rle, Shape, adjectives_of, check_id
 from locinv_pl.errors import InputError
 from locinv_pl.io.images import image_size
 from locinv_pl.io.reading import expanded, read_dataset_json, validated

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pycocotools import mask as mask_utils
+
 from locinv_pl.datamodules.base import EditDataModule
 from locinv_pl.datamodules.coco_edit import CocoEditDataModule
 from locinv_pl.datamodules.entries import Entry, Problems
-from pycocotools import mask as mask_utils
-
 from locinv_pl.errors import InputError
 from locinv_pl.scenes.drawing import CORE, Scene, SceneObject, draw_scene
 from locinv_pl.scenes.drawing import world as find_world

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Generic, TypeVar
 
+from pycocotools import mask as mask_utils
+
 from locinv_pl.datamodules.annotations import ImageId, Instance
 from locinv_pl.datamodules.coco import Reading
 from locinv_pl.datamodules.entries import Mention
-from pycocotools import mask as mask_utils
-
 from locinv_pl.errors import InputError
 from locinv_pl.types import Edit
 from locinv_pl.words import COLOURS, MATERIALS, inflect, insert_adjective, replace_word

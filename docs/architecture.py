@@ -23,12 +23,8 @@ LEVELS: tuple[dict[str, str], ...] = (
     {"method": "one timestep: dynamic tokens, then null text"},
     {"networks": "the frozen model: schedule, attention, speed"},
     {"words": "nouns, adjectives, tokens, alignment"},
-    {
-        "scenes": "drawn worlds",
-        "io": "files, images, frames",
-        "configs": "presets",
-        "assets": "shipped weights",
-    },
+    {"scenes": "drawn worlds", "io": "files, images, frames"},
+    {"configs": "presets", "assets": "shipped weights"},
 )
 # Where an image comes by, in order: the room, and what happens to the image there.
 WAY = (

@@ -22,14 +22,14 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import diffusers
-import locinv_pl.datamodules.coco_edit
-import locinv_pl.datamodules.folder
-import locinv_pl.datamodules.scenes  # noqa: F401
 import pytest
 import transformers
 from lightning.pytorch.strategies.launchers import subprocess_script
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+import locinv_pl.datamodules.coco_edit
+import locinv_pl.datamodules.folder
+import locinv_pl.datamodules.scenes  # noqa: F401
 from locinv_pl.cli.main import main
 from locinv_pl.words import load_words
 

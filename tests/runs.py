@@ -7,9 +7,9 @@ from typing import Any
 
 from conftest import make_two_objects
 from lightning.pytorch import Trainer
+
 from locinv_pl.datamodules.base import EditDataModule
 from locinv_pl.datamodules.entries import Entry, Problems
-
 from locinv_pl.io.frames import Frame
 from locinv_pl.method.policies import Method, NullTextPolicy, TokenPolicy
 from locinv_pl.run.module import LocInvModule

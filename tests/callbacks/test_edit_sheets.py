@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from conftest import make_image, make_two_objects
 from lightning.pytorch import Trainer
-from locinv_pl.callbacks.edits import EditSheets
-from locinv_pl.callbacks.report import MAPS
 from PIL import Image
 from runs import METHOD, T, Toy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from locinv_pl.callbacks.edits import EditSheets
+from locinv_pl.callbacks.report import MAPS
 from locinv_pl.editing.settings import EditSettings
 from locinv_pl.io.files import read_json
 from locinv_pl.measures.metrics import attention_iou

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 import torch
 from conftest import make_image
-from locinv_pl.callbacks.report import MAPS, marked, write_report
 from PIL import Image
 from test_types import SETTINGS, make_scores
 
+from locinv_pl.callbacks.report import MAPS, marked, write_report
 from locinv_pl.drawing import heat_strip, to_array, to_jpeg, to_png
 from locinv_pl.errors import InputError
 from locinv_pl.io.files import read_json, write_atomically, write_json

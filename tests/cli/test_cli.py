@@ -18,12 +18,12 @@ import torch
 import yaml
 from conftest import make_image, write_tiny_model
 from lightning.pytorch.callbacks import EarlyStopping
-from locinv_pl.configs import CONFIGS
 from PIL import Image
 from processes import MARKS, Run
 
 from locinv_pl.cli.lightning_cli import LocInvCLI, translate
 from locinv_pl.cli.main import main
+from locinv_pl.configs import CONFIGS
 from locinv_pl.errors import InputError
 from locinv_pl.method.policies import LOSSES, Method, load_method
 from locinv_pl.run import batch

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from locinv_pl.datamodules.scenes import write_scenes
 from PIL import Image
 
 from locinv_pl.cli.main import main
+from locinv_pl.datamodules.scenes import write_scenes
 
 SIZE = (90, 60)  # w x h
 

@@ -24,15 +24,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from locinv_pl.datamodules.coco_edit import CocoEditDataModule
-from locinv_pl.datamodules.entries import Problems
-from locinv_pl.datamodules.folder import FolderDataModule
-from locinv_pl.datamodules.pie_bench import PieBenchDataModule
 from PIL import Image
 from test_types import SETTINGS, make_inversion, make_scores
 
 from locinv_pl.api import make_sample
 from locinv_pl.cli.main import main
+from locinv_pl.datamodules.coco_edit import CocoEditDataModule
+from locinv_pl.datamodules.entries import Problems
+from locinv_pl.datamodules.folder import FolderDataModule
+from locinv_pl.datamodules.pie_bench import PieBenchDataModule
 from locinv_pl.errors import InputError
 from locinv_pl.io.frames import Frame, frame_mask
 from locinv_pl.io.images import as_image, as_mask, open_image, open_mask

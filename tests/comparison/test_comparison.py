@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import write_images
-from locinv_pl.configs import CONFIGS
 from PIL import Image
 
 from locinv_pl.cli.main import main
 from locinv_pl.comparison.runs import Comparison, Variant
 from locinv_pl.comparison.statistics import compare
 from locinv_pl.comparison.tables import to_markdown
+from locinv_pl.configs import CONFIGS
 from locinv_pl.errors import InputError
 from locinv_pl.method.policies import load_method
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from locinv_pl.datamodules.annotations import compress, run_lengths
-from locinv_pl.datamodules.entries import Rle, decode
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from refusals import refused
 
+from locinv_pl.datamodules.annotations import compress, run_lengths
+from locinv_pl.datamodules.entries import Rle, decode
 from locinv_pl.errors import InputError
 from locinv_pl.priors import check_box
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from locinv_pl.datamodules import base
 from locinv_pl.datamodules.entries import Problems
-from PIL import Image
 
 
 @pytest.fixture

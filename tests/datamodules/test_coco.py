@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from locinv_pl.datamodules.annotations import run_lengths
-from locinv_pl.datamodules.coco_edit import CocoEditDataModule
-from locinv_pl.datamodules.entries import EntrySamples, Problems
-from locinv_pl.datamodules.scenes import write_scenes
 from PIL import Image
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from refusals import refused
 
+from locinv_pl.datamodules.annotations import run_lengths
+from locinv_pl.datamodules.coco_edit import CocoEditDataModule
+from locinv_pl.datamodules.entries import EntrySamples, Problems
+from locinv_pl.datamodules.scenes import write_scenes
 from locinv_pl.errors import InputError
 from locinv_pl.priors import box_mask
 from locinv_pl.scenes.drawing import COLORS

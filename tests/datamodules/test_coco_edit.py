@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from locinv_pl.configs import CONFIGS
-from locinv_pl.datamodules.coco_edit import CocoEditDataModule
-from locinv_pl.datamodules.entries import EntrySamples, Problems
-from locinv_pl.datamodules.selection import Limits
 from PIL import Image
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
+from locinv_pl.configs import CONFIGS
+from locinv_pl.datamodules.coco_edit import CocoEditDataModule
+from locinv_pl.datamodules.entries import EntrySamples, Problems
+from locinv_pl.datamodules.selection import Limits
 from locinv_pl.errors import InputError
 
 ROOT = Path(__file__).parents[2]

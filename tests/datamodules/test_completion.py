@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from locinv_pl.datamodules.entries import Problems
-from locinv_pl.datamodules.folder import FolderDataModule
-from locinv_pl.datamodules.foundation import Blip, Found, FoundationModels, GroundedSam
 from PIL import Image
 from test_foundation import folder, settings  # noqa: F401 (a fixture, and the tiny models' settings)
 
+from locinv_pl.datamodules.entries import Problems
+from locinv_pl.datamodules.folder import FolderDataModule
+from locinv_pl.datamodules.foundation import Blip, Found, FoundationModels, GroundedSam
 from locinv_pl.errors import InputError
 
 WIDTH, HEIGHT = 70, 40

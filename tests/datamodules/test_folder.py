@@ -14,12 +14,12 @@ import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from locinv_pl.datamodules.entries import EntrySamples, Problems
-from locinv_pl.datamodules.folder import FolderDataModule
 from PIL import Image
 from pycocotools import mask as mask_utils
 from refusals import refused
 
+from locinv_pl.datamodules.entries import EntrySamples, Problems
+from locinv_pl.datamodules.folder import FolderDataModule
 from locinv_pl.errors import InputError
 from locinv_pl.io.frames import Frame
 from locinv_pl.priors import box_mask

@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from locinv_pl.datamodules import foundation
-from locinv_pl.datamodules.foundation import Blip, Found, FoundationModels, GroundedSam, assign_boxes, phrase_tokens
 from PIL import Image
 from transformers import (
     BertConfig,
@@ -37,6 +35,8 @@ from transformers import (
     SwinConfig,
 )
 
+from locinv_pl.datamodules import foundation
+from locinv_pl.datamodules.foundation import Blip, Found, FoundationModels, GroundedSam, assign_boxes, phrase_tokens
 from locinv_pl.errors import InputError
 
 WORDS = ["a", "cat", "dog", "##s", "teddy", "bear", "hot", "zebra"]

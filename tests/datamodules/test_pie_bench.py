@@ -12,11 +12,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from locinv_pl.datamodules.entries import EntrySamples, Problems, decode
-from locinv_pl.datamodules.pie_bench import KINDS, PieBenchDataModule, plain_prompt, region_mask
 from PIL import Image
 from refusals import refused
 
+from locinv_pl.datamodules.entries import EntrySamples, Problems, decode
+from locinv_pl.datamodules.pie_bench import KINDS, PieBenchDataModule, plain_prompt, region_mask
 from locinv_pl.errors import InputError
 
 SIDE = 512

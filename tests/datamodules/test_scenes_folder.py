@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from locinv_pl.datamodules.coco_edit import CocoEditDataModule
 from locinv_pl.datamodules.entries import EntrySamples, Problems
 from locinv_pl.datamodules.scenes import ScenesDataModule, SceneSettings, make_edits, make_scene, write_scenes
-
 from locinv_pl.errors import InputError
 from locinv_pl.scenes.captions import Caption, Group
 from locinv_pl.scenes.drawing import CORE, FULL, Scene, draw_scene

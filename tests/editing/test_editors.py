@@ -19,9 +19,9 @@ from diffusers import (
     EulerAncestralDiscreteScheduler,
     UNet2DConditionModel,
 )
-from locinv_pl.configs import CONFIGS
 
 from locinv_pl.api import invert
+from locinv_pl.configs import CONFIGS
 from locinv_pl.editing import pipelines
 from locinv_pl.editing.pipelines import EDITORS, Editor, EditorSettings, changed_phrases, instruction, load_editor
 from locinv_pl.editing.prompt_to_prompt import edit

@@ -16,14 +16,14 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from locinv_pl.datamodules.coco_edit import CocoEditDataModule
-from locinv_pl.datamodules.entries import Problems, check_id, name_of
-from locinv_pl.datamodules.folder import FolderDataModule
-from locinv_pl.datamodules.pie_bench import PieBenchDataModule
 from PIL import Image
 from refusals import refused
 
 from locinv_pl.api import make_sample
+from locinv_pl.datamodules.coco_edit import CocoEditDataModule
+from locinv_pl.datamodules.entries import Problems, check_id, name_of
+from locinv_pl.datamodules.folder import FolderDataModule
+from locinv_pl.datamodules.pie_bench import PieBenchDataModule
 from locinv_pl.errors import InputError
 from locinv_pl.io.images import image_size, open_image, open_mask
 from locinv_pl.io.reading import json_of, read_dataset_json, read_list, yaml_of

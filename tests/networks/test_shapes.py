@@ -10,11 +10,11 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Trainer
+from PIL import Image
+
 from locinv_pl.callbacks.attention_maps import AttentionMapSheets
 from locinv_pl.datamodules.base import batches_of
 from locinv_pl.datamodules.folder import FolderDataModule
-from PIL import Image
-
 from locinv_pl.editing.prompt_to_prompt import reconstruct
 from locinv_pl.errors import InputError
 from locinv_pl.io.files import read_json

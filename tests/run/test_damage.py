@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from locinv_pl.callbacks.attention_maps import AttentionMapSheets
-from locinv_pl.callbacks.edits import EditSheets
-from locinv_pl.callbacks.figures import tile_row
-from locinv_pl.callbacks.report import holdable, write_report
 from markupsafe import escape
 from PIL import Image
 from runs import T, inversions, make_samples, run_stage
 from test_types import SETTINGS, make_inversion, make_record, make_scores
 
 from locinv_pl.api import edit_run
+from locinv_pl.callbacks.attention_maps import AttentionMapSheets
+from locinv_pl.callbacks.edits import EditSheets
+from locinv_pl.callbacks.figures import tile_row
+from locinv_pl.callbacks.report import holdable, write_report
 from locinv_pl.cli.commands import table
 from locinv_pl.errors import InputError, one_line
 from locinv_pl.io.files import read_image, read_json, write_json

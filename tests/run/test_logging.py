@@ -14,9 +14,9 @@ from conftest import make_image
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.loggers import CSVLogger
-from locinv_pl.callbacks.attention_iou import AttentionIoUCurves
 from runs import METHOD, T, inversions, make_samples, run_stage
 
+from locinv_pl.callbacks.attention_iou import AttentionIoUCurves
 from locinv_pl.errors import InputError
 from locinv_pl.io.files import read_json
 from locinv_pl.measures.metrics import attention_iou

@@ -12,13 +12,13 @@ import pytest
 import torch
 from conftest import make_image
 from lightning.pytorch import Callback, Trainer
-from locinv_pl.callbacks.attention_iou import AttentionIoUCurves
-from locinv_pl.callbacks.attention_maps import AttentionMapSheets
-from locinv_pl.callbacks.progress import InversionProgress
 from PIL import Image
 from runs import METHOD, T, inversions, make_samples, run_stage
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from locinv_pl.callbacks.attention_iou import AttentionIoUCurves
+from locinv_pl.callbacks.attention_maps import AttentionMapSheets
+from locinv_pl.callbacks.progress import InversionProgress
 from locinv_pl.errors import InputError
 from locinv_pl.io.files import read_json
 from locinv_pl.method.policies import Method

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from locinv_pl.callbacks.tensorboard import image_writer
 from test_types import SETTINGS, make_inversion, make_record, make_scores
 
+from locinv_pl.callbacks.tensorboard import image_writer
 from locinv_pl.comparison.runs import Comparison, Variant
 from locinv_pl.errors import InputError
 from locinv_pl.io.files import write_json

@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
-from locinv_pl.callbacks.progress import InversionProgress
 from runs import make_samples, run_stage
 from test_types import SETTINGS, make_record, make_scores
 
+from locinv_pl.callbacks.progress import InversionProgress
 from locinv_pl.cli.main import main
 from locinv_pl.errors import InputError
 from locinv_pl.io.files import write_json

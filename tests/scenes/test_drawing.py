@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from locinv_pl.datamodules.scenes import make_edits, write_scenes
 from PIL import Image
 from pycocotools.coco import COCO
 
+from locinv_pl.datamodules.scenes import make_edits, write_scenes
 from locinv_pl.errors import InputError
 from locinv_pl.scenes.canvas import Canvas
 from locinv_pl.scenes.drawing import BACKGROUNDS, COLORS, NOUNS, Scene, draw_scene, with_article
