@@ -89,8 +89,8 @@ def make_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=LENGTH)
 
 
-def write_tiny_model(folder: Path, prediction_type: str = "epsilon", seed: int = 0) -> Path:
-    """Write a random model of three levels in diffusers' layout: 32x32 images, 16x16 latents, maps at 8x8."""
+def write_tiny_model(folder: Path, prediction_type: str = "epsilon", seed: int = 0, levels: int = 2) -> Path:
+    """Write a random model in diffusers' layout: 32x32 images, 16x16 latents, maps at 8x8, with 3 levels at 4x4, too."""
     import torch
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -122,10 +122,10 @@ def write_tiny_model(folder: Path, prediction_type: str = "epsilon", seed: int =
     ).save_pretrained(folder / "text_encoder")
     unet = UNet2DConditionModel(
         sample_size=16,
-        block_out_channels=[16, 32, 32],
+        block_out_channels=[16, 32, 32][:levels],
         layers_per_block=1,
-        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-        up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"][:levels],
+        up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"][-levels:],
         cross_attention_dim=32,
         attention_head_dim=2,
         norm_num_groups=4,
@@ -150,6 +150,12 @@ def write_tiny_model(folder: Path, prediction_type: str = "epsilon", seed: int =
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model's folder; copy it before changing it."""
     return write_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def deep_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one with three levels, for what depends on how levels are stacked."""
+    return write_tiny_model(tmp_path_factory.mktemp("deep"), levels=3)
 
 
 @pytest.fixture

@@ -43,6 +43,18 @@ def write_model(folder: Path, base: Path, channels: int) -> Path:
 
 
 @pytest.fixture(scope="module")
+def tiny_folder(deep_folder):
+    """With three levels."""
+    return deep_folder
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_folder):
+    """With three levels."""
+    return load_backbone(str(tiny_folder))
+
+
+@pytest.fixture(scope="module")
 def folders(tiny_folder, tmp_path_factory) -> dict[int, Path]:
     """By their UNets' input channels."""
     root = tmp_path_factory.mktemp("models")

@@ -38,7 +38,7 @@ def test_locinv_puts_maps_on_objects_and_brings_the_image_back(embedded, scene):
 def test_the_same_noun_twice_goes_to_two_places(embedded, scene):
     image, _, masks = scene
     one, other = masks.values()
-    inversion = invert(embedded, image, "a ball and a ball", {"ball": [one, other]}, num_steps=5)
+    inversion = invert(embedded, image, "a ball and a ball", {"ball": [one, other]}, num_steps=4)
     truth = torch.stack([one, other])
     assert inversion.nouns == ("ball", "ball") and len(inversion.dynamic) == 2
     right = attention_iou(inversion.maps.mean(0), truth)

@@ -19,6 +19,18 @@ from locinv_pl.networks.backbone import Backbone, load_backbone
 
 
 @pytest.fixture(scope="module")
+def tiny_folder(deep_folder):
+    """With three levels."""
+    return deep_folder
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_folder):
+    """With three levels."""
+    return load_backbone(str(tiny_folder))
+
+
+@pytest.fixture(scope="module")
 def v_model(tmp_path_factory) -> Backbone:
     return load_backbone(str(write_tiny_model(tmp_path_factory.mktemp("v"), "v_prediction")))
 

@@ -18,6 +18,18 @@ GRID, T, ABAR = (8, 8), torch.tensor(500), torch.tensor(0.3)
 HOW = Method("test", 2.0, TokenPolicy(max_steps=2), NullTextPolicy(max_steps=2))
 
 
+@pytest.fixture(scope="module")
+def tiny_folder(deep_folder):
+    """With three levels."""
+    return deep_folder
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_folder):
+    """With three levels."""
+    return load_backbone(str(tiny_folder))
+
+
 @pytest.fixture
 def inputs():
     generator = torch.Generator().manual_seed(0)
