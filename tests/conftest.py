@@ -90,7 +90,7 @@ def make_tokenizer() -> CLIPTokenizer:
 
 
 def write_tiny_model(folder: Path, prediction_type: str = "epsilon", seed: int = 0, levels: int = 2) -> Path:
-    """Write a random model in diffusers' layout: 32x32 images, 16x16 latents, maps at 8x8, with 3 levels at 4x4, too."""
+    """Write a random model in diffusers' layout: 32x32 images, 16x16 latents, maps at 8x8, of 3 levels at 4x4, too."""
     import torch
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
