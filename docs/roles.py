@@ -1,18 +1,21 @@
 """The docstrings of this project as mkdocstrings understands them.
 
 Sphinx roles such as :func:`~locinv_pl.api.invert` become links, and an argument line for several arguments,
-``width, height: …``, becomes a line for each. A NamedTuple takes its fields as arguments.
+``width, height: …``, becomes a line for each. Examples become a section. A NamedTuple takes its fields as arguments.
 """
 
 from __future__ import annotations
 
 import re
+from textwrap import indent
 from typing import Any
 
 import griffe
 
 ROLE = re.compile(r":(?:func|class|meth|mod|attr|data):`(~?)([\w.]+)`")
 SEVERAL = re.compile(r"^( +)(\w+(?:, \w+)+)(:.*(?:\n\1 +.*)*)", re.MULTILINE)
+
+EXAMPLE = re.compile(r"^>>> .*(?:\n.+)*", re.MULTILINE)
 
 
 class Roles(griffe.Extension):
@@ -36,7 +39,8 @@ def constructor(named_tuple: griffe.Class) -> griffe.Function:
 
 
 def rewritten(obj: griffe.Object, text: str) -> str:
-    """The docstring ``text`` of ``obj`` with links and an argument a line."""
+    """The docstring ``text`` of ``obj`` with links, an argument a line, and its examples in sections."""
+    text = EXAMPLE.sub(lambda example: "Examples:\n" + indent(example[0], "    "), text)
     text = SEVERAL.sub(lambda line: "\n".join(f"{line[1]}{name}{line[3]}" for name in line[2].split(", ")), text)
     return ROLE.sub(lambda role: link(obj, *role.groups()), text)
 

@@ -125,6 +125,11 @@ def load_script(path: Path) -> Any:
     return module
 
 
+def test_examples_become_a_section():
+    text = "Do it.\n\n>>> one\n[(1, 2)]\n\nArgs:\n    a: what."
+    assert roles.rewritten(None, text) == "Do it.\n\nExamples:\n    >>> one\n    [(1, 2)]\n\nArgs:\n    a: what."
+
+
 def test_roles_become_links():
     griffe = pytest.importorskip("griffe")
     roles = load_script(ROOT / "docs/roles.py")
