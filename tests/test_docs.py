@@ -125,12 +125,7 @@ def load_script(path: Path) -> Any:
     return module
 
 
-def test_examples_become_a_section():
-    text = "Do it.\n\n>>> one\n[(1, 2)]\n\nArgs:\n    a: what."
-    assert roles.rewritten(None, text) == "Do it.\n\nExamples:\n    >>> one\n    [(1, 2)]\n\nArgs:\n    a: what."
-
-
-def test_roles_become_links():
+def test_docstrings_become_links_lines_and_sections():
     griffe = pytest.importorskip("griffe")
     roles = load_script(ROOT / "docs/roles.py")
     module = griffe.Module("locinv_pl.x")
@@ -139,6 +134,8 @@ def test_roles_become_links():
         'See <autoref optional identifier="locinv_pl.api.invert"><code>invert</code></autoref>.\n\nArgs:\n'
         "    width: of it,\n        in pixels.\n    height: of it,\n        in pixels.\n    x: it.\n"
     )
+    text = "Do it.\n\n>>> one\n[(1, 2)]\n\nArgs:\n    x: it."
+    assert roles.rewritten(module, text) == "Do it.\n\nExamples:\n    >>> one\n    [(1, 2)]\n\nArgs:\n    x: it."
 
 
 def test_every_page_has_its_place():
