@@ -39,7 +39,7 @@ def roomy_folder(tmp_path_factory) -> Path:
     """The tiny model with room for the captions of drawn scenes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(conftest, "LENGTH", 77)
-        return write_tiny_model(tmp_path_factory.mktemp("roomy"))
+        return write_tiny_model(tmp_path_factory.mktemp("roomy"), levels=3)
 
 
 @pytest.fixture(autouse=True)

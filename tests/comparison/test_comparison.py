@@ -176,12 +176,12 @@ def test_one_image_has_no_interval() -> None:
 
 
 @pytest.fixture
-def words(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def words(deep_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     write_images(tmp_path / "mine", 2)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["locinv"])
     engine = ["model.num_steps=3", "model.resolution=8", "method.tokens.max_steps=1", "method.null_text.max_steps=1"]
-    data = ["data=folder", "data.root=mine", "data.size=32", f"backbone={tiny_folder}"]
+    data = ["data=folder", "data.root=mine", "data.size=32", f"backbone={deep_folder}"]
     return ["compare", *data, *engine, "trainer.accelerator=cpu", "trainer.devices=1", "output=out"]
 
 

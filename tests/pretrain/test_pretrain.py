@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPTokenizer
@@ -335,6 +336,25 @@ def test_a_stage_goes_on_from_its_checkpoint(pretrained, tmp_path):
     main(["pretrain", "recipe=tiny", f"output={tmp_path}", "recipe.diffusion.optimization.max_steps=6"])
     assert torch.load(tmp_path / "diffusion/last.ckpt", weights_only=True)["global_step"] == 6
     assert (tmp_path / "embedded/unet/config.json").is_file()
+
+
+def test_the_flow_goes_on_from_an_earlier_model(pretrained, tmp_path):
+    """Its weights are the start's, and the samples that it has seen are counted on."""
+    shutil.copytree(pretrained, tmp_path, dirs_exist_ok=True)
+    for done in ("flow", "embedded_sd3/transformer"):
+        shutil.rmtree(tmp_path / done)
+    start = pretrained / "embedded_sd3"
+    keys = [
+        f"recipe.flow.start={start}",
+        "recipe.flow.optimization.learning_rate=0",
+        "recipe.flow.optimization.ema_decay=0",
+    ]
+    main(["pretrain", "recipe=tiny", f"output={tmp_path}", "stages=[flow]", *keys])
+    for part in ("transformer", "text_encoder", "text_encoder_2"):
+        (before,), (after,) = ((root / part).glob("*.safetensors") for root in (start, tmp_path / "embedded_sd3"))
+        before, after = load_file(before), load_file(after)
+        assert all(torch.equal(after[name], weight) for name, weight in before.items()) and before
+    assert json.loads((tmp_path / "embedded_sd3/training.json").read_text()) == {"samples_seen": 32}
 
 
 def test_bad_recipes_end_in_one_line(tmp_path, capsys):
