@@ -106,7 +106,7 @@ def write_report(run: RunFolder) -> Path:
         "prior": settings["data"].get("prior"),
         "steps": settings["num_steps"],
         "backbone": settings["backbone"],
-        "pictures": len(edited),
+        "images": len(edited),
         "edits": sum(len(row["edits"]) for row in edited),
     }
     tables = {"Settings of the edits": common, "Settings of the run": settings}

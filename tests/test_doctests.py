@@ -3,13 +3,17 @@
 import doctest
 import importlib
 import inspect
-import pkgutil
+from pathlib import Path
 
 import pytest
 
-from locinv_pl import words
-
-WORDS = [f"locinv_pl.words.{module.name}" for module in pkgutil.iter_modules(words.__path__)]
+ROOT = Path(__file__).parent.parent
+WITH_EXAMPLES = sorted(
+    ".".join(("locinv_pl", *path.relative_to(ROOT).with_suffix("").parts)).replace("locinv_pl.locinv_pl", "locinv_pl")
+    for tree in ("locinv_pl", "datamodules", "callbacks")
+    for path in (ROOT / tree).rglob("*.py")
+    if ">>> " in path.read_text()
+)
 MODULES = [
     "locinv_pl.api",
     "locinv_pl.method.losses",
@@ -20,21 +24,10 @@ MODULES = [
 ]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *MODULES,
-        *WORDS,
-        "locinv_pl.prompt_weights",
-        "locinv_pl.types",
-        "locinv_pl.callbacks.report",
-        "locinv_pl.datamodules.base",
-        "locinv_pl.datamodules.entries",
-    ],
-)
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_examples(name):
-    results = doctest.testmod(importlib.import_module(name))
-    assert results.failed == 0
+    results = doctest.testmod(importlib.import_module(name.removesuffix(".__init__")))
+    assert results.failed == 0 and results.attempted
 
 
 def public_functions(name):
