@@ -6,7 +6,7 @@ DEMO := data=scenes data.num_images=6 data.batch_size=3 trainer.accelerator=cpu 
 # Tests that start processes, run whole models or interpret kernels: not of `make fast`.
 SLOW := benchmark callbacks cli comparison measures pretrain run editing/test_editors.py io/test_disk.py \
 	$(addprefix datamodules/test_,coco_edit.py completion.py foundation.py) \
-	$(addprefix networks/test_,generation.py graphs.py kernels.py memory.py shapes.py tuning.py)
+	$(addprefix networks/test_,generation.py graphs.py kernels.py memory.py tuning.py)
 
 .PHONY: help demo test fast lint format docs tree clean
 

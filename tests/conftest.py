@@ -51,11 +51,11 @@ def disk_without_wait() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def coarse_figures() -> Iterator[None]:
     """A sheet of a run is drawn in a tenth of a second in place of half a one: coarse, and its parts not aligned.
 
-    ``test_edit_sheets.py`` and ``test_report.py`` look at sheets and take them as they are, see ``fine_figures``.
+    Tests of what a sheet shows take them as they are: a fixture of this name in their file stands in for this one.
     """
     from matplotlib.figure import Figure
 

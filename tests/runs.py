@@ -56,18 +56,8 @@ def make_samples(count: int) -> list[EditSample]:
     return [make_two_objects(f"p{n}", seed=n) for n in range(count)]
 
 
-def run_stage(
-    model: Path,
-    root: Path,
-    count: int = 3,
-    stage: str = "fit",
-    method: Method = METHOD,
-    samples: list[EditSample] | None = None,
-    data: dict[str, Any] | None = None,
-    dtype: str = "float32",
-    **options: Any,
-) -> tuple[Trainer, LocInvModule]:
-    """Run a stage into the folder ``root``; ``data`` are options of the data, others the Trainer's."""
+def make_trainer(root: Path, **options: Any) -> Trainer:
+    """The Trainer of a run into ``root`` in this process, with no more than it needs but for ``options``."""
     plain: dict[str, Any] = {
         "strategy": "image_parallel",
         "accelerator": "cpu",
@@ -80,7 +70,22 @@ def run_stage(
         "num_sanity_val_steps": 0,
         "use_distributed_sampler": False,
     }
-    trainer = Trainer(default_root_dir=root, **(plain | options))
+    return Trainer(default_root_dir=root, **(plain | options))
+
+
+def run_stage(
+    model: Path,
+    root: Path,
+    count: int = 3,
+    stage: str = "fit",
+    method: Method = METHOD,
+    samples: list[EditSample] | None = None,
+    data: dict[str, Any] | None = None,
+    dtype: str = "float32",
+    **options: Any,
+) -> tuple[Trainer, LocInvModule]:
+    """Run a stage into the folder ``root``; ``data`` are options of the data, others the Trainer's."""
+    trainer = make_trainer(root, **options)
     module = LocInvModule(str(model), method, num_steps=T, resolution=8, dtype=dtype)
     getattr(trainer, stage)(module, datamodule=Toy(samples or make_samples(count), **(data or {})))
     return trainer, module

@@ -5,15 +5,12 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
+from test_structure import FILES
 
 from locinv_pl.errors import InputError
-
-ROOT = Path(__file__).parent.parent
-FOLDERS = {"locinv_pl": "", "datamodules": "locinv_pl.", "callbacks": "locinv_pl."}
 
 
 def choices(of: Any) -> dict[str, tuple[Any, ...]]:
@@ -29,11 +26,8 @@ def choices(of: Any) -> dict[str, tuple[Any, ...]]:
 def dataclasses() -> list[type]:
     """Every dataclass of the project with a ``Literal`` field."""
     found = []
-    for folder, above in FOLDERS.items():
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            if "@dataclass" not in path.read_text():
-                continue
-            name = above + ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for name, path in FILES.items():
+        if "@dataclass" in path.read_text():
             found += [c for c in vars(import_module(name)).values() if is_dataclass(c) and c.__module__ == name]
     return [c for c in found if isinstance(c, type) and choices(c)]
 

@@ -3,17 +3,11 @@
 import doctest
 import importlib
 import inspect
-from pathlib import Path
 
 import pytest
+from test_structure import FILES
 
-ROOT = Path(__file__).parent.parent
-WITH_EXAMPLES = sorted(
-    ".".join(("locinv_pl", *path.relative_to(ROOT).with_suffix("").parts)).replace("locinv_pl.locinv_pl", "locinv_pl")
-    for tree in ("locinv_pl", "datamodules", "callbacks")
-    for path in (ROOT / tree).rglob("*.py")
-    if ">>> " in path.read_text()
-)
+WITH_EXAMPLES = sorted(name for name, path in FILES.items() if ">>> " in path.read_text())
 MODULES = [
     "locinv_pl.api",
     "locinv_pl.method.losses",
@@ -26,7 +20,7 @@ MODULES = [
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_examples(name):
-    results = doctest.testmod(importlib.import_module(name.removesuffix(".__init__")))
+    results = doctest.testmod(importlib.import_module(name))
     assert results.failed == 0 and results.attempted
 
 

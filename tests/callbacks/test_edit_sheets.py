@@ -12,7 +12,7 @@ import pytest
 from conftest import make_image, make_two_objects
 from lightning.pytorch import Trainer
 from PIL import Image
-from runs import METHOD, T, Toy
+from runs import METHOD, T, Toy, make_trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from locinv_pl.callbacks.edits import EditSheets
@@ -36,25 +36,17 @@ def make_samples() -> list[EditSample]:
 
 
 def run(model: Path, root: Path, stage: str, samples: list[EditSample]) -> tuple[Trainer, LocInvModule]:
-    trainer = Trainer(
-        default_root_dir=root,
-        strategy="image_parallel",
-        accelerator="cpu",
-        devices=1,
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        callbacks=[EditSheets(map_steps=2)],
-    )
+    trainer = make_trainer(root, callbacks=[EditSheets(map_steps=2)])
     module, options = LocInvModule(str(model), METHOD, num_steps=T, resolution=8), {}
     if stage == "predict":
         options["return_predictions"] = False
     getattr(trainer, stage)(module, datamodule=Toy(samples), **options)
     return trainer, module
+
+
+@pytest.fixture(scope="module", autouse=True)
+def coarse_figures() -> None:
+    """None: sheets are drawn as they are."""
 
 
 @pytest.fixture(scope="module")

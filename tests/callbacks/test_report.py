@@ -60,6 +60,11 @@ def new_run(root: Path) -> RunFolder:
     return RunFolder(root)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def coarse_figures() -> None:
+    """None: sheets are drawn as they are."""
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
     """Two images, three edits."""

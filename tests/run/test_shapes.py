@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from lightning.pytorch import Trainer
 from PIL import Image
+from runs import make_trainer
 
 from locinv_pl.callbacks.attention_maps import AttentionMapSheets
 from locinv_pl.datamodules.base import batches_of
@@ -48,20 +48,7 @@ def images(tmp_path: Path) -> Path:
 def run(tiny_folder: Path, root: Path, output: Path, resolution: int = 16, **options: Any) -> RunFolder:
     data = FolderDataModule(str(root), size=64, batch_size=2, **options)
     module = LocInvModule(str(tiny_folder), METHOD, num_steps=2, resolution=resolution)
-    trainer = Trainer(
-        default_root_dir=output,
-        strategy="image_parallel",
-        accelerator="cpu",
-        devices=1,
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        callbacks=[AttentionMapSheets(tensorboard_steps=0)],
-    )
+    trainer = make_trainer(output, callbacks=[AttentionMapSheets(tensorboard_steps=0)])
     trainer.fit(module, datamodule=data)
     return RunFolder(output)
 
