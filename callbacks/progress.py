@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
+from math import isnan
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 from locinv_pl.errors import printable
 from locinv_pl.measures.display import MEASURES
-from locinv_pl.measures.metrics import attention_iou
-from locinv_pl.method.policies import LOSSES
+from locinv_pl.run.logging import step_metrics
 from locinv_pl.run.module import LocInvModule
 from locinv_pl.run.status import duration
 from locinv_pl.run.store import RunFolder
@@ -49,23 +48,15 @@ class InversionProgress(TQDMProgressBar):
         i, parts = outputs["i"], outputs["micro_batches"]
         if parts:
             ids = [id for part in parts for id in part.ids]
-            records = [part.records[i] for part in parts]
-            task = parts[0].task
+            task, figures = parts[0].task, step_metrics(parts, i)
             self._now = {
                 "image": printable(ids[0] if len(ids) == 1 else f"{ids[0]}..{ids[-1]}"),
                 "timestep": f"{i + 1}/{len(task.schedule)}",
             }
-            means = torch.cat([record.losses for record in records]).nanmean(0).tolist()
-            shown = task.method.tokens.active
-            self._now |= {n[:3]: f"{v:.3f}" for n, v in zip(LOSSES, means, strict=True) if n in shown and v == v}
-            ious = [
-                attention_iou(record.maps[b, : len(s.nouns)].cpu(), s.masks)
-                for part, record in zip(parts, records, strict=True)
-                for b, s in enumerate(part.task.samples)
-                if s.nouns
-            ]
-            if ious:
-                self._now["IoU"] = MEASURES["attention_iou"].caption(torch.cat(ious).mean().item())
+            losses = {name: figures[f"loss/{name}"] for name in task.method.tokens.active}
+            self._now |= {name[:3]: f"{value:.3f}" for name, value in losses.items() if not isnan(value)}
+            if not isnan(figures["iou/mean"]):
+                self._now["IoU"] = MEASURES["attention_iou"].caption(figures["iou/mean"])
         if trainer.is_global_zero:
             self._look(_run_of(pl_module))
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)

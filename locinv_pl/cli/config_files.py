@@ -42,13 +42,14 @@ def check_config_file(path: Path) -> None:
     try:
         if not path.is_file() or path.stat().st_size > LARGEST:
             raise InputError(f"{path}: no such file, or no configuration's; give a YAML file of keys and values")
-        content = yaml.safe_load(path.read_text())
+        text = path.read_text()
+        content = yaml.safe_load(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         content = None
     if not isinstance(content, (dict, list)):
         raise InputError(f"{path}: holds no configuration; give a YAML file of keys and values")
     try:
-        yaml_of(path.read_text())
+        yaml_of(text)
     except (ValueError, yaml.YAMLError) as error:
         raise InputError(f"{path}: {one_line(str(error))}; mend it") from None
     for old in filter(_has_moved, _class_paths(content)):

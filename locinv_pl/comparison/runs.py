@@ -22,11 +22,10 @@ from typing_extensions import TypedDict
 import locinv_pl
 from locinv_pl.comparison.statistics import compare
 from locinv_pl.comparison.tables import to_csv, to_markdown
-from locinv_pl.configs import CONFIGS
+from locinv_pl.configs import CONFIGS, presets
 from locinv_pl.errors import DamagedError, InputError
 from locinv_pl.io.arguments import read_words
 from locinv_pl.io.files import read_json, write_atomically, write_json
-from locinv_pl.method.policies import presets
 from locinv_pl.run.contents import OPEN, EditScores, InversionScores
 from locinv_pl.run.names import file_name
 from locinv_pl.run.store import RunFolder

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from locinv_pl.configs import CONFIGS
+from locinv_pl.configs import CONFIGS, presets
 from locinv_pl.errors import InputError
 
 Content = Literal["value", "group", "file"]
@@ -134,8 +134,7 @@ def group_file(group: str, value: str) -> str:
         return named
     if is_file(value) or value == "null" or value[:1] in ("{", "["):
         return value
-    names = ", ".join(sorted(path.stem for path in (CONFIGS / group).glob("*.yaml")))
-    raise InputError(f"{group}={value}: no such config; use one of {names}, or a YAML file")
+    raise InputError(f"{group}={value}: no such config; use one of {', '.join(presets(group))}, or a YAML file")
 
 
 def is_file(path: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_type_hints
 
 import yaml
 
-from locinv_pl.configs import CONFIGS
+from locinv_pl.configs import CONFIGS, presets
 from locinv_pl.errors import InputError, check_choices
 from locinv_pl.priors import Rasterize
 
@@ -207,18 +207,6 @@ def load_method(name_or_path: str | Path) -> Method:
     """
     path = preset_file("method", name_or_path)
     return Method.from_dict(yaml.safe_load(path.read_text()) or {}, str(path))
-
-
-def presets(group: str) -> list[str]:
-    """The names of the files in configs/<group>/, sorted.
-
-    >>> "locinv" in presets("method")
-    True
-
-    Args:
-        group: such as "method" or "edit".
-    """
-    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
 def preset_file(group: str, name_or_path: str | Path) -> Path:
