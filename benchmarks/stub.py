@@ -98,6 +98,7 @@ def make_inversion(T: int) -> Inversion:
         maps=torch.zeros(T, K, SIDE, SIDE),
         initial_maps=torch.zeros(T, K, SIDE, SIDE),
         priors=torch.zeros(K, SIDE, SIDE),
+        fine_priors=torch.zeros(K, SIDE, SIDE),
         latent=torch.zeros(C, SIDE, SIDE),
         losses=torch.zeros(T, len(LOSSES)),
         thresholds=torch.zeros(T, len(LOSSES)),

@@ -289,7 +289,7 @@ class _Header(TypedDict):
 
 
 _INVERSION = {"trajectory": "T+1 C h w", "tokens": "T N D", "null": "T L D", "maps": "T K r c"}
-_INVERSION |= {"initial_maps": "T K r c", "priors": "K r c", "latent": "C h w", "losses": "T n", "thresholds": "T n"}
+_INVERSION |= {"initial_maps": "T K r c", "priors": "K r c", "fine_priors": "K h w", "latent": "C h w", "losses": "T n", "thresholds": "T n"}
 _INVERSION |= {"null_loss": "T", "token_steps": "T", "null_steps": "T"}
 
 
@@ -309,6 +309,7 @@ class Inversion:
         maps: A_t^k, shape (T, K, r, c).
         initial_maps: the same of the DDIM inversion, before any optimisation, shape (T, K, r, c).
         priors: S^k on the attention grid, shape (K, r, c).
+        fine_priors: S^k on the latent's grid, where edits are blended, shape (K, h, w).
         latent: the reconstruction's z_0, shape (C, h, w).
         losses: per step, in the order of ``method.policies.LOSSES``, shape (T, n).
         thresholds: their TH_i, shape (T, n).
@@ -329,6 +330,7 @@ class Inversion:
     maps: Tensor
     initial_maps: Tensor
     priors: Tensor
+    fine_priors: Tensor
     latent: Tensor
     losses: Tensor
     thresholds: Tensor

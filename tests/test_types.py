@@ -53,6 +53,7 @@ def make_inversion(id: str = "a", seed: int = 0) -> Inversion:
         maps=rand(T, K, 8, 8),
         initial_maps=rand(T, K, 8, 8),
         priors=rand(K, 8, 8),
+        fine_priors=rand(K, 4, 4),
         latent=rand(4, 4, 4),
         losses=rand(T, 3),
         thresholds=rand(T, 3),

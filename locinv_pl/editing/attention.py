@@ -25,7 +25,6 @@ import torch
 from torch import Tensor
 
 from locinv_pl.editing.rows import Rows, Target
-from locinv_pl.editing.settings import EditSettings
 from locinv_pl.networks.attention import Layer
 from locinv_pl.words.alignment import edit_kind
 
@@ -37,8 +36,8 @@ class AttentionEdit:
     layers with the inversion's attention grid, over all steps so far, for :class:`~locinv_pl.editing.blending.Blend`.
 
     Args:
-        rows: the batch of R rows, n of them targets.
-        settings: give τ, for cross-attention, single words and self-attention, and c.
+        rows: the batch of R rows, n of them targets; their settings give τ, for cross-attention, single words and
+            self-attention, and c.
         num_steps: T.
         device: where the attention is computed.
 
@@ -46,24 +45,24 @@ class AttentionEdit:
         InputError: the settings name a word that a target prompt hasn't.
     """
 
-    def __init__(self, rows: Rows, settings: EditSettings, num_steps: int, device: torch.device):
-        self.settings, self.num_steps = settings, num_steps
-        self.step = 0
+    def __init__(self, rows: Rows, num_steps: int, device: torch.device):
+        self.num_steps, self.step = num_steps, 0
         targets = rows.targets
         self.source = torch.tensor([t.source_row for t in targets], device=device)  # (n,)
         self.target = torch.tensor([t.row for t in targets], device=device)  # (n,)
         self.mapper = torch.stack([t.alignment.mapper for t in targets]).to(device)  # M, (n, L, L)
-        self.until = torch.stack([self._until(t) for t in targets]).to(device)  # τ, (n, L)
-        self.weight = torch.stack([self._weight(t) for t in targets]).to(device)  # c, (n, L)
-        self.self_until = torch.tensor([self._self_until(t) for t in targets])  # (n,)
+        self.until = torch.stack([_until(t) for t in targets]).to(device)  # τ, (n, L)
+        self.weight = torch.stack([_weight(t) for t in targets]).to(device)  # c, (n, L)
+        self.self_until = torch.tensor([_self_until(t) for t in targets])  # (n,)
         grid = rows.inversions[0].maps.shape[-2:]
         self.grid = (int(grid[0]), int(grid[1]))
-        self.finest = settings.self_resolution**2 * max(grid) / min(grid)
+        shape = max(grid) / min(grid)
+        self.finest = torch.tensor([t.settings.self_resolution**2 * shape for t in targets])  # queries, (n,)
         self.maps: Tensor | None = None
 
     def wants(self, layer: Layer) -> bool:
         """Cross-attention always, self-attention while it is taken over."""
-        return layer.is_cross or (bool(self._takes_self.any()) and layer.queries <= self.finest)
+        return layer.is_cross or bool(self._takes_self(layer).any())
 
     def __call__(self, probs: Tensor, layer: Layer) -> Tensor:
         """Change the targets' attention.
@@ -77,7 +76,8 @@ class AttentionEdit:
         """
         edited = probs.clone()
         if not layer.is_cross:
-            edited[self.target[self._takes_self]] = probs[self.source[self._takes_self]]
+            taking = self._takes_self(layer).to(self.target.device)
+            edited[self.target[taking]] = probs[self.source[taking]]
             return edited
         alpha = (self.step < self.until * self.num_steps).to(probs)[:, None, None]  # (n, 1, 1, L)
         taken = probs[self.source] @ self.mapper[:, None].to(probs)  # A M, (n, heads, queries, L)
@@ -87,27 +87,35 @@ class AttentionEdit:
             self.maps = mean if self.maps is None else self.maps + mean
         return edited
 
-    @property
-    def _takes_self(self) -> Tensor:
-        """Which targets take over self-attention at this step, (n,)."""
-        return self.step < self.self_until * self.num_steps
+    def acts(self) -> bool:
+        """Whether anything is still to be changed at this step: nothing is once all shares of the steps are over."""
+        taken = max(float(self.until.max()), float(self.self_until.max()))
+        return self.step < taken * self.num_steps or bool((self.weight != 1).any())
 
-    def _self_until(self, target: Target) -> float:
-        kind = edit_kind(target.source.prompt, target.tokens.prompt)
-        return self.settings.attribute_steps if kind == "attribute" else self.settings.self_replace_steps
+    def _takes_self(self, layer: Layer) -> Tensor:
+        """Which targets take over a layer's self-attention at this step, (n,)."""
+        return (self.step < self.self_until * self.num_steps) & (layer.queries <= self.finest)
 
-    def _until(self, target: Target) -> Tensor:
-        """τ of every token, (L,); 0 for words that only the target has."""
-        until = torch.where(target.alignment.taken, self.settings.cross_replace_steps, 0.0)
-        for word, share in self.settings.word_steps.items():
-            until[target.positions(word)] = share
-        return until * target.alignment.taken
 
-    def _weight(self, target: Target) -> Tensor:
-        """Every token's c, (L,); a weight in brackets comes before the word's in the settings."""
-        weight = torch.ones(len(target.tokens.ids))
-        for word, factor in self.settings.reweight.items():
-            weight[target.positions(word)] = factor
-        for span, factor in target.edit.weights:
-            weight[list(target.tokens.positions(span))] = factor
-        return weight
+def _self_until(target: Target) -> float:
+    """τ of self-attention."""
+    kind = edit_kind(target.source.prompt, target.tokens.prompt)
+    return target.settings.attribute_steps if kind == "attribute" else target.settings.self_replace_steps
+
+
+def _until(target: Target) -> Tensor:
+    """τ of every token, (L,); 0 for words that only the target has."""
+    until = torch.where(target.alignment.taken, target.settings.cross_replace_steps, 0.0)
+    for word, share in target.settings.word_steps.items():
+        until[target.positions(word)] = share
+    return until * target.alignment.taken
+
+
+def _weight(target: Target) -> Tensor:
+    """Every token's c, (L,); a weight in brackets comes before the word's in the settings."""
+    weight = torch.ones(len(target.tokens.ids))
+    for word, factor in target.settings.reweight.items():
+        weight[target.positions(word)] = factor
+    for span, factor in target.edit.weights:
+        weight[list(target.tokens.positions(span))] = factor
+    return weight

@@ -10,6 +10,9 @@ where m comes from:
   step and begins after ``blend_start`` of them.
 - "prior": the union of the changed nouns' priors, or the region that came with the edit, widened by ``blend_margin``
   and softened at its edge. Beyond that m is exactly 0, and the result the reconstruction.
+- "both": a cell that the changed nouns' priors cover more than the others' belongs to the edit, one that the others'
+  cover more stays, and "attention" decides about cells of no one:
+  m = 1 where S > S', 0 where S < S', m_attention elsewhere; S = max_k S^k over the changed nouns, S' over the others.
 - "none": m = 1 everywhere.
 """
 
@@ -23,7 +26,6 @@ from torch import Tensor
 
 from locinv_pl.editing.attention import AttentionEdit
 from locinv_pl.editing.rows import Rows, Target, added_nouns, changed_nouns
-from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError
 from locinv_pl.words import find_word, load_words
 
@@ -34,8 +36,7 @@ class Blend:
     ``masks`` has every target's m, (h, w), by its row, or None where m isn't known from the start.
 
     Args:
-        rows: the batch of R rows.
-        settings: say where m comes from.
+        rows: the batch of R rows; the targets' settings say where m comes from.
         size: (h, w) of the latents.
         region: where edits may change the image, (H, W), in place of the priors.
 
@@ -43,10 +44,15 @@ class Blend:
         InputError: with ``blend="prior"`` and without a region, an edit changes no noun, or something without a prior.
     """
 
-    def __init__(self, rows: Rows, settings: EditSettings, size: Sequence[int], region: Tensor | None):
-        self.settings, self.size = settings, (int(size[0]), int(size[1]))
-        self.targets = rows.targets if settings.blend != "none" else []
+    def __init__(self, rows: Rows, size: Sequence[int], region: Tensor | None):
+        self.size = (int(size[0]), int(size[1]))
+        self.targets = [target for target in rows.targets if target.settings.blend != "none"]
         self.masks = {target.row: self._mask(target, region) for target in self.targets}
+
+    @property
+    def runs(self) -> bool:
+        """Whether a mask moves with the attention from step to step."""
+        return any(mask is None for mask in self.masks.values())
 
     def __call__(self, z: Tensor, control: AttentionEdit) -> Tensor:
         """Blend the latents after a step.
@@ -69,18 +75,26 @@ class Blend:
 
     def _mask(self, target: Target, region: Tensor | None) -> Tensor | None:
         """m, (h, w), where it is known from the start."""
-        inversion, named = target.inversion, target.blended_words()
+        inversion, named, blend = target.inversion, target.blended_words(), target.settings.blend
         if named is None:
             changed = self._changed(target, inversion.noun_positions)
         else:
             here = {p for span in named[0] for p in target.source.positions(span)}
             changed = [k for k, positions in enumerate(inversion.noun_positions) if here & set(positions)]
-        if self.settings.blend == "attention":
-            return self._above(inversion.maps[:, changed].mean(0)) if changed else None
+        if blend != "prior" and not changed:
+            return None
+        if blend == "attention":
+            return self._above(target, inversion.maps[:, changed].mean(0))
+        if blend == "both":
+            S = inversion.fine_priors  # (K, h, w)
+            others = [k for k in range(len(S)) if k not in changed]
+            own, other = S[changed].amax(0), S[others].amax(0) if others else torch.zeros(self.size)
+            free = self._above(target, inversion.maps[:, changed].mean(0))
+            return torch.where(own == other, free, (own > other).float())
         if region is None:
             self._refuse_placeless(target, changed, by_data=named is not None)
-            region = inversion.priors[changed].amax(0)
-        return self._widened(region)
+            region = inversion.fine_priors[changed].amax(0)
+        return self._widened(target, region)
 
     def _running(self, target: Target, control: AttentionEdit) -> Tensor | None:
         """m, (h, w), where the changed words of source and target have looked up to now; None before the first."""
@@ -93,18 +107,18 @@ class Blend:
         words += [(target.row, [p for span in yours for p in target.tokens.positions(span)])]
         assert control.maps is not None
         maps = [control.maps[n][..., positions].mean(-1) for n, positions in words if positions]
-        if control.step < self.settings.blend_start * control.num_steps or not maps:
+        if control.step < target.settings.blend_start * control.num_steps or not maps:
             return None
-        return self._above(torch.stack(maps))
+        return self._above(target, torch.stack(maps))
 
-    def _above(self, maps: Tensor) -> Tensor:
+    def _above(self, target: Target, maps: Tensor) -> Tensor:
         """Where any of some maps (n, r, c) exceeds the threshold: (h, w), 0 or 1."""
         large = F.interpolate(maps[:, None].float(), self.size, mode="bilinear")[:, 0]
-        return (large > self.settings.blend_threshold * large.amax((-2, -1), keepdim=True)).any(0).float()
+        return (large > target.settings.blend_threshold * large.amax((-2, -1), keepdim=True)).any(0).float()
 
-    def _widened(self, region: Tensor) -> Tensor:
+    def _widened(self, target: Target, region: Tensor) -> Tensor:
         """A region and its margin: (h, w) in [0, 1], exactly 0 beyond the margin."""
-        reach = max(1, round(self.settings.blend_margin * min(self.size)))
+        reach = max(1, round(target.settings.blend_margin * min(self.size)))
         mask = F.interpolate(region.float()[None, None], self.size, mode="area")
         wide = F.max_pool2d((mask > 0.05).float(), 2 * reach + 1, 1, reach)
         return F.avg_pool2d(wide, 3, 1, 1, count_include_pad=False)[0, 0]
@@ -112,7 +126,7 @@ class Blend:
     def _changed(self, target: Target, noun_positions: Sequence[Sequence[int]]) -> list[int]:
         """Which nouns of the source prompt the target changes, by its words and by their weights."""
         weighted = [span for span, _ in target.edit.weights]
-        weighted += [span for word in self.settings.reweight for span in find_word(target.tokens.prompt, word)]
+        weighted += [span for word in target.settings.reweight for span in find_word(target.tokens.prompt, word)]
         return changed_nouns(noun_positions, target.source, target.tokens, target.alignment, weighted)
 
     def _refuse_placeless(self, target: Target, changed: Sequence[int], by_data: bool) -> None:

@@ -51,7 +51,7 @@ def reconstruct(backbone: Backbone, inversions: Sequence[Inversion], on_step: Ca
         InputError: the inversions come from another backbone, or from different configurations.
     """
     rows = Rows.of(backbone, inversions, [[] for _ in inversions])
-    return backbone.decode(denoise(backbone, rows, EditSettings(), on_step=on_step)).cpu()
+    return backbone.decode(denoise(backbone, rows, on_step=on_step)).cpu()
 
 
 @torch.no_grad()
@@ -59,7 +59,7 @@ def edit(
     backbone: Backbone,
     inversion: Inversion,
     prompts: str | Edit | Sequence[str | Edit],
-    settings: EditSettings = EditSettings(),
+    settings: EditSettings | Sequence[EditSettings] = EditSettings(),
     region: Tensor | None = None,
     with_source: bool = False,
     on_step: Callable[[], None] = nothing,
@@ -70,7 +70,7 @@ def edit(
         backbone: the one that made the inversion.
         inversion: the image's inversion.
         prompts: n target prompts; their words may have weights, "a (red:1.5) cat".
-        settings: how Prompt-to-Prompt edits.
+        settings: how Prompt-to-Prompt edits; all prompts alike, or each by its own of n settings.
         region: where edits may change the image, (H, W), above 0 inside. The edits are then made with
             ``blend="prior"``, and the region takes the place of the priors.
         with_source: whether the reconstruction comes before the edits.
@@ -85,10 +85,11 @@ def edit(
             what the prompt changes has no place.
     """
     targets = [prompts] if isinstance(prompts, (str, Edit)) else list(prompts)
+    each = [settings] * len(targets) if isinstance(settings, EditSettings) else list(settings)
     if region is not None:
-        settings = replace(settings, blend="prior")
-    rows = Rows.of(backbone, [inversion], [targets])
-    z = denoise(backbone, rows, settings, region, on_step)
+        each = [replace(one, blend="prior") for one in each]
+    rows = Rows.of(backbone, [inversion], [targets], [each])
+    z = denoise(backbone, rows, region, on_step)
     return backbone.decode(z if with_source else z[1:]).cpu()
 
 
@@ -107,14 +108,13 @@ def check_edit(
     Raises:
         InputError: as :func:`edit` does.
     """
-    plan(backbone, Rows.of(backbone, [inversion], [[prompt]]), settings, region)
+    plan(backbone, Rows.of(backbone, [inversion], [[prompt]], settings), region)
 
 
 @freeze_gc()
 def denoise(
     backbone: Backbone,
     rows: Rows,
-    settings: EditSettings,
     region: Tensor | None = None,
     on_step: Callable[[], None] = nothing,
 ) -> Tensor:
@@ -123,8 +123,7 @@ def denoise(
     Args:
         backbone: the one that made the inversions.
         rows: R rows.
-        settings: how the targets among them are edited.
-        region: where these may change the image, (H, W).
+        region: where the targets among them may change the image, (H, W).
         on_step: called before every timestep.
 
     Returns:
@@ -138,41 +137,47 @@ def denoise(
     ids = torch.stack([tokens.ids for tokens in rows.tokens])  # (R, L)
     own, plain = backbone.embed(ids), backbone.encode_text(ids)  # (R, L, D) each
     z = torch.stack([inversion.noise for inversion in rows.inversions]).to(device)  # (R, C, h, w)
-    control, blend = plan(backbone, rows, settings, region)
+    control, blend = plan(backbone, rows, region)
+    # Direct inversion: the sources stay on the DDIM trajectory, and are predicted for their attention alone.
+    is_direct = method.null_text.policy == "direct" or any(target.settings.direct for target in rows.targets)
+    every = list(range(len(ids)))
+    guided = [target.row for target in rows.targets] if is_direct else every
     for i in range(len(schedule)):
         on_step()
         t, (abar_t, abar_s) = schedule.timesteps[i], schedule.alphas[i : i + 2]
-        # 1. The text: V_t for shared nouns, and the source's context at the tokens that the settings keep.
-        context = dynamic_context(backbone, method.tokens, ids, rows.embeddings(i, own), plain)
-        if settings.keep != "nothing":
-            context = Context(rows.keep(context.keys, settings.keep), rows.keep(context.values, settings.keep))
-        null = torch.stack([inversion.null[i] for inversion in rows.inversions]).to(device)  # ∅_t, (R, L, D)
-        # 2. The guided DDIM step; attention goes from the source rows to the targets.
         if control is not None:
             control.step = i
-        eps_cond = backbone.predict_noise(z, t, abar_t, context, control)
-        eps_null = backbone.predict_noise(z, t, abar_t, Context.of(null))
-        z = ddim_step(z, guided_noise(eps_cond, eps_null, method.guidance_scale), abar_t, abar_s)
-        # 3. Direct inversion: the source rows return to the DDIM trajectory.
-        if settings.direct or method.null_text.policy == "direct":
+        acts = control is not None and (control.acts() or blend.runs)
+        some = every if acts else guided
+        if some:
+            # 1. The text: V_t for shared nouns, and the source's context at the tokens that the settings keep.
+            context = dynamic_context(backbone, method.tokens, ids, rows.embeddings(i, own), plain)
+            context = Context(rows.keep(context.keys)[some], rows.keep(context.values)[some])
+            null = torch.stack([rows.inversions[n].null[i] for n in guided]).to(device)  # ∅_t, (g, L, D)
+            # 2. The guided DDIM step; attention goes from the source rows to the targets.
+            eps_cond = torch.zeros_like(z)
+            eps_cond[some] = backbone.predict_noise(z[some], t, abar_t, context, control if acts else None)
+            eps_null = backbone.predict_noise(z[guided], t, abar_t, Context.of(null))
+            eps = guided_noise(eps_cond[guided], eps_null, method.guidance_scale)  # (g, C, h, w)
+            z[guided] = ddim_step(z[guided], eps, abar_t, abar_s)
+        if is_direct:
             for n in rows.sources:
                 z[n] = rows.inversions[n].trajectory[len(schedule) - 1 - i].to(device)
-        # 4. The targets return to their sources where they are not to change.
+        # 3. The targets return to their sources where they are not to change.
         if control is not None and blend is not None:
             z = blend(z, control)
     return z
 
 
 def plan(
-    backbone: Backbone, rows: Rows, settings: EditSettings, region: Tensor | None
+    backbone: Backbone, rows: Rows, region: Tensor | None
 ) -> tuple[AttentionEdit | None, Blend | None]:
     """What acts on the targets, made before anything is computed: all that is wrong with an edit shows here.
 
     Args:
         backbone: the one that made the inversions.
         rows: R rows.
-        settings: how the targets among them are edited.
-        region: where these may change the image, (H, W).
+        region: where the targets among them may change the image, (H, W).
 
     Returns:
         both None where no row is a target.
@@ -189,4 +194,4 @@ def plan(
     if region is not None and not region.any():
         raise InputError("region: is empty; say where the edit may change the image")
     num_steps = rows.inversions[0].settings["num_steps"]
-    return AttentionEdit(rows, settings, num_steps, backbone.device), Blend(rows, settings, (h, w), region)
+    return AttentionEdit(rows, num_steps, backbone.device), Blend(rows, (h, w), region)

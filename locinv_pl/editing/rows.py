@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.types import Edit, Inversion, Span, overlap
@@ -29,6 +30,7 @@ class Target:
         tokens: the target prompt's tokens.
         alignment: which tokens of the target stand for which of the source.
         edit: what was asked for, with its weights.
+        settings: how it is made.
     """
 
     row: int
@@ -38,6 +40,7 @@ class Target:
     tokens: Tokens
     alignment: Alignment
     edit: Edit
+    settings: EditSettings
 
     def positions(self, word: str) -> list[int]:
         """The target's tokens of every occurrence of a word.
@@ -77,48 +80,61 @@ class Rows:
     targets: list[Target]
 
     @classmethod
-    def of(cls, backbone: Backbone, inversions: Sequence[Inversion], targets: Sequence[Sequence[str | Edit]]) -> Rows:
+    def of(
+        cls,
+        backbone: Backbone,
+        inversions: Sequence[Inversion],
+        targets: Sequence[Sequence[str | Edit]],
+        settings: EditSettings | Sequence[Sequence[EditSettings]] = EditSettings(),
+    ) -> Rows:
         """The rows of several inversions.
 
         Args:
             backbone: the one that made the inversions.
             inversions: B of them.
             targets: B lists of target prompts, each of them empty where an inversion is only reconstructed.
+            settings: how the targets are edited, all alike, or every target by its own.
 
         Raises:
-            InputError: the inversions come from another backbone or from different configurations, or a target
-                prompt is too long.
+            InputError: the inversions come from another backbone or from different configurations, a target
+                prompt is too long, or some edits of an image are to be direct and others aren't.
         """
         rows = cls([], [], [], [])
-        for inversion, asked in zip(inversions, targets, strict=True):
+        if isinstance(settings, EditSettings):
+            settings = [[settings] * len(asked) for asked in targets]
+        if len({each.direct for how in settings for each in how}) > 1:
+            raise InputError("edit.direct: is true for some edits only; give all that run together the same value")
+        for inversion, asked, how in zip(inversions, targets, settings, strict=True):
             _check(inversion, inversions[0], backbone)
             source_row, source = len(rows.tokens), tokenize(backbone.tokenizer, inversion.prompt, inversion.id)
             rows.sources.append(source_row)
             rows.tokens.append(source)
-            for edit in (as_edit(inversion.prompt, prompt) for prompt in asked):
+            for prompt, each in zip(asked, how, strict=True):
+                edit = as_edit(inversion.prompt, prompt)
                 tokens, row = tokenize(backbone.tokenizer, edit.prompt, inversion.id), len(rows.tokens)
                 aligned = align(source, tokens)
-                rows.targets.append(Target(row, source_row, inversion, source, tokens, aligned, edit))
+                rows.targets.append(Target(row, source_row, inversion, source, tokens, aligned, edit, each))
                 rows.tokens.append(tokens)
             rows.inversions.extend([inversion] * (1 + len(asked)))
         return rows
 
-    def keep(self, states: Tensor, which: str) -> Tensor:
-        """The rows' context with the source's at the tokens that a target shares with it.
+    def keep(self, states: Tensor) -> Tensor:
+        """The rows' context with the source's at the shared tokens that the settings of a target keep.
 
         A noun with another adjective keeps its own: the context of "cat" in "a red cat" is red.
 
         Args:
             states: the rows' own context, (R, L, D).
-            which: "words" keeps to words, "all" takes the end mark and the padding, too.
 
         Returns:
             (R, L, D).
         """
         kept = states.clone()
         for target in self.targets:
+            if target.settings.keep == "nothing":
+                continue
             here = target.alignment.kept >= 0
-            if which == "words":
+            if target.settings.keep == "words":
                 here = here & torch.tensor([stop > start for start, stop in target.tokens.offsets])
             here[described_anew(target.tokens, target.alignment)] = False
             kept[target.row, here] = states[target.source_row, target.alignment.kept[here]]

@@ -35,8 +35,9 @@ class EditSettings:
         blend: where the target may leave the source. "none": everywhere. "attention": where the attention to the
             changed nouns, in the mean over the inversion's steps, exceeds ``blend_threshold`` of its maximum.
             "prior": in the changed nouns' localization priors, widened by ``blend_margin``; an edit that changes
-            something without a prior is refused, unless it comes with a region. Where the data names blended words,
-            these stand in for the changed ones.
+            something without a prior is refused, unless it comes with a region. "both": in the changed nouns' priors,
+            not in those of the others, and elsewhere by attention. Where the data names blended words, these stand in
+            for the changed ones.
         blend_threshold: share of the map's maximum, 0 to 1, above which ``blend="attention"`` lets the target change.
         blend_start: share of the steps, 0 to 1, before blending by attention begins where an edit changes no noun of
             the inversion. The mask then comes from the changed words' maps so far, as in Prompt-to-Prompt.
@@ -55,7 +56,7 @@ class EditSettings:
     self_resolution: int = 16
     reweight: Mapping[str, float] = field(default_factory=dict)
     keep: Literal["nothing", "words", "all"] = "all"
-    blend: Literal["none", "attention", "prior"] = "attention"
+    blend: Literal["none", "attention", "prior", "both"] = "both"
     blend_threshold: float = 0.3
     blend_start: float = 0.2
     blend_margin: float = 0.08

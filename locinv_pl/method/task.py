@@ -68,6 +68,7 @@ class Task:
         plain: the text encoder's output for the unchanged prompts, (B, L, D).
         empty: that for "", (1, L, D).
         priors: S, (B, K, r, c), in [0, 1].
+        fine_priors: S on the latents' grid, (B, K, h, w), in [0, 1].
         background: DPL's M, (B, r, c), 0 or 1; None where its loss doesn't count.
         trajectory: z̄_0..z̄_T, (T+1, B, C, h, w).
         initial_maps: the A_t^k along it, noisiest first, (T, B, K, r, c).
@@ -86,6 +87,7 @@ class Task:
     plain: Tensor
     empty: Tensor
     priors: Tensor
+    fine_priors: Tensor
     background: Tensor | None
     trajectory: Tensor
     initial_maps: Tensor
@@ -103,6 +105,7 @@ class Task:
             embeddings=self.embeddings[some],
             plain=self.plain[some],
             priors=self.priors[some],
+            fine_priors=self.fine_priors[some],
             background=None if self.background is None else self.background[some],
             trajectory=self.trajectory[:, some].contiguous(),
             initial_maps=self.initial_maps[:, some].contiguous(),
@@ -177,9 +180,11 @@ def prepare(backbone: Backbone, samples: Sequence[EditSample], method: Method, n
     trajectory, A = ddim_invert(backbone, z_0, Context.of(plain), schedule, grid, parts if estimates else None)
     initial_maps = torch.stack([maps_of(A_t, prompts.nouns) for A_t in A])
     priors = torch.zeros(*prompts.has_noun.shape, *grid)
+    fine_priors = torch.zeros(*prompts.has_noun.shape, *z_0.shape[-2:])
     for b, sample in enumerate(samples):
         for k, noun in enumerate(sample.nouns):
             priors[b, k] = prior_on_grid(noun.prior.float(), grid, method.tokens.rasterize)
+            fine_priors[b, k] = prior_on_grid(noun.prior.float(), z_0.shape[-2:])
     return Task(
         samples=tuple(samples),
         method=method,
@@ -190,6 +195,7 @@ def prepare(backbone: Backbone, samples: Sequence[EditSample], method: Method, n
         plain=plain,
         empty=empty,
         priors=priors.to(device),
+        fine_priors=fine_priors,
         background=_background(parts, initial_maps.mean(0), prompts) if estimates else None,
         trajectory=trajectory,
         initial_maps=initial_maps,

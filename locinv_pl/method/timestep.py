@@ -98,6 +98,7 @@ def collect(task: Task, records: Sequence[StepRecord]) -> list[Inversion]:
                 maps=stack([r.maps[b, :K] for r in records]),
                 initial_maps=task.initial_maps[:, b, :K].cpu(),
                 priors=task.priors[b, :K].cpu(),
+                fine_priors=task.fine_priors[b, :K],
                 latent=records[-1].latent[b].cpu(),
                 losses=stack([r.losses[b] for r in records]),
                 thresholds=stack([r.thresholds for r in records]),

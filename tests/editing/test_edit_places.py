@@ -55,9 +55,9 @@ def test_a_noun_that_describes_a_noun_changes_it(tiny, source, target, words):
     "target", ["a red toy cat and a dog", "a red (toy:1.5) cat and a dog", "a red (cat:2) and a dog"]
 )
 def test_with_the_prior_blend_far_latents_stay(tiny: Backbone, inversion: Inversion, target: str) -> None:
-    rows = Rows.of(tiny, [inversion], [[target]])
+    rows = Rows.of(tiny, [inversion], [[target]], PRIOR)
     with torch.no_grad():
-        z = denoise(tiny, rows, PRIOR)
+        z = denoise(tiny, rows)
     differs = (z[0] != z[1]).any(0)
     near = torch.zeros(16, 16, dtype=torch.bool)
     near[:11, :11] = True
@@ -85,7 +85,7 @@ def test_what_has_no_place_is_refused_and_takes_a_region(tiny, inversion, target
 
 def test_a_changed_noun_without_a_prior_has_no_place(tiny, inversion):
     (cat, _) = inversion.noun_positions
-    alone = replace(inversion, nouns=("cat",), noun_positions=(cat,), priors=inversion.priors[:1])
+    alone = replace(inversion, nouns=("cat",), noun_positions=(cat,), priors=inversion.priors[:1], fine_priors=inversion.fine_priors[:1])
     check_edit(tiny, alone, "a blue cat and a dog", PRIOR)
     with pytest.raises(InputError, match="'dog' has no prior"):
         check_edit(tiny, alone, "a blue cat and an owl", PRIOR)
@@ -152,12 +152,12 @@ class TestBlendedWords:
 
     def mask(self, backbone: Backbone, inversion: Inversion, settings: EditSettings, blend: tuple[str, str] | None):
         asked = Edit("a red zebra and a owl", "change_object", blend)
-        rows = Rows.of(backbone, [inversion], [[asked]])
-        _, blended = plan(backbone, rows, settings, None)
+        rows = Rows.of(backbone, [inversion], [[asked]], settings)
+        _, blended = plan(backbone, rows, None)
         assert blended is not None
         return blended.masks[1]
 
-    @pytest.mark.parametrize("settings", [PRIOR, EditSettings(blend_threshold=0.97)])
+    @pytest.mark.parametrize("settings", [PRIOR, EditSettings(blend="attention", blend_threshold=0.97)])
     def test_they_say_where(self, tiny, inversion, settings):
         both, cat, dog = (
             self.mask(tiny, inversion, settings, blend) for blend in (None, ("cat", "zebra"), ("dog", "owl"))
@@ -170,9 +170,9 @@ class TestBlendedWords:
 
     def test_words_without_a_noun_s_maps_are_followed_as_they_go(self, tiny, inversion):
         asked = [Edit("a red zebra and a dog", "x", ("red", "zebra"))]
-        rows = Rows.of(tiny, [inversion], [asked])
+        rows = Rows.of(tiny, [inversion], [asked], EditSettings(blend_threshold=0.9, blend_start=0.0))
         with torch.no_grad():
-            z = denoise(tiny, rows, EditSettings(blend_threshold=0.9, blend_start=0.0))
+            z = denoise(tiny, rows)
         same = (z[0] == z[1]).all(0)
         assert same.any() and not same.all()
 

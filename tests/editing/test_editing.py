@@ -9,11 +9,12 @@ import torch
 from conftest import make_two_objects
 
 from locinv_pl.editing.attention import AttentionEdit
+from locinv_pl.editing.blending import Blend
 from locinv_pl.editing.prompt_to_prompt import denoise, edit, reconstruct
 from locinv_pl.editing.rows import Rows, changed_nouns
 from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError
-from locinv_pl.method.policies import Method, NullTextPolicy, TokenPolicy
+from locinv_pl.method.policies import Method, NullTextPolicy, TokenPolicy, load_method
 from locinv_pl.method.task import prepare
 from locinv_pl.method.timestep import collect, invert_step
 from locinv_pl.networks.attention import Layer
@@ -82,7 +83,7 @@ def test_an_edit_made_twice_is_equal(tiny_module, inversion):
 def test_the_source_branch_does_not_see_the_target(tiny_module, inversion):
     rows = Rows.of(tiny_module, [inversion], [["a red zebra and a dog"]])
     with torch.no_grad():
-        z = denoise(tiny_module, rows, EditSettings())
+        z = denoise(tiny_module, rows)
     back = tiny_module.decode(z[:1]).cpu()
     torch.testing.assert_close(back, reconstruct(tiny_module, [inversion]), rtol=0, atol=1e-4)
 
@@ -92,8 +93,8 @@ def probabilities(rows: int, queries: int, keys: int) -> torch.Tensor:
 
 
 def control(tiny_module, inversion, target: str, **settings) -> AttentionEdit:
-    rows = Rows.of(tiny_module, [inversion], [[target]])
-    return AttentionEdit(rows, EditSettings(**settings), T, torch.device("cpu"))
+    rows = Rows.of(tiny_module, [inversion], [[target]], EditSettings(**settings))
+    return AttentionEdit(rows, T, torch.device("cpu"))
 
 
 CROSS, SELF = Layer("x", True, 64, 20), Layer("y", False, 64, 64)
@@ -139,8 +140,9 @@ def test_self_attention_is_taken_over_early_and_on_coarse_grids(tiny_module, inv
 
 def test_attribute_edits_take_over_self_attention_for_longer(tiny_module, inversion):
     """Each target of a batch for its own share of the steps."""
-    rows = Rows.of(tiny_module, [inversion], [["a red dog and a dog", "a blue cat and a dog"]])
-    hook = AttentionEdit(rows, EditSettings(self_replace_steps=0.5, attribute_steps=1.0), T, torch.device("cpu"))
+    settings = EditSettings(self_replace_steps=0.5, attribute_steps=1.0)
+    rows = Rows.of(tiny_module, [inversion], [["a red dog and a dog", "a blue cat and a dog"]], settings)
+    hook = AttentionEdit(rows, T, torch.device("cpu"))
     A = probabilities(3, 64, 64)
     early = hook(A, SELF)
     hook.step = 3
@@ -151,15 +153,16 @@ def test_attribute_edits_take_over_self_attention_for_longer(tiny_module, invers
 
 def test_kept_words_have_the_source_s_context_but_for_nouns_described_anew(tiny_module, inversion):
     """Tokens: start, a, red, cat, and, a, dog, end."""
-    rows = Rows.of(tiny_module, [inversion], [["a red dog and a dog", "a on cat and a dog", "a red cat and a red dog"]])
+    targets = ["a red dog and a dog", "a on cat and a dog", "a red cat and a red dog"]
+    rows = Rows.of(tiny_module, [inversion], [targets], EditSettings(keep="all"))
     states = torch.randn(4, 20, 32, generator=torch.Generator().manual_seed(0))
-    kept = rows.keep(states, "all")
+    kept = rows.keep(states)
     assert torch.equal(kept[0], states[0])
     own = [[p for p in range(20) if torch.equal(kept[n, p], states[n, p])] for n in (1, 2, 3)]
     assert own[0] == [3]  # another noun
     assert own[1] == [2]  # another word, but no adjective
     assert own[2] == [6, 7]  # an adjective more, and its noun
-    words = rows.keep(states, "words")
+    words = Rows.of(tiny_module, [inversion], [targets], EditSettings(keep="words")).keep(states)
     assert torch.equal(words[1, 1:3], states[0, 1:3]) and torch.equal(words[1, 8:], states[1, 8:])
 
 
@@ -168,10 +171,14 @@ def test_blending_by_attention_keeps_to_the_changed_noun_s_maps(tiny_module, inv
     maps = torch.full_like(inversion.maps, 0.1)
     maps[:, 0, 2:5, 1:4] = 0.9
     maps[: T // 2, 0, 7, 7] = 1.0  # for half of the time: 0.55 in the mean
-    rows = Rows.of(tiny_module, [replace(inversion, maps=maps)], [["a red zebra and a dog"]])
+    looked = replace(inversion, maps=maps)
+
+    def denoised(threshold: float) -> torch.Tensor:
+        settings = EditSettings(blend="attention", blend_threshold=threshold)
+        return denoise(tiny_module, Rows.of(tiny_module, [looked], [["a red zebra and a dog"]], settings))
+
     with torch.no_grad():
-        z = denoise(tiny_module, rows, EditSettings(blend_threshold=0.65))
-        loose = denoise(tiny_module, rows, EditSettings(blend_threshold=0.5))
+        z, loose = denoised(0.65), denoised(0.5)
     large = torch.nn.functional.interpolate(maps[:, 0].mean(0)[None, None], (16, 16), mode="bilinear")[0, 0]
     differs = (z[0] != z[1]).any(0)
     assert differs.any() and not (differs & ~(large > 0.65 * large.max())).any() and not differs[14:, 14:].any()
@@ -180,12 +187,14 @@ def test_blending_by_attention_keeps_to_the_changed_noun_s_maps(tiny_module, inv
 
 def test_blending_without_a_noun_of_the_inversion_follows_the_words_maps_so_far(tiny_module, inversion):
     """As in Prompt-to-Prompt: from a step on."""
-    rows = Rows.of(tiny_module, [inversion], [["a red cat and a dog on grass"]])
+    def denoised(settings: EditSettings) -> torch.Tensor:
+        return denoise(tiny_module, Rows.of(tiny_module, [inversion], [["a red cat and a dog on grass"]], settings))
+
     with torch.no_grad():
-        free = denoise(tiny_module, rows, NO_BLEND)
-        never = denoise(tiny_module, rows, EditSettings(blend_start=1.0))
-        blended = denoise(tiny_module, rows, EditSettings(blend_threshold=0.9))
-    assert torch.equal(free, never)
+        free = denoised(NO_BLEND)
+        never = denoised(EditSettings(blend_start=1.0))
+        blended = denoised(EditSettings(blend_threshold=0.9))
+    torch.testing.assert_close(free, never)
     same = (blended[0] == blended[1]).all(0)
     assert same.any() and not same.all()
 
@@ -208,9 +217,9 @@ def test_the_nouns_that_an_edit_changes(tiny_module, inversion, target, nouns):
 
 
 def test_with_the_prior_blend_the_rest_is_the_reconstruction_exactly(tiny_module, inversion):
-    rows = Rows.of(tiny_module, [inversion], [["a red zebra and a dog"]])
+    rows = Rows.of(tiny_module, [inversion], [["a red zebra and a dog"]], EditSettings(blend="prior", blend_margin=0.07))
     with torch.no_grad():
-        z = denoise(tiny_module, rows, EditSettings(blend="prior", blend_margin=0.07))
+        z = denoise(tiny_module, rows)
     differs = (z[0] != z[1]).any(0)
     near = torch.zeros(16, 16, dtype=torch.bool)
     near[:11, :11] = True  # the cat's quarter, 8x8 latent pixels, a margin of one and its softened edge
@@ -218,22 +227,89 @@ def test_with_the_prior_blend_the_rest_is_the_reconstruction_exactly(tiny_module
 
 
 def test_a_region_takes_the_place_of_the_priors(tiny_module, inversion):
-    rows = Rows.of(tiny_module, [inversion], [["a red zebra and a dog"]])
+    rows = Rows.of(tiny_module, [inversion], [["a red zebra and a dog"]], EditSettings(blend="prior", blend_margin=0.07))
     region = torch.zeros(32, 32)
     region[-8:, :8] = 1
     with torch.no_grad():
-        z = denoise(tiny_module, rows, EditSettings(blend="prior", blend_margin=0.07), region)
+        z = denoise(tiny_module, rows, region)
     differs = (z[0] != z[1]).any(0)
     assert differs[-4:, :4].any() and not differs[:9].any() and not differs[:, 8:].any()
 
 
 def test_direct_puts_the_source_on_the_trajectory(tiny_module, inversion):
-    rows = Rows.of(tiny_module, [inversion], [["a red zebra and a dog"]])
+    rows = Rows.of(tiny_module, [inversion], [["a red zebra and a dog"]], EditSettings(direct=True, blend="prior"))
     with torch.no_grad():
-        z = denoise(tiny_module, rows, EditSettings(direct=True, blend="prior"))
+        z = denoise(tiny_module, rows)
     assert torch.equal(z[0], inversion.trajectory[0])
     same = z[1] == inversion.trajectory[0]
     assert same.any() and not same.all()
+
+
+def owned(tiny_module, inversion, cat: torch.Tensor, dog: torch.Tensor, target: str = "a red zebra and a dog"):
+    """The mask of an edit with ``blend="both"`` where the nouns have these priors, and looked at the last row alone."""
+    maps = torch.zeros_like(inversion.maps)
+    maps[:, 0, -1] = 1.0
+    placed = replace(inversion, fine_priors=torch.stack([cat, dog]), maps=maps)
+    rows = Rows.of(tiny_module, [placed], [[target]], EditSettings(blend="both"))
+    return Blend(rows, (16, 16), None).masks[1]
+
+
+def test_a_cell_belongs_to_the_noun_whose_prior_covers_it_most_and_else_attention_decides(tiny_module, inversion):
+    cat, dog = torch.zeros(2, 16, 16)
+    cat[2:6, 2:6], dog[5:9, 2:6], dog[-1, :4] = 1.0, 0.5, 0.1
+    cat[6, 2:6] = 0.25
+    mask = owned(tiny_module, inversion, cat, dog)
+    assert mask[2:6, 2:6].all()  # the cat's own, with the cells of which the dog has half
+    assert not mask[6:9].any()  # the dog has more of them
+    assert not mask[-1, :4].any() and mask[-1, 4:].all()  # attention, but for the dog's cells
+    assert mask.unique().tolist() == [0, 1] and not mask[9:14].any()
+
+
+def test_boxes_that_overlap_leave_what_they_share_to_attention(tiny_module, inversion):
+    cat, dog = torch.zeros(2, 16, 16)
+    cat[8:, :10], dog[8:, 6:] = 1.0, 1.0
+    mask = owned(tiny_module, inversion, cat, dog)
+    assert mask[8:, :6].all() and not mask[8:, 10:].any()
+    assert not mask[8:13, 6:10].any() and mask[-1, 6:10].all()
+
+
+def test_an_edit_of_all_nouns_protects_none(tiny_module, inversion):
+    cat, dog = torch.zeros(2, 16, 16)
+    cat[:4], dog[4:8] = 1.0, 1.0
+    mask = owned(tiny_module, inversion, cat, dog, "a red zebra and a owl")
+    assert mask[:8].all() and not mask[8:13].any()
+
+
+def test_edits_of_a_batch_have_their_own_settings(tiny_module, inversion):
+    prompts = ["a red zebra and a dog", "a blue cat and a dog"]
+    settings = [EditSettings(cross_replace_steps=0.2, blend="none"), EditSettings(keep="nothing", blend="prior")]
+    together = edit(tiny_module, inversion, prompts, settings)
+    for n, (prompt, own) in enumerate(zip(prompts, settings, strict=True)):
+        torch.testing.assert_close(edit(tiny_module, inversion, prompt, own)[0], together[n], rtol=0, atol=1e-4)
+    assert (edit(tiny_module, inversion, prompts[0], settings[1])[0] - together[0]).abs().max() > 1e-3
+    with pytest.raises(InputError, match=r"edit\.direct: is true for some edits only"):
+        edit(tiny_module, inversion, prompts, [settings[0], replace(settings[1], direct=True)])
+
+
+def test_a_direct_edit_predicts_its_source_for_attention_alone(tiny_module, inversion, monkeypatch):
+    """The source's latents are known: it has no guidance, and no pass at all once no attention is taken over."""
+    passes, predict = [], type(tiny_module).predict_noise
+
+    def counted(self, z, *args, **kwargs):
+        passes.append(len(z))
+        return predict(self, z, *args, **kwargs)
+
+    monkeypatch.setattr(type(tiny_module), "predict_noise", counted)
+    shares = {"cross_replace_steps": 0.5, "self_replace_steps": 0.5, "attribute_steps": 0.5}
+    edit(tiny_module, inversion, ["a red zebra and a dog", "a blue cat and a dog"], EditSettings(**shares, direct=True))
+    taken = -(-T // 2)
+    assert passes == [3, 2] * taken + [2, 2] * (T - taken)
+
+
+def test_the_reconstruction_of_a_direct_method_is_its_trajectory_s_end(tiny_module, inversion):
+    direct = load_method("direct").to_dict()
+    known = replace(inversion, settings={**inversion.settings, "method": direct})
+    assert torch.equal(reconstruct(tiny_module, [known]), tiny_module.decode(inversion.trajectory[:1]).cpu())
 
 
 def test_dynamic_tokens_follow_their_words(tiny_module, inversion):
