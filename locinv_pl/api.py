@@ -42,7 +42,7 @@ def invert(
     nouns: Sequence[str] | None = None,
     adjectives: Sequence[tuple[str, str]] = (),
     method: Method | str = "locinv",
-    num_steps: int = 50,
+    num_steps: int | None = None,
     resolution: int = 16,
     on_step: Callable[[int, StepRecord], None] | None = None,
 ) -> Inversion:
@@ -58,7 +58,7 @@ def invert(
         nouns: the nouns to localize; the keys of ``priors`` by default.
         adjectives: pairs (adjective, noun) to bind.
         method: a preset's name, a method's YAML file, or a :class:`~locinv_pl.method.policies.Method`.
-        num_steps: T, the number of DDIM steps, 1 or more.
+        num_steps: T, the number of DDIM steps, 1 or more; by default those that the method is made for.
         resolution: R, side of the attention grid in cells, on which priors and maps are compared.
         on_step: called with (i, record) after every timestep, i from 0 (noisiest) to T - 1.
 
@@ -79,9 +79,10 @@ def invert(
     """
     method = load_method(method) if isinstance(method, str) else method
     sample = make_sample(image, prompt, priors or {}, nouns, adjectives)
-    task = prepare(backbone, [sample], method, num_steps, resolution)
+    T = method.num_steps if num_steps is None else num_steps
+    task = prepare(backbone, [sample], method, T, resolution)
     records: list[StepRecord] = []
-    for i in range(num_steps):
+    for i in range(T):
         records.append(invert_step(backbone, task, i, records[-1] if records else task.start()))
         if on_step is not None:
             on_step(i, records[-1])

@@ -289,8 +289,8 @@ class _Header(TypedDict):
 
 
 _INVERSION = {"trajectory": "T+1 C h w", "tokens": "T N D", "null": "T L D", "maps": "T K r c"}
-_INVERSION |= {"initial_maps": "T K r c", "priors": "K r c", "fine_priors": "K h w", "latent": "C h w", "losses": "T n", "thresholds": "T n"}
-_INVERSION |= {"null_loss": "T", "token_steps": "T", "null_steps": "T"}
+_INVERSION |= {"initial_maps": "T K r c", "priors": "K r c", "latent": "C h w", "losses": "T n", "thresholds": "T n"}
+_INVERSION |= {"fine_priors": "K h w", "null_loss": "T", "token_steps": "T", "null_steps": "T"}
 
 
 @dataclass(frozen=True, eq=False)

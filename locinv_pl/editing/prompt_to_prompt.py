@@ -169,9 +169,7 @@ def denoise(
     return z
 
 
-def plan(
-    backbone: Backbone, rows: Rows, region: Tensor | None
-) -> tuple[AttentionEdit | None, Blend | None]:
+def plan(backbone: Backbone, rows: Rows, region: Tensor | None) -> tuple[AttentionEdit | None, Blend | None]:
     """What acts on the targets, made before anything is computed: all that is wrong with an edit shows here.
 
     Args:

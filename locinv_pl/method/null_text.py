@@ -73,7 +73,7 @@ def null_text_step(
     task: Task,
     z_t: Tensor,
     i: int,
-    eps_cond: Tensor,
+    eps_cond: Tensor | None,
     null: Tensor,
     prefix: Prefix | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -88,7 +88,7 @@ def null_text_step(
         task: the batch.
         z_t: latents, (B, C, h, w).
         i: step, 0 the noisiest.
-        eps_cond: ε(z_t, t, V_t), (B, C, h, w).
+        eps_cond: ε(z_t, t, V_t), (B, C, h, w); ``direct`` needs none.
         null: ∅_{t+1}, (B, L, D).
         prefix: of z_t; None computes everything.
 
@@ -97,7 +97,7 @@ def null_text_step(
     """
     policy = task.method.null_text
     empty = task.empty.expand(len(z_t), -1, -1)
-    if policy.policy == "direct":
+    if policy.policy == "direct" or eps_cond is None:
         zeros = z_t.new_zeros(len(z_t))
         return empty, task.ddim_latent(i + 1), zeros, zeros.int()
     if policy.policy == "npi":

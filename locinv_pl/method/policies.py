@@ -54,6 +54,8 @@ class TokenPolicy:
         rasterize: how priors come onto the attention grid. ``area``: the share of each cell that is covered;
             ``any``: 1 wherever any of the cell is, as in the authors' code.
         max_steps: K1, gradient steps a timestep at most; 31 in the authors' code.
+        every: tokens move at every n-th timestep, from the noisiest one on; at the others V_t is that of the timestep
+            before. 1 moves them at all timesteps.
         lr: of AdamW, more than 0, at most ``LARGEST``.
         weight_decay: of AdamW, 0 to ``LARGEST``.
         similarity, overlap, adjective: LocInv's three losses; adjectives count where the data names them.
@@ -68,6 +70,7 @@ class TokenPolicy:
     values: Literal["prompt", "dynamic"] = "prompt"
     rasterize: Rasterize = "area"
     max_steps: int = 5
+    every: int = 1
     lr: float = 1e-2
     weight_decay: float = 1e-2
     similarity: LossTerm = field(default_factory=lambda: LossTerm(1.0, 50.0, 0.7))
@@ -82,6 +85,7 @@ class TokenPolicy:
     def __post_init__(self) -> None:
         check_choices(self, "method.tokens")
         _require(self.max_steps >= 0, "max_steps", self.max_steps, "0 or more")
+        _require(self.every >= 1, "every", self.every, "1 or more")
         _require(0 < self.lr <= LARGEST, "lr", self.lr, f"more than 0 and at most {LARGEST:g}")
         _require(0 <= self.weight_decay <= LARGEST, "weight_decay", self.weight_decay, f"0 to {LARGEST:g}")
 
@@ -149,21 +153,23 @@ class ParallelPolicy:
 
 @dataclass(frozen=True)
 class Method:
-    """A named pair of policies, the guidance scale of the reconstruction, and the order of the timesteps.
+    """A named pair of policies, the guidance scale of the reconstruction, and the timesteps.
 
     Args:
         name: goes into result files and tables.
         guidance_scale: w, at most ``LARGEST`` in absolute value; 1 leaves guidance out.
+        num_steps: T, the DDIM steps that the method is made for, 1 or more; a run that names its own takes that.
         tokens: what happens to V_t.
         null_text: what happens to ∅_t.
         parallel: whether tokens are fitted at several timesteps at once.
 
     Raises:
-        InputError: the guidance scale is out of range.
+        InputError: the guidance scale or the number of steps is out of range.
     """
 
     name: str = "locinv"
     guidance_scale: float = 7.5
+    num_steps: int = 50
     tokens: TokenPolicy = field(default_factory=TokenPolicy)
     null_text: NullTextPolicy = field(default_factory=NullTextPolicy)
     parallel: ParallelPolicy = field(default_factory=ParallelPolicy)
@@ -171,6 +177,7 @@ class Method:
     def __post_init__(self) -> None:
         scale = self.guidance_scale
         _require(abs(scale) <= LARGEST, "guidance_scale", scale, f"between -{LARGEST:g} and {LARGEST:g}")
+        _require(self.num_steps >= 1, "num_steps", self.num_steps, "1 or more")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in the YAML files."""

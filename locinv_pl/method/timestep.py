@@ -47,12 +47,16 @@ def invert_step(backbone: Backbone, task: Task, i: int, before: StepRecord) -> S
     t, abar_t = task.schedule.timesteps[i], task.schedule.alphas[i]
     V, token_steps = before.tokens.to(backbone.device), torch.zeros(len(z_t), dtype=torch.int32)
     prefix = backbone.prefix(z_t, t)
-    if method.tokens.policy == "optimize":
+    if method.tokens.policy == "optimize" and i % method.tokens.every == 0:
         move = correct_tokens if method.parallel.timesteps else optimize_tokens
         V, token_steps = move(backbone, task, z_t, i, V, prefix)
     with torch.no_grad():
         context = token_context(backbone, task, V)
-        eps_cond, A = backbone.noise_and_maps(z_t, t, abar_t, context, task.grid, prefix)  # (B, C, h, w), (B, r, c, L)
+        if method.null_text.policy == "direct":  # z̄_{t-1} is known: no noise is to be predicted
+            each = t.expand(len(z_t)), abar_t.expand(len(z_t))
+            eps_cond, A = None, backbone.attention_maps(z_t, *each, context, task.grid, prefix)  # (B, r, c, L)
+        else:
+            eps_cond, A = backbone.noise_and_maps(z_t, t, abar_t, context, task.grid, prefix)  # and (B, C, h, w)
         losses = token_losses(A, task)  # (B, n)
     null, z_s, null_loss, null_steps = null_text_step(backbone, task, z_t, i, eps_cond, before.null, prefix)
     return StepRecord(

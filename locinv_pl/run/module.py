@@ -47,7 +47,8 @@ class LocInvModule(LightningModule):
     Args:
         backbone: "embedded", a folder in diffusers' layout, or a hub id.
         method: the token policy and the null-text policy.
-        num_steps: T, DDIM steps, 1 to the schedule's length (1000 for Stable Diffusion).
+        num_steps: T, DDIM steps, 1 to the schedule's length (1000 for Stable Diffusion); by default those that the
+            method is made for.
         resolution: R, side of the attention grid that is read, one that the UNet has.
         dtype: of the frozen weights: "float32", "bfloat16" or "float16".
         tuning: how the networks are run.
@@ -60,7 +61,7 @@ class LocInvModule(LightningModule):
         self,
         backbone: str = "embedded",
         method: Method = Method(),
-        num_steps: int = 50,
+        num_steps: int | None = None,
         resolution: int = 16,
         dtype: str = "float32",
         tuning: Tuning = Tuning(),
@@ -71,7 +72,8 @@ class LocInvModule(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.backbone_name, self.dtype_name = backbone, dtype
-        self.method, self.num_steps, self.resolution = method, num_steps, resolution
+        self.method, self.resolution = method, resolution
+        self.num_steps = method.num_steps if num_steps is None else num_steps
         self.tuning, self.edit, self.editor, self.measures = tuning, edit, editor, measures
         self.clock = torch.zeros(())
         self._micro_batches: tuple[MicroBatch, ...] = ()

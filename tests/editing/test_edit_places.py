@@ -85,7 +85,13 @@ def test_what_has_no_place_is_refused_and_takes_a_region(tiny, inversion, target
 
 def test_a_changed_noun_without_a_prior_has_no_place(tiny, inversion):
     (cat, _) = inversion.noun_positions
-    alone = replace(inversion, nouns=("cat",), noun_positions=(cat,), priors=inversion.priors[:1], fine_priors=inversion.fine_priors[:1])
+    alone = replace(
+        inversion,
+        nouns=("cat",),
+        noun_positions=(cat,),
+        priors=inversion.priors[:1],
+        fine_priors=inversion.fine_priors[:1],
+    )
     check_edit(tiny, alone, "a blue cat and a dog", PRIOR)
     with pytest.raises(InputError, match="'dog' has no prior"):
         check_edit(tiny, alone, "a blue cat and an owl", PRIOR)

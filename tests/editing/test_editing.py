@@ -187,6 +187,7 @@ def test_blending_by_attention_keeps_to_the_changed_noun_s_maps(tiny_module, inv
 
 def test_blending_without_a_noun_of_the_inversion_follows_the_words_maps_so_far(tiny_module, inversion):
     """As in Prompt-to-Prompt: from a step on."""
+
     def denoised(settings: EditSettings) -> torch.Tensor:
         return denoise(tiny_module, Rows.of(tiny_module, [inversion], [["a red cat and a dog on grass"]], settings))
 
@@ -217,7 +218,9 @@ def test_the_nouns_that_an_edit_changes(tiny_module, inversion, target, nouns):
 
 
 def test_with_the_prior_blend_the_rest_is_the_reconstruction_exactly(tiny_module, inversion):
-    rows = Rows.of(tiny_module, [inversion], [["a red zebra and a dog"]], EditSettings(blend="prior", blend_margin=0.07))
+    rows = Rows.of(
+        tiny_module, [inversion], [["a red zebra and a dog"]], EditSettings(blend="prior", blend_margin=0.07)
+    )
     with torch.no_grad():
         z = denoise(tiny_module, rows)
     differs = (z[0] != z[1]).any(0)
@@ -227,7 +230,9 @@ def test_with_the_prior_blend_the_rest_is_the_reconstruction_exactly(tiny_module
 
 
 def test_a_region_takes_the_place_of_the_priors(tiny_module, inversion):
-    rows = Rows.of(tiny_module, [inversion], [["a red zebra and a dog"]], EditSettings(blend="prior", blend_margin=0.07))
+    rows = Rows.of(
+        tiny_module, [inversion], [["a red zebra and a dog"]], EditSettings(blend="prior", blend_margin=0.07)
+    )
     region = torch.zeros(32, 32)
     region[-8:, :8] = 1
     with torch.no_grad():
