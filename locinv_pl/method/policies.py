@@ -158,10 +158,10 @@ class Method:
     Args:
         name: goes into result files and tables.
         guidance_scale: w, at most ``LARGEST`` in absolute value; 1 leaves guidance out.
-        num_steps: T, the DDIM steps that the method is made for, 1 or more; a run that names its own takes that.
         tokens: what happens to V_t.
         null_text: what happens to ∅_t.
         parallel: whether tokens are fitted at several timesteps at once.
+        num_steps: T, the DDIM steps that the method is made for, 1 or more; a run that names its own takes that.
 
     Raises:
         InputError: the guidance scale or the number of steps is out of range.
@@ -169,10 +169,10 @@ class Method:
 
     name: str = "locinv"
     guidance_scale: float = 7.5
-    num_steps: int = 50
     tokens: TokenPolicy = field(default_factory=TokenPolicy)
     null_text: NullTextPolicy = field(default_factory=NullTextPolicy)
     parallel: ParallelPolicy = field(default_factory=ParallelPolicy)
+    num_steps: int = 50
 
     def __post_init__(self) -> None:
         scale = self.guidance_scale

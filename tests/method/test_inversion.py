@@ -9,14 +9,15 @@ from conftest import make_image, make_two_objects
 from straight_line import R, StraightLine, T
 
 from locinv_pl import InputError, Method, invert, load_method, reconstruct
-from locinv_pl.method.dynamic_tokens import optimize_tokens
+from locinv_pl.method.dynamic_tokens import optimize_tokens, token_context
 from locinv_pl.method.early_stopping import keep_rows
 from locinv_pl.method.null_text import optimize_null_text
 from locinv_pl.method.policies import LossTerm, NullTextPolicy, TokenPolicy
 from locinv_pl.method.task import prepare
 from locinv_pl.method.timestep import collect, invert_step
-from locinv_pl.networks.attention import Context
+from locinv_pl.networks.attention import Context, maps_of
 from locinv_pl.networks.schedule import ddim_step, guided_noise
+from locinv_pl.run.module import LocInvModule
 
 
 def method(policy="optimize", null="optimize", **changes) -> Method:
@@ -228,8 +229,21 @@ def test_presets_by_name_and_on_step(tiny, sample):
         on_step=lambda i, r: seen.append(i),
     )
     assert seen == [0, 1] and inversion.num_steps == 2
-    assert inversion.settings["method"] == load_method("nti").to_dict()
+    assert Method.from_dict(inversion.settings["method"]) == load_method("nti")
     assert inversion.noise.shape == (4, 16, 16) and inversion.maps.shape == (2, 1, R, R)
+
+
+def test_a_method_names_the_steps_that_it_is_made_for(tiny, sample):
+    def steps(**given) -> tuple[int, int]:
+        inversion = invert(tiny, sample.image, sample.prompt, method=few, resolution=R, **given)
+        return inversion.num_steps, inversion.settings["num_steps"]
+
+    few = dataclasses.replace(load_method("ddim"), num_steps=4)
+    assert steps() == (4, 4) and steps(num_steps=2) == (2, 2)
+    assert LocInvModule(method=few).num_steps == 4 and LocInvModule(method=few, num_steps=7).num_steps == 7
+    assert load_method("locinv_fast").num_steps == 10 and load_method("locinv").num_steps == 50
+    with pytest.raises(InputError, match="num_steps=0 must be 1 or more"):
+        dataclasses.replace(few, num_steps=0)
 
 
 @pytest.mark.parametrize(
@@ -293,6 +307,31 @@ def test_direct_inversion_reconstructs_what_the_vae_does(tiny, sample, policy):
     torch.testing.assert_close(reconstruct(tiny, [inversion]), ceiling, rtol=0, atol=1e-5)
     moved = inversion.tokens[-1] != task.embeddings[0, list(inversion.dynamic)]
     assert moved.any() == (policy == "optimize")
+
+
+def test_direct_inversion_predicts_no_noise(tiny, sample, monkeypatch):
+    """Its latents are the DDIM trajectory's: what a timestep costs ends with the last map."""
+    task = prepare(tiny, [sample], method("optimize", "direct", max_steps=1), T, R)
+    for name in ("predict_noise", "noise_and_maps"):
+        monkeypatch.setattr(type(tiny), name, None)
+    record = invert_step(tiny, task, 0, task.start())
+    assert torch.equal(record.latent, task.trajectory[-2]) and record.token_steps.tolist() == [1]
+
+
+def test_tokens_that_move_at_every_second_timestep_stay_at_the_others(tiny, sample):
+    how = method("optimize", "direct", max_steps=2, every=2)
+    task, records = run(tiny, [sample], how)
+    assert [record.token_steps.item() for record in records] == [2, 0, 2, 0, 2][:T]
+    assert torch.equal(records[1].tokens, records[0].tokens) and not torch.equal(records[2].tokens, records[1].tokens)
+    every = run(tiny, [sample], dataclasses.replace(how, tokens=dataclasses.replace(how.tokens, every=1)))[1]
+    assert torch.equal(every[0].tokens, records[0].tokens) and not torch.equal(every[1].tokens, records[1].tokens)
+    with torch.no_grad():  # what a timestep leaves behind is of its own latent, moved or not
+        context = token_context(tiny, task, records[1].tokens)
+        at = task.schedule.timesteps[1:2], task.schedule.alphas[1:2]
+        A = tiny.noise_and_maps(task.trajectory[-2], *at, context, task.grid)[1]
+    torch.testing.assert_close(records[1].maps, maps_of(A, task.prompts.nouns))
+    with pytest.raises(InputError, match="every=0 must be 1 or more"):
+        TokenPolicy(every=0)
 
 
 @pytest.mark.parametrize("null", ["none", "optimize", "npi", "direct"])
