@@ -51,14 +51,19 @@ class TokenPolicy:
         values: what cross-attention's values are made of. ``dynamic``: the context with V_t, as in
             the paper; ``prompt``: the plain prompt, so that V_t moves the keys, and with them the
             maps, and nothing else.
+        start: what V_t starts from at the first timestep. ``word``: the words' own tokens; ``piece``: the same without
+            the end-of-word mark ("cat" for "cat</w>"), where the authors' script looks nouns up.
         rasterize: how priors come onto the attention grid. ``area``: the share of each cell that is covered;
-            ``any``: 1 wherever any of the cell is, as in the authors' code.
+            ``any``: 1 wherever any of the cell is; ``bicubic``: 1 wherever a bicubic resize isn't 0, as in the
+            authors' code.
         max_steps: K1, gradient steps a timestep at most; 31 in the authors' code.
         lr: of AdamW, more than 0, at most ``LARGEST``.
         weight_decay: of AdamW, 0 to ``LARGEST``.
         similarity, overlap, adjective: LocInv's three losses; adjectives count where the data names them.
         leakage, marginals: two further losses of LocInv's code.
         balance, disjoint, background: DPL's three losses, which need no prior.
+        formulas: of ``marginals`` and ``balance``. ``plain``: the divergence a noun, and the highest point of the maps
+            as they are; ``published``: those of the authors' code, of all nouns together, and of maps renormalised.
 
     Raises:
         InputError: a value is none of its choices, or out of range.
@@ -66,6 +71,7 @@ class TokenPolicy:
 
     policy: Literal["fixed", "optimize"] = "optimize"
     values: Literal["prompt", "dynamic"] = "prompt"
+    start: Literal["word", "piece"] = "word"
     rasterize: Rasterize = "area"
     max_steps: int = 5
     lr: float = 1e-2
@@ -78,6 +84,7 @@ class TokenPolicy:
     balance: LossTerm = field(default_factory=lambda: LossTerm(0.0, 25.0, 0.3))
     disjoint: LossTerm = field(default_factory=lambda: LossTerm(0.0, 25.0, 0.9))
     background: LossTerm = field(default_factory=lambda: LossTerm(0.0, 50.0, 0.7))
+    formulas: Literal["plain", "published"] = "plain"
 
     def __post_init__(self) -> None:
         check_choices(self, "method.tokens")
@@ -113,6 +120,8 @@ class NullTextPolicy:
         lr: of Adam at the first step, more than 0, at most ``LARGEST``; it falls as lr (1 - i/100).
         carry_over: start from ∅ of the timestep before; otherwise from the embedding of "".
         early_stop: stop once the loss is below 1e-5 + i · 2e-5.
+        step_first: an early stop comes a gradient step after the loss that allows it, and every image takes one at
+            least, as in the code of null-text inversion.
 
     Raises:
         InputError: a value is none of its choices, or out of range.
@@ -123,6 +132,7 @@ class NullTextPolicy:
     lr: float = 2e-2
     carry_over: bool = True
     early_stop: bool = True
+    step_first: bool = False
 
     def __post_init__(self) -> None:
         check_choices(self, "method.null_text")
@@ -157,9 +167,10 @@ class Method:
         tokens: what happens to V_t.
         null_text: what happens to ∅_t.
         parallel: whether tokens are fitted at several timesteps at once.
+        latent: z_0, of the VAE's posterior the ``mean``, or a ``sample``, the same one for the same pixels.
 
     Raises:
-        InputError: the guidance scale is out of range.
+        InputError: the guidance scale is out of range, or a value is none of its choices.
     """
 
     name: str = "locinv"
@@ -167,8 +178,10 @@ class Method:
     tokens: TokenPolicy = field(default_factory=TokenPolicy)
     null_text: NullTextPolicy = field(default_factory=NullTextPolicy)
     parallel: ParallelPolicy = field(default_factory=ParallelPolicy)
+    latent: Literal["mean", "sample"] = "mean"
 
     def __post_init__(self) -> None:
+        check_choices(self, "method")
         scale = self.guidance_scale
         _require(abs(scale) <= LARGEST, "guidance_scale", scale, f"between -{LARGEST:g} and {LARGEST:g}")
 
