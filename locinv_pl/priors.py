@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from PIL import Image
+import torch.nn.functional as F
 from torch import Tensor
 
 from locinv_pl.errors import InputError
@@ -132,10 +131,10 @@ def prior_on_grid(plane: Tensor, grid: tuple[int, int], rasterize: Rasterize = "
         means = resample((plane != 0).float(), (0, 0, W, H), grid)
         return (means > 0).to(dtype)
     if rasterize == "bicubic":
-        levels = (plane.float() * 255).round().byte().reshape(-1, H, W).cpu().numpy()
-        resized = [Image.fromarray(each).resize(grid[::-1], Image.Resampling.BICUBIC) for each in levels]
-        cells = torch.from_numpy(np.stack([np.asarray(each) for each in resized])).reshape(*plane.shape[:-2], *grid)
-        return (cells > 0).to(plane.device, dtype)
+        levels = (plane[None].float() * 255).round().flatten(0, -3)[None]
+        for size in ((H, grid[1]), grid):  # Pillow's way: along rows, then columns, in whole levels each time
+            levels = F.interpolate(levels, size, mode="bicubic", antialias=True).clamp(0, 255).round()
+        return (levels > 0).to(dtype).reshape(*plane.shape[:-2], *grid)
     return resample(plane, (0, 0, W, H), grid)
 
 

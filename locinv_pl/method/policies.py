@@ -166,8 +166,8 @@ class Method:
         guidance_scale: w, at most ``LARGEST`` in absolute value; 1 leaves guidance out.
         tokens: what happens to V_t.
         null_text: what happens to ∅_t.
-        parallel: whether tokens are fitted at several timesteps at once.
         latent: z_0, of the VAE's posterior the ``mean``, or a ``sample``, the same one for the same pixels.
+        parallel: whether tokens are fitted at several timesteps at once.
 
     Raises:
         InputError: the guidance scale is out of range, or a value is none of its choices.
@@ -177,8 +177,8 @@ class Method:
     guidance_scale: float = 7.5
     tokens: TokenPolicy = field(default_factory=TokenPolicy)
     null_text: NullTextPolicy = field(default_factory=NullTextPolicy)
-    parallel: ParallelPolicy = field(default_factory=ParallelPolicy)
     latent: Literal["mean", "sample"] = "mean"
+    parallel: ParallelPolicy = field(default_factory=ParallelPolicy)
 
     def __post_init__(self) -> None:
         check_choices(self, "method")
