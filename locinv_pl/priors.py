@@ -11,12 +11,13 @@ from numbers import Real
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from locinv_pl.errors import InputError
 
 Box = tuple[float, float, float, float]
-Rasterize = Literal["area", "any"]
+Rasterize = Literal["area", "any", "bicubic"]
 BOX_TOLERANCE = 1.0  # pixels; annotators' boxes may stick out by rounding
 FARTHEST = 1e9  # pixels: a number beyond is none of a box
 
@@ -102,13 +103,14 @@ def box_mask(box: Box, size: tuple[int, int]) -> Tensor:
 
 
 def prior_on_grid(plane: Tensor, grid: tuple[int, int], rasterize: Rasterize = "area") -> Tensor:
-    """S^k on the attention grid: W_r · plane · W_cᵀ, the mean of the plane over each cell's area.
+    """S^k on the attention grid; by default W_r · plane · W_cᵀ, the mean of the plane over each cell's area.
 
     Args:
         plane: S^k on the image, shape (*, H, W).
         grid: (r, c); needs not divide (H, W), cells then share pixels.
-        rasterize: "area" averages; "any" is the rule of LocInv's authors, 1 wherever any part of
-            the cell is non-zero, else 0.
+        rasterize: "area" averages; "any" is 1 wherever any part of the cell is non-zero, else 0; "bicubic" is the
+            rule of LocInv's published code: Pillow's bicubic resize in 256 levels, then 1 wherever that isn't 0. Its
+            kernel reaches into the cells around, and what is less than half a level of a cell is lost.
 
     Returns:
         shape (*, r, c), in the plane's dtype, or float32 for a bool or integer plane.
@@ -119,11 +121,20 @@ def prior_on_grid(plane: Tensor, grid: tuple[int, int], rasterize: Rasterize = "
     >>> prior_on_grid(torch.eye(4), (2, 2), "any")
     tensor([[1., 0.],
             [0., 1.]])
+    >>> prior_on_grid(torch.eye(4), (2, 2), "bicubic")
+    tensor([[1., 1.],
+            [1., 1.]])
     """
     H, W = plane.shape[-2:]
+    dtype = plane.dtype if plane.is_floating_point() else torch.float32
     if rasterize == "any":
         means = resample((plane != 0).float(), (0, 0, W, H), grid)
-        return (means > 0).to(plane.dtype if plane.is_floating_point() else torch.float32)
+        return (means > 0).to(dtype)
+    if rasterize == "bicubic":
+        levels = (plane[None].float() * 255).round().flatten(0, -3)[None]
+        for size in ((H, grid[1]), grid):  # Pillow's way: along rows, then columns, in whole levels each time
+            levels = F.interpolate(levels, size, mode="bicubic", antialias=True).clamp(0, 255).round()
+        return (levels > 0).to(dtype).reshape(*plane.shape[:-2], *grid)
     return resample(plane, (0, 0, W, H), grid)
 
 

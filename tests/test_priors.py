@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from locinv_pl.priors import area_weights, box_mask, prior_on_grid
 
@@ -90,3 +92,33 @@ def test_dtypes_bool_becomes_float_and_double_stays() -> None:
     mask = torch.tensor([[True, False]])
     assert torch.equal(prior_on_grid(mask, (1, 1)), torch.tensor([[0.5]]))
     assert prior_on_grid(mask.double(), (1, 1)).dtype == torch.float64
+
+
+@pytest.mark.parametrize(("size", "grid"), [((512, 512), (16, 16)), ((48, 64), (6, 8)), ((16, 16), (16, 16))])
+def test_bicubic_is_one_wherever_the_resized_mask_is_not_zero(size: tuple[int, int], grid: tuple[int, int]) -> None:
+    noise = torch.rand(4, 6, 6, generator=torch.Generator().manual_seed(0))
+    planes = (F.interpolate(noise[None], size, mode="bicubic")[0] > 0.8).float()
+    found = prior_on_grid(planes, grid, rasterize="bicubic")
+    assert 0 < found.mean() < 1
+    for plane, answer in zip(planes, found, strict=True):
+        image = Image.fromarray((plane * 255).byte().numpy()).resize(grid[::-1], Image.Resampling.BICUBIC)
+        assert np.array_equal(answer.numpy(), np.asarray(image).astype(bool))
+
+
+def test_bicubic_reaches_into_the_cells_around_and_loses_what_is_tiny() -> None:
+    plane = torch.zeros(64, 64)
+    plane[16:32, 16:32] = 1  # one cell of 4x4, all of it
+    assert prior_on_grid(plane, (4, 4), rasterize="any").sum() == 1
+    assert prior_on_grid(plane, (4, 4), rasterize="bicubic")[:3, :3].all()
+    speck = torch.zeros(512, 512)
+    speck[100, 100] = 1
+    assert prior_on_grid(speck, (16, 16), rasterize="any").sum() == 1
+    assert prior_on_grid(speck, (16, 16), rasterize="bicubic").sum() == 0
+
+
+def test_bicubic_takes_any_plane() -> None:
+    plane = torch.eye(32).double()
+    expected = prior_on_grid(plane, (8, 8), rasterize="bicubic")
+    assert expected.dtype == torch.float64
+    assert torch.equal(prior_on_grid(plane.bool(), (8, 8), rasterize="bicubic"), expected.float())
+    assert torch.equal(prior_on_grid(plane[None, None], (8, 8), rasterize="bicubic"), expected[None, None])

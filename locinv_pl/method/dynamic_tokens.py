@@ -14,7 +14,9 @@ from locinv_pl.method.losses import (
     adjective_binding_loss,
     attention_balancing_loss,
     background_leakage_loss,
+    contrast_tokens,
     disjoint_object_loss,
+    joint_marginal_loss,
     leakage_loss,
     loss_threshold,
     marginal_loss,
@@ -90,6 +92,7 @@ def token_losses(A: Tensor, task: Task, images: Tensor | slice = slice(None), on
     """
     p, S, M = task.prompts, task.priors[images], None if task.background is None else task.background[images]
     has_noun, A_noun = p.has_noun[images], maps_of(A, p.nouns[images])  # (b, K), (b, K, r, c)
+    published = task.method.tokens.formulas == "published"
 
     def loss(name: str) -> Tensor:
         match name:
@@ -102,8 +105,13 @@ def token_losses(A: Tensor, task: Task, images: Tensor | slice = slice(None), on
                 return adjective_binding_loss(A_adjective, A_described, p.has_pair[images])
             case "leakage":
                 return leakage_loss(A_noun, S, has_noun)
+            case "marginals" if published:
+                return joint_marginal_loss(A_noun, S, has_noun)
             case "marginals":
                 return marginal_loss(A_noun, S, has_noun)
+            case "balance" if published:
+                A_contrast = maps_of(contrast_tokens(A), p.nouns[images])
+                return attention_balancing_loss(A_contrast, has_noun, sigma=0.5 * math.sqrt(2))
             case "balance":
                 return attention_balancing_loss(A_noun, has_noun)
             case "disjoint":

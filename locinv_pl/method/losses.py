@@ -7,6 +7,9 @@
 | L_adj | :func:`adjective_binding_loss` | L_bg | :func:`background_leakage_loss` |
 | L_leak, L_mar | :func:`leakage_loss`, :func:`marginal_loss` | TH_i | :func:`loss_threshold` |
 
+:func:`joint_marginal_loss` is L_mar as LocInv's published code has it, and L_at of :func:`contrast_tokens` with
+σ = 0.5 √2 is L_at as DPL's has it.
+
 A^k is the cross-attention map of noun k, S^k its localization prior on the same grid. Images of a
 batch may have different numbers of nouns: ``valid`` (*, K) marks the rows that exist.
 """
@@ -112,7 +115,7 @@ def marginal_loss(A: Tensor, S: Tensor, valid: Tensor | None = None) -> Tensor:
     >>> marginal_loss(A, S)  # one row: 0; columns (1, 0) against (1/2, 1/2): ln 2
     tensor([0.6931])
 
-    Source: the published code of LocInv, arXiv 2405.01496.
+    After an idea in the published code of LocInv, arXiv 2405.01496; its own form is :func:`joint_marginal_loss`.
 
     Args:
         A: attention maps A^k, (*, K, r, c), at least 0.
@@ -130,23 +133,71 @@ def marginal_loss(A: Tensor, S: Tensor, valid: Tensor | None = None) -> Tensor:
     return _mean(loss, valid)
 
 
-def attention_balancing_loss(A: Tensor, valid: Tensor | None = None) -> Tensor:
+def joint_marginal_loss(A: Tensor, S: Tensor, valid: Tensor | None = None) -> Tensor:
+    """L_mar of the published code: ½ mean p ln(p / q) over all nouns' columns, and the mean over their rows.
+
+    A map's columns and rows are shares of all nouns' mass together, q_k = c(A^k + ε) / Σ_l Σ(A^l + ε) and p_k likewise
+    of S, with ε = 1e-5. Means are over K c and K r entries, so that the loss is far smaller than :func:`marginal_loss`.
+
+    >>> A, S = torch.tensor([[[[1.0, 1.0]]]]), torch.tensor([[[[1.0, 0.0]]]])
+    >>> joint_marginal_loss(A, S)  # one row: 0; columns (1, 0) against (1/2, 1/2): ½ (ln 2) / 2, but for ε
+    tensor([0.1733])
+
+    Source: the published code of LocInv, arXiv 2405.01496.
+
+    Args:
+        A: attention maps A^k, (*, K, r, c), at least 0.
+        S: priors S^k, (*, K, r, c), in [0, 1].
+        valid: which nouns exist, bool, (*, K); all by default.
+
+    Returns:
+        shape (*), in nats, at least 0; 0 where no noun exists.
+    """
+    exists = torch.ones(A.shape[:-2], dtype=torch.bool, device=A.device) if valid is None else valid
+    tiny = torch.finfo(A.dtype).tiny
+    A, S = ((x + 1e-5).where(exists[..., None, None], 0) for x in (A, S))
+    loss = torch.zeros_like(A[..., 0, 0])
+    for other, weight in ((-2, 0.5), (-1, 1.0)):  # columns, rows
+        q, p = (x.sum(other) / x.sum((-3, -2, -1)).clamp_min(tiny)[..., None, None] for x in (A, S))
+        loss = loss + weight * (torch.xlogy(p, p) - p * q.clamp_min(tiny).log()).mean(-1)
+    return _mean(loss, valid)
+
+
+def contrast_tokens(A: Tensor) -> Tensor:
+    """Attention with its contrast between tokens raised: softmax over them of 100 A, without the first and the last.
+
+    >>> contrast_tokens(torch.tensor([0.90, 0.06, 0.04, 0.00]))  # 1 / (1 + e⁻²), and the rest
+    tensor([0.0000, 0.8808, 0.1192, 0.0000])
+
+    Source: the published code of DPL, arXiv 2309.15664, after Chefer et al., Attend-and-Excite, arXiv 2301.13826.
+
+    Args:
+        A: A_t, (*, L), the first token the start mark and the last one the end mark or a pad.
+
+    Returns:
+        shape (*, L), 0 for the first and the last token.
+    """
+    return F.pad((100 * A[..., 1:-1]).softmax(-1), (1, 1))
+
+
+def attention_balancing_loss(A: Tensor, valid: Tensor | None = None, sigma: float = 0.5) -> Tensor:
     """DPL's L_at = max(0, 1 - min_k max(G * A^k)): the highest point of the faintest map, G a Gaussian of 3x3.
 
     >>> A = torch.ones(1, 2, 4, 4) * torch.tensor([0.75, 0.25])[:, None, None]
     >>> attention_balancing_loss(A)  # an even map stays as it is: 1 - 0.25
     tensor([0.7500])
 
-    Source: Wang et al., Dynamic Prompt Learning, arXiv 2309.15664, section 3.2; σ(G) = 0.5.
+    Source: Wang et al., Dynamic Prompt Learning, arXiv 2309.15664, section 3.2.
 
     Args:
         A: attention maps A^k, (B, K, r, c), at least 0; r and c at least 2.
         valid: which nouns exist, bool, (B, K); all by default.
+        sigma: σ of G in cells. The published code writes exp(-(x / 2σ)²) with σ = 0.5: here that is 0.5 √2.
 
     Returns:
         shape (B,), in [0, 1] for maps in [0, 1]; 0 where no noun exists.
     """
-    line = torch.exp(-torch.tensor([1.0, 0.0, 1.0], dtype=A.dtype, device=A.device) / (2 * 0.5**2))
+    line = torch.exp(-torch.tensor([1.0, 0.0, 1.0], dtype=A.dtype, device=A.device) / (2 * sigma**2))
     G = torch.outer(line, line) / line.sum() ** 2
     padded = F.pad(A.flatten(0, 1)[:, None], (1, 1, 1, 1), mode="reflect")
     highest = F.conv2d(padded, G[None, None]).flatten(1).amax(-1).unflatten(0, A.shape[:2])

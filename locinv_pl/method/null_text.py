@@ -28,8 +28,8 @@ def optimize_null_text(
 
         min_∅ mean( (z_{t-1}(z_t, ∅, V_t, w) - z̄_{t-1})² )
 
-    An image stops as soon as its loss is below the policy's tolerance, and leaves the batch. The conditional
-    prediction doesn't depend on ∅ and comes from outside.
+    An image stops as soon as its loss is below the policy's tolerance, with ``step_first`` a gradient step later, and
+    leaves the batch. The conditional prediction doesn't depend on ∅ and comes from outside.
 
     Source: Mokady et al., Null-text Inversion, arXiv 2211.09794, eq. 3.
 
@@ -53,6 +53,7 @@ def optimize_null_text(
 
     descent = Descent(null, partial(torch.optim.Adam, lr=policy.lr * max(1 - i / 100, 0.01)), prefix)
     of, z_s, loss_of = descent.of, torch.empty_like(z_t), z_t.new_zeros(len(z_t))
+    was_above = torch.ones(len(z_t), dtype=torch.bool, device=z_t.device)  # before the first step nothing is tested
     for j in range(J + 1):
         with torch.set_grad_enabled(j < J):  # the last pass is for z_{t-1} alone
             context = Context.of(descent.embeddings)  # ∅, (b, L, D)
@@ -60,10 +61,12 @@ def optimize_null_text(
             z = ddim_step(of(z_t), guided_noise(of(eps_cond), eps_null, w), abar_t, abar_s)  # (b, C, h, w)
             loss = (z - of(target)).square().mean((1, 2, 3))  # (b,)
             z_s[descent.rows], loss_of[descent.rows] = z.detach(), loss.detach()
-            going = loss >= tolerance  # (b,)
+            above = loss >= tolerance  # (b,)
+            going = was_above if policy.step_first else above  # (b,)
             if j == J or not going.any():
                 break
             total = (loss[going] * numel).sum()
+        was_above = above[going]
         descent.step(total, going, scale=numel)  # of the sum: the mean's gradients are too small for fp16
     return descent.result, z_s, loss_of, descent.steps
 

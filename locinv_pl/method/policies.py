@@ -51,8 +51,11 @@ class TokenPolicy:
         values: what cross-attention's values are made of. ``dynamic``: the context with V_t, as in
             the paper; ``prompt``: the plain prompt, so that V_t moves the keys, and with them the
             maps, and nothing else.
+        start: what V_t starts from at the first timestep. ``word``: the words' own tokens; ``piece``: the same without
+            the end-of-word mark ("cat" for "cat</w>"), where the authors' script looks nouns up.
         rasterize: how priors come onto the attention grid. ``area``: the share of each cell that is covered;
-            ``any``: 1 wherever any of the cell is, as in the authors' code.
+            ``any``: 1 wherever any of the cell is; ``bicubic``: 1 wherever a bicubic resize isn't 0, as in the
+            authors' code.
         max_steps: K1, gradient steps a timestep at most; 31 in the authors' code.
         every: tokens move at every n-th timestep, from the noisiest one on; at the others V_t is that of the timestep
             before. 1 moves them at all timesteps.
@@ -61,6 +64,8 @@ class TokenPolicy:
         similarity, overlap, adjective: LocInv's three losses; adjectives count where the data names them.
         leakage, marginals: two further losses of LocInv's code.
         balance, disjoint, background: DPL's three losses, which need no prior.
+        formulas: of ``marginals`` and ``balance``. ``plain``: the divergence a noun, and the highest point of the maps
+            as they are; ``published``: those of the authors' code, of all nouns together, and of maps renormalised.
 
     Raises:
         InputError: a value is none of its choices, or out of range.
@@ -68,6 +73,7 @@ class TokenPolicy:
 
     policy: Literal["fixed", "optimize"] = "optimize"
     values: Literal["prompt", "dynamic"] = "prompt"
+    start: Literal["word", "piece"] = "word"
     rasterize: Rasterize = "area"
     max_steps: int = 5
     every: int = 1
@@ -81,6 +87,7 @@ class TokenPolicy:
     balance: LossTerm = field(default_factory=lambda: LossTerm(0.0, 25.0, 0.3))
     disjoint: LossTerm = field(default_factory=lambda: LossTerm(0.0, 25.0, 0.9))
     background: LossTerm = field(default_factory=lambda: LossTerm(0.0, 50.0, 0.7))
+    formulas: Literal["plain", "published"] = "plain"
 
     def __post_init__(self) -> None:
         check_choices(self, "method.tokens")
@@ -117,6 +124,8 @@ class NullTextPolicy:
         lr: of Adam at the first step, more than 0, at most ``LARGEST``; it falls as lr (1 - i/100).
         carry_over: start from ∅ of the timestep before; otherwise from the embedding of "".
         early_stop: stop once the loss is below 1e-5 + i · 2e-5.
+        step_first: an early stop comes a gradient step after the loss that allows it, and every image takes one at
+            least, as in the code of null-text inversion.
 
     Raises:
         InputError: a value is none of its choices, or out of range.
@@ -127,6 +136,7 @@ class NullTextPolicy:
     lr: float = 2e-2
     carry_over: bool = True
     early_stop: bool = True
+    step_first: bool = False
 
     def __post_init__(self) -> None:
         check_choices(self, "method.null_text")
@@ -160,21 +170,24 @@ class Method:
         guidance_scale: w, at most ``LARGEST`` in absolute value; 1 leaves guidance out.
         tokens: what happens to V_t.
         null_text: what happens to ∅_t.
+        latent: z_0, of the VAE's posterior the ``mean``, or a ``sample``, the same one for the same pixels.
         parallel: whether tokens are fitted at several timesteps at once.
         num_steps: T, the DDIM steps that the method is made for, 1 or more; a run that names its own takes that.
 
     Raises:
-        InputError: the guidance scale or the number of steps is out of range.
+        InputError: a number is out of range, or a value is none of its choices.
     """
 
     name: str = "locinv"
     guidance_scale: float = 7.5
     tokens: TokenPolicy = field(default_factory=TokenPolicy)
     null_text: NullTextPolicy = field(default_factory=NullTextPolicy)
+    latent: Literal["mean", "sample"] = "mean"
     parallel: ParallelPolicy = field(default_factory=ParallelPolicy)
     num_steps: int = 50
 
     def __post_init__(self) -> None:
+        check_choices(self, "method")
         scale = self.guidance_scale
         _require(abs(scale) <= LARGEST, "guidance_scale", scale, f"between -{LARGEST:g} and {LARGEST:g}")
         _require(self.num_steps >= 1, "num_steps", self.num_steps, "1 or more")

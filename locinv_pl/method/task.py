@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from locinv_pl.io.files import digest
 from locinv_pl.method.background import estimate_background
 from locinv_pl.method.policies import LOSSES, Method
 from locinv_pl.networks.attention import (
@@ -24,7 +25,7 @@ from locinv_pl.networks.memory import freeze_gc
 from locinv_pl.networks.schedule import Schedule, ddim_step
 from locinv_pl.priors import prior_on_grid
 from locinv_pl.types import EditSample, StepRecord
-from locinv_pl.words.tokens import PromptBatch, prompt_batch
+from locinv_pl.words.tokens import PromptBatch, prompt_batch, unmarked_ids
 
 
 class Proposals:
@@ -64,7 +65,8 @@ class Task:
         schedule: T timesteps.
         grid: (r, c), on which maps and priors are compared.
         prompts: the batch's token tensors.
-        embeddings: the words' own input embeddings, (B, L, D).
+        embeddings: the input embeddings to start from, (B, L, D): the words' own, or those of their tokens without the
+            end-of-word mark.
         plain: the text encoder's output for the unchanged prompts, (B, L, D).
         empty: that for "", (1, L, D).
         priors: S, (B, K, r, c), in [0, 1].
@@ -118,7 +120,7 @@ class Task:
         return self.trajectory[len(self.schedule) - i]
 
     def start(self) -> StepRecord:
-        """The state before step 0: z_T, the words' own embeddings, ∅ of the empty prompt."""
+        """The state before step 0: z_T, the embeddings to start from, ∅ of the empty prompt."""
         B = len(self.samples)
         zeros = torch.zeros(B, device=self.plain.device)
         return StepRecord(
@@ -157,7 +159,7 @@ def prepare(backbone: Backbone, samples: Sequence[EditSample], method: Method, n
     Args:
         backbone: the frozen networks.
         samples: B images of one size, with prompts and priors.
-        method: says which tokens move, and how priors come onto the grid.
+        method: says which tokens move and where they start, how priors come onto the grid, and which z_0 is taken.
         num_steps: T.
         resolution: cells of the attention grid along its shorter side; 16 in the paper.
 
@@ -170,9 +172,13 @@ def prepare(backbone: Backbone, samples: Sequence[EditSample], method: Method, n
     binding = moves and method.tokens.adjective.weight > 0
     prompts = prompt_batch(backbone.tokenizer, samples, binding).to(device)
     embeddings = backbone.embed(prompts.ids)
+    if moves and method.tokens.start == "piece":
+        pieces = backbone.embed(unmarked_ids(backbone.tokenizer, prompts.ids))
+        embeddings = pieces.where(prompts.dynamic[..., None], embeddings)
     with torch.no_grad():
         plain, empty = backbone.encode_text(prompts.ids), backbone.encode_null()
-    z_0 = backbone.encode(torch.stack([s.image for s in samples]))
+    generators = [_generator(s) for s in samples] if method.latent == "sample" else None
+    z_0 = backbone.encode(torch.stack([s.image for s in samples]), generators)
     grid = backbone.map_grid(z_0.shape, resolution)
     schedule = backbone.schedule(num_steps)
     parts = SelfAttentionMaps(backbone.finest_grid(z_0.shape, 2 * resolution))
@@ -202,6 +208,11 @@ def prepare(backbone: Backbone, samples: Sequence[EditSample], method: Method, n
         settings=settings_of(backbone, method, num_steps, resolution),
         seconds=time.perf_counter() - began,
     )
+
+
+def _generator(sample: EditSample) -> torch.Generator:
+    """Seeded by the pixels alone: an image has the same z_0 in any batch, with any prompt and priors."""
+    return torch.Generator().manual_seed(int(digest("", {"image": sample.image})[:15], 16))
 
 
 def _background(parts: SelfAttentionMaps, A: Tensor, prompts: PromptBatch) -> Tensor:

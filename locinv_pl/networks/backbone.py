@@ -107,10 +107,22 @@ class Backbone:
         return self
 
     @torch.no_grad()
-    def encode(self, images: Tensor) -> Tensor:
-        """z_0 of images (B, 3, H, W) in [0, 1]: the mean of the posterior, scaled; (B, C, h, w)."""
-        x = (images * 2 - 1).to(self.device, self.dtype)
-        return (self.vae.encode(x).latent_dist.mean * self.vae.config.scaling_factor).float().contiguous()
+    def encode(self, images: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
+        """z_0 of images, of the VAE's posterior: its mean μ, or a sample μ + σ ε; scaled.
+
+        Args:
+            images: (B, 3, H, W), in [0, 1].
+            generators: of the CPU, one for each image, to draw ε; None takes the mean.
+
+        Returns:
+            (B, C, h, w), fp32.
+        """
+        posterior = self.vae.encode((images * 2 - 1).to(self.device, self.dtype)).latent_dist
+        z = posterior.mean
+        if generators is not None:
+            ε = torch.stack([torch.randn(z.shape[1:], generator=each) for each in generators])
+            z = z + posterior.std * ε.to(z)
+        return (z * self.vae.config.scaling_factor).float().contiguous()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

@@ -49,6 +49,21 @@ def tokenize(tokenizer: Any, prompt: str, name: str = "") -> Tokens:
     return Tokens(prompt, torch.tensor(coded.input_ids), tuple(map(tuple, coded.offset_mapping)))
 
 
+def unmarked_ids(tokenizer: Any, ids: Tensor) -> Tensor:
+    """The tokens without CLIP's end-of-word mark: "cat" for "cat</w>"; one that has no mark stays as it is.
+
+    Args:
+        tokenizer: a transformers CLIP tokenizer.
+        ids: token ids, any shape.
+
+    Returns:
+        ids of the same shape; that of the unknown token, ``<|endoftext|>``, where the vocabulary lacks such a token.
+    """
+    tokens = tokenizer.convert_ids_to_tokens(ids.flatten().tolist())
+    unmarked = tokenizer.convert_tokens_to_ids([token.removesuffix("</w>") for token in tokens])
+    return torch.tensor(unmarked).reshape(ids.shape)
+
+
 @dataclass(frozen=True, eq=False)
 class PromptBatch:
     """The prompts of a batch as tensors; images with fewer nouns or pairs have empty rows.

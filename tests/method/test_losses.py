@@ -9,7 +9,9 @@ from locinv_pl.method.losses import (
     adjective_binding_loss,
     attention_balancing_loss,
     background_leakage_loss,
+    contrast_tokens,
     disjoint_object_loss,
+    joint_marginal_loss,
     leakage_loss,
     loss_threshold,
     marginal_loss,
@@ -90,6 +92,56 @@ def test_marginals_are_compared_by_their_divergence(maps):
         assert marginal_loss(A, S)[b].item() == pytest.approx(by_hand / 3, rel=1e-5)
 
 
+def test_the_published_marginals_are_shares_of_all_nouns_together(maps):
+    A, S = maps
+    S = (S > 0.5).float()
+    for b in range(2):
+        a, s = (A[b] + 1e-5).tolist(), (S[b] + 1e-5).tolist()
+        total_a, total_s = (sum(sum(sum(row) for row in plane) for plane in planes) for planes in (a, s))
+        rows = columns = 0.0
+        for k in range(3):
+            for n in range(4):
+                p, q = sum(s[k][n]) / total_s, sum(a[k][n]) / total_a
+                rows += p * math.log(p / q)
+                p, q = sum(row[n] for row in s[k]) / total_s, sum(row[n] for row in a[k]) / total_a
+                columns += p * math.log(p / q)
+        by_hand = (0.5 * columns + rows) / (3 * 4)
+        assert joint_marginal_loss(A, S)[b].item() == pytest.approx(by_hand, rel=1e-4)
+
+
+def test_the_published_marginals_are_torch_s_divergence(maps):
+    """Its reduction is the mean over all entries; of a grid that isn't square there are more of one kind."""
+    A, S = maps[0][..., :3], (maps[1][..., :3] > 0.5).float()
+    a, s = (A[0] + 1e-5), (S[0] + 1e-5)
+    divergence = [
+        torch.nn.functional.kl_div((a.sum(other) / a.sum()).log(), s.sum(other) / s.sum(), reduction="none").mean()
+        for other in (1, 2)
+    ]
+    torch.testing.assert_close(joint_marginal_loss(A, S)[0], 0.5 * divergence[0] + divergence[1])
+
+
+def test_contrast_is_a_softmax_over_the_tokens_between_the_marks(maps):
+    A = maps[0].movedim(1, -1).repeat(1, 1, 1, 2) / 10  # (B, r, c, 6)
+    found = contrast_tokens(A)
+    for cell, answer in (
+        (A[1, 2, 3].tolist(), found[1, 2, 3].tolist()),
+        (A[0, 0, 0].tolist(), found[0, 0, 0].tolist()),
+    ):
+        powers = [math.exp(100 * a) for a in cell[1:-1]]
+        assert answer == pytest.approx([0, *(x / sum(powers) for x in powers), 0], rel=1e-4)
+
+
+def test_balancing_smooths_by_the_sigma_that_it_is_told(maps):
+    """The published kernel, exp(-(x / 2σ)²) with σ = 0.5, is a Gaussian of σ = 0.5 √2."""
+    line = [math.exp(-((x / (2 * 0.5)) ** 2)) for x in (-1, 0, 1)]
+    kernel = torch.tensor([[x * y / sum(line) ** 2 for x in line] for y in line])
+    padded = torch.nn.functional.pad(maps[0], (1, 1, 1, 1), mode="reflect")
+    smoothed = sum(kernel[y, x] * padded[..., y : y + 4, x : x + 4] for y in range(3) for x in range(3))
+    expected = 1 - smoothed.flatten(2).amax(-1).amin(-1)
+    torch.testing.assert_close(attention_balancing_loss(maps[0], sigma=0.5 * math.sqrt(2)), expected)
+    assert (attention_balancing_loss(maps[0]) - expected).abs().min() > 1e-3
+
+
 def test_balancing_looks_at_the_highest_point_of_the_faintest_smoothed_map(maps):
     A, _ = maps
     skimage = pytest.importorskip("skimage.filters")
@@ -127,7 +179,7 @@ def test_missing_nouns_do_not_count_for_dpl(maps, loss):
     assert loss(A[:, :0], torch.zeros(2, 0, dtype=torch.bool)).tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("loss", [similarity_loss, overlap_loss, leakage_loss, marginal_loss])
+@pytest.mark.parametrize("loss", [similarity_loss, overlap_loss, leakage_loss, marginal_loss, joint_marginal_loss])
 def test_missing_nouns_do_not_count(maps, loss):
     A, S = maps
     A, S = A.clone(), S.clone()

@@ -10,7 +10,7 @@ from locinv_pl.assets import EMBEDDED
 from locinv_pl.errors import InputError
 from locinv_pl.types import Adjective, EditSample, Noun
 from locinv_pl.words import find_word
-from locinv_pl.words.tokens import prompt_batch, tokenize
+from locinv_pl.words.tokens import prompt_batch, tokenize, unmarked_ids
 
 
 def noun(prompt: str, word: str, nth: int = 0) -> Noun:
@@ -115,3 +115,40 @@ def test_a_span_has_exactly_the_tokens_of_its_word_in_any_text(roomy, left, righ
     start = len(left) + 1
     positions = tokens.positions((start, start + len(word)))
     assert tokens.ids[list(positions)].tolist() == alone
+
+
+def test_tokens_without_the_end_of_word_mark():
+    """As in CLIP's vocabulary: "cat" is there with and without its mark, "giraffe" with it alone."""
+    pieces = [
+        "c",
+        "a",
+        "t",
+        "ca",
+        "cat",
+        "cat</w>",
+        "t</w>",
+        "giraffe</w>",
+        "a</w>",
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
+    merges = [("c", "a"), ("ca", "t"), ("ca", "t</w>")]
+    tokenizer = CLIPTokenizer(vocab={piece: n for n, piece in enumerate(pieces)}, merges=merges, model_max_length=8)
+    marked = ["<|startoftext|>", "a</w>", "cat</w>", "giraffe</w>", "ca", "t</w>"]
+    ids = torch.tensor(tokenizer.convert_tokens_to_ids(marked)).reshape(2, 3)
+    found = unmarked_ids(tokenizer, ids)
+    assert found.shape == (2, 3) and found.dtype == torch.int64
+    expected = ["<|startoftext|>", "a", "cat", "<|endoftext|>", "ca", "t"]
+    assert tokenizer.convert_ids_to_tokens(found.flatten().tolist()) == expected
+    assert tokenize(tokenizer, "cat").ids[1] == pieces.index("cat</w>")  # the mark is there in a prompt
+
+
+@pytest.mark.parametrize("model", ["tiny", "embedded"])
+def test_a_token_that_has_no_mark_stays_as_it_is(request, model):
+    tokenizer = request.getfixturevalue(model).tokenizer
+    ids = tokenize(tokenizer, "a zebra and a cat").ids
+    found, marked = unmarked_ids(tokenizer, ids), tokenizer.convert_ids_to_tokens(ids.tolist())
+    for before, after, piece in zip(ids.tolist(), found.tolist(), marked, strict=True):
+        wanted = piece.removesuffix("</w>")
+        assert after == (tokenizer.get_vocab().get(wanted, tokenizer.eos_token_id) if piece != wanted else before)
+    assert not torch.equal(found, ids)
