@@ -25,7 +25,7 @@ from locinv_pl.method.policies import Method
 from locinv_pl.networks.attention import Context
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.memory import freeze_gc
-from locinv_pl.networks.schedule import ddim_step, guided_noise
+from locinv_pl.networks.schedule import ddim_step
 from locinv_pl.types import Edit, Inversion
 
 
@@ -135,6 +135,7 @@ def denoise(
     """
     engine, device = rows.inversions[0].settings, backbone.device
     method, schedule = Method.from_dict(engine["method"]), backbone.schedule(engine["num_steps"])
+    backbone = backbone.guided_by(method.guidance_scale)
     ids = torch.stack([tokens.ids for tokens in rows.tokens])  # (R, L)
     own, plain = backbone.embed(ids), backbone.encode_text(ids)  # (R, L, D) each
     z = torch.stack([inversion.noise for inversion in rows.inversions]).to(device)  # (R, C, h, w)
@@ -151,8 +152,8 @@ def denoise(
         if control is not None:
             control.step = i
         eps_cond = backbone.predict_noise(z, t, abar_t, context, control)
-        eps_null = backbone.predict_noise(z, t, abar_t, Context.of(null))
-        z = ddim_step(z, guided_noise(eps_cond, eps_null, method.guidance_scale), abar_t, abar_s)
+        eps = backbone.guide(eps_cond, z, t, abar_t, Context.of(null), method.guidance_scale)
+        z = ddim_step(z, eps, abar_t, abar_s)
         # 3. Direct inversion: the source rows return to the DDIM trajectory.
         if settings.direct or method.null_text.policy == "direct":
             for n in rows.sources:

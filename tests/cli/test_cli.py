@@ -234,6 +234,7 @@ class TestConfigs:
                 assert {key: vars(cli.datamodule)[key] for key in kept} == kept
             elif group == "model":
                 model = cli.model
+                assert content.pop("method", {}).items() <= model.method.to_dict().items()
                 values = {"backbone": model.backbone_name, "dtype": model.dtype_name, **vars(model)}
                 assert content.items() <= values.items()
             elif group == "callbacks":
