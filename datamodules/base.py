@@ -146,7 +146,7 @@ class EditDataModule(LightningDataModule, ABC):
             tell(f"note {note.id}: {note.problem}")
 
     def count_batches(self) -> int:
-        """How many batches of equal images there are, without loading a model; 0 where the data can't be read."""
+        """How many batches of equal images there are at most, told without a model; 0 where data can't be read."""
         count = getattr(self, "num_images", None)
         with suppress(InputError):  # which setup raises
             count = len(self.entries(self.size or 0, Problems("skip"))) if count is None else count

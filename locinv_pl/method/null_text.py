@@ -29,7 +29,8 @@ def optimize_null_text(
         min_∅ mean( (z_{t-1}(z_t, ∅, V_t, w) - z̄_{t-1})² )
 
     An image stops as soon as its loss is below the policy's tolerance, and leaves the batch. The conditional
-    prediction doesn't depend on ∅ and comes from outside. Where guidance takes no ε(∅), as for w = 1, nothing is fitted.
+    prediction doesn't depend on ∅ and comes from outside. Nothing is fitted where guidance takes no ε(∅), as for
+    w = 1.
 
     Source: Mokady et al., Null-text Inversion, arXiv 2211.09794, eq. 3.
 
