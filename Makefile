@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-DEMO := data=scenes data.num_images=6 data.batch_size=3 trainer.accelerator=cpu trainer.devices=2
+DEMO := data=scenes data.num_images=6 data.batch_size=3 trainer.accelerator=cpu
 # Tests that start processes, run whole models or interpret kernels: not of `make fast`.
 SLOW := benchmark callbacks cli comparison measures pretrain run editing/test_editors.py io/test_disk.py \
 	$(addprefix datamodules/test_,coco_edit.py completion.py foundation.py) \

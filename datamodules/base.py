@@ -32,6 +32,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -143,6 +144,13 @@ class EditDataModule(LightningDataModule, ABC):
             self._report(problem.id, problem.problem)
         for note in problems.notes:
             tell(f"note {note.id}: {note.problem}")
+
+    def count_batches(self) -> int:
+        """How many batches of equal images there are at most, told without a model; 0 where data can't be read."""
+        count = getattr(self, "num_images", None)
+        with suppress(InputError):  # which setup raises
+            count = len(self.entries(self.size or 0, Problems("skip"))) if count is None else count
+        return -(-len(range(count or 0)[self._shard]) // self.batch_size)
 
     def train_dataloader(self) -> TimestepLoader:
         """Batches claimed from the queue of all processes, T timesteps each; without a Trainer, all batches."""

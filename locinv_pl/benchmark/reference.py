@@ -69,6 +69,7 @@ class Reference(Backbone):
         self.savings = savings
         self._graphs = self._graphs if savings == Savings() else None
         self._conditional: Context | None = None
+        self._guided = {}
 
     def _run(
         self, z: Tensor, t: Tensor, context: Context, hook: AttentionHook | None = None, prefix: Prefix | None = None

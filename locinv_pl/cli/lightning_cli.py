@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
@@ -15,12 +17,12 @@ from lightning.pytorch.strategies import ParallelStrategy
 
 from locinv_pl.cli.parsers import Help, TrainerParser
 from locinv_pl.configs import CONFIGS
-from locinv_pl.errors import InputError
+from locinv_pl.errors import InputError, tell
 from locinv_pl.io.arguments import arguments, read_words
 from locinv_pl.io.files import write_atomically
 from locinv_pl.run.logging import metric_names
 from locinv_pl.run.module import LocInvModule
-from locinv_pl.run.strategy import ImageParallelStrategy
+from locinv_pl.run.strategy import ImageParallelStrategy, is_launched, num_cores
 
 SUBCOMMANDS = {
     "fit": "Invert images; what an earlier run has done is kept, and gone on with.",
@@ -141,6 +143,38 @@ class LocInvCLI(LightningCLI):
                     f"callback {type(callback).__name__}: monitors {monitored!r}, and a run logs no such figure; "
                     f"monitor one of {', '.join(logged)}, or take the callback out of trainer.callbacks"
                 )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the Trainer; on the CPU ``devices=auto`` is a process for each core that has a batch to work on.
+
+        The number also ends the command line, which the processes that Lightning starts read again.
+
+        Args:
+            kwargs: arguments of the Trainer that win over the configuration's.
+        """
+        if (processes := self._processes()) > 1:
+            sys.argv.append(f"--trainer.devices={processes}")
+            kwargs["devices"] = processes
+        return super().instantiate_trainer(**kwargs)
+
+    def _processes(self) -> int:
+        """How many processes ``devices=auto`` is on the CPU; 1 where it is not to be decided here."""
+        trainer = self.config_init[self.subcommand].trainer
+        on_cpu = trainer.accelerator == "cpu" or trainer.accelerator == "auto" and not torch.accelerator.is_available()
+        is_ours = trainer.strategy == ImageParallelStrategy.strategy_name
+        if trainer.devices != "auto" or not (on_cpu and is_ours) or trainer.num_nodes > 1 or is_launched():
+            return 1
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        places = num_cores() // max(int(threads) if threads.isdecimal() else 1, 1)
+        if places < 2 or not (batches := getattr(self.datamodule, "count_batches", int)()):
+            return 1
+        if not threads and places >= 2 * batches:
+            tell(
+                f"note: {batches} of {places} cores {'has' if batches == 1 else 'have'} a batch of images to work on; "
+                f"a smaller data.batch_size makes more batches, OMP_NUM_THREADS={places // batches} gives a process "
+                f"more threads; either changes the last bits of results"
+            )
+        return min(places, batches)
 
 
 def _is_bar(entry: Any) -> bool:

@@ -25,7 +25,7 @@ from locinv_pl.method.policies import Method
 from locinv_pl.networks.attention import Context
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.memory import freeze_gc
-from locinv_pl.networks.schedule import ddim_step, guided_noise
+from locinv_pl.networks.schedule import ddim_step
 from locinv_pl.types import Edit, Inversion
 
 
@@ -134,6 +134,7 @@ def denoise(
     """
     engine, device = rows.inversions[0].settings, backbone.device
     method, schedule = Method.from_dict(engine["method"]), backbone.schedule(engine["num_steps"])
+    backbone = backbone.guided_by(method.guidance_scale)
     ids = torch.stack([tokens.ids for tokens in rows.tokens])  # (R, L)
     own, plain = backbone.embed(ids), backbone.encode_text(ids)  # (R, L, D) each
     z = torch.stack([inversion.noise for inversion in rows.inversions]).to(device)  # (R, C, h, w)
@@ -157,8 +158,8 @@ def denoise(
             # 2. The guided DDIM step; attention goes from the source rows to the targets.
             eps_cond = torch.zeros_like(z)
             eps_cond[some] = backbone.predict_noise(z[some], t, abar_t, context, control if acts else None)
-            eps_null = backbone.predict_noise(z[guided], t, abar_t, Context.of(null))
-            eps = guided_noise(eps_cond[guided], eps_null, method.guidance_scale)  # (g, C, h, w)
+            told = (z[guided], t, abar_t, Context.of(null), method.guidance_scale)
+            eps = backbone.guide(eps_cond[guided], *told)  # (g, C, h, w)
             z[guided] = ddim_step(z[guided], eps, abar_t, abar_s)
         if is_direct:
             for n in rows.sources:

@@ -12,7 +12,7 @@ from locinv_pl.method.task import Task
 from locinv_pl.networks.attention import Context
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.prefix import Prefix
-from locinv_pl.networks.schedule import ddim_step, guided_noise
+from locinv_pl.networks.schedule import ddim_step
 
 
 def optimize_null_text(
@@ -29,7 +29,8 @@ def optimize_null_text(
         min_∅ mean( (z_{t-1}(z_t, ∅, V_t, w) - z̄_{t-1})² )
 
     An image stops as soon as its loss is below the policy's tolerance, with ``step_first`` a gradient step later, and
-    leaves the batch. The conditional prediction doesn't depend on ∅ and comes from outside.
+    leaves the batch. The conditional prediction doesn't depend on ∅ and comes from outside. Nothing is fitted where
+    guidance takes no ε(∅), as for w = 1.
 
     Source: Mokady et al., Null-text Inversion, arXiv 2211.09794, eq. 3.
 
@@ -49,7 +50,7 @@ def optimize_null_text(
     t, (abar_t, abar_s) = task.schedule.timesteps[i], task.schedule.alphas[i : i + 2]
     target, numel = task.ddim_latent(i + 1), z_t[0].numel()  # z̄_{t-1}, (B, C, h, w)
     tolerance = 1e-5 + i * 2e-5 if policy.early_stop else 0.0
-    J = policy.max_steps if policy.policy == "optimize" else 0
+    J = policy.max_steps if policy.policy == "optimize" and backbone.needs_null(w) else 0
 
     descent = Descent(null, partial(torch.optim.Adam, lr=policy.lr * max(1 - i / 100, 0.01)), prefix)
     of, z_s, loss_of = descent.of, torch.empty_like(z_t), z_t.new_zeros(len(z_t))
@@ -57,8 +58,8 @@ def optimize_null_text(
     for j in range(J + 1):
         with torch.set_grad_enabled(j < J):  # the last pass is for z_{t-1} alone
             context = Context.of(descent.embeddings)  # ∅, (b, L, D)
-            eps_null = backbone.predict_noise(of(z_t), t, abar_t, context, prefix=descent.prefix)  # (b, C, h, w)
-            z = ddim_step(of(z_t), guided_noise(of(eps_cond), eps_null, w), abar_t, abar_s)  # (b, C, h, w)
+            eps = backbone.guide(of(eps_cond), of(z_t), t, abar_t, context, w, descent.prefix)  # (b, C, h, w)
+            z = ddim_step(of(z_t), eps, abar_t, abar_s)  # (b, C, h, w)
             loss = (z - of(target)).square().mean((1, 2, 3))  # (b,)
             z_s[descent.rows], loss_of[descent.rows] = z.detach(), loss.detach()
             above = loss >= tolerance  # (b,)

@@ -167,7 +167,7 @@ def prepare(backbone: Backbone, samples: Sequence[EditSample], method: Method, n
         InputError: a prompt is too long, there is no such resolution, or no such number of steps.
     """
     began = time.perf_counter()
-    device = backbone.device
+    device, backbone = backbone.device, backbone.guided_by(method.guidance_scale)
     moves = method.tokens.policy == "optimize"
     binding = moves and method.tokens.adjective.weight > 0
     prompts = prompt_batch(backbone.tokenizer, samples, binding).to(device)

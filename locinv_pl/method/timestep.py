@@ -44,6 +44,7 @@ def invert_step(backbone: Backbone, task: Task, i: int, before: StepRecord) -> S
     """
     began = time.perf_counter()
     method, z_t = task.method, before.latent.to(backbone.device)
+    backbone = backbone.guided_by(method.guidance_scale)
     t, abar_t = task.schedule.timesteps[i], task.schedule.alphas[i]
     V, token_steps = before.tokens.to(backbone.device), torch.zeros(len(z_t), dtype=torch.int32)
     prefix = backbone.prefix(z_t, t)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from locinv_pl.networks.folder import check_configs, check_folder, refuse_file, 
 from locinv_pl.networks.graphs import LARGEST, Graphs, run_pass
 from locinv_pl.networks.hub import ask_hub, reason
 from locinv_pl.networks.prefix import Prefix, modules_without_text
-from locinv_pl.networks.schedule import Schedule
+from locinv_pl.networks.schedule import Schedule, guidance_embedding, guided_noise
 from locinv_pl.networks.tuning import Tuning, set_memory_format, tune
 
 LEAST_SIGNAL = 1e-6  # of ᾱ
@@ -37,7 +39,7 @@ class Backbone:
     Args:
         name: what it was loaded from; goes into result files.
         vae, text_encoder, tokenizer, unet, scheduler: as diffusers and transformers load them;
-            ``scheduler`` is a DDIMScheduler.
+            ``scheduler`` is a DDIMScheduler, or an LCMScheduler for its timesteps.
         tuning: how the networks are run.
     """
 
@@ -59,6 +61,8 @@ class Backbone:
         tune(unet, vae, tuning)
         self._map_layers: dict[Grid, int] = {}
         self._without_text: tuple[nn.Module, ...] | None = None
+        self._guidance: Tensor | None = None
+        self._guided: dict[float, Backbone] = {}
         self._graphs = (
             Graphs() if tuning.cuda_graphs and not (tuning.compile or tuning.gradient_checkpointing) else None
         )
@@ -104,6 +108,7 @@ class Backbone:
             net.to(device)
         set_memory_format(self.unet, self.vae, self.tuning)
         self._graphs = self._graphs and Graphs()
+        self._guided.clear()
         return self
 
     @torch.no_grad()
@@ -178,12 +183,65 @@ class Backbone:
     ) -> Tensor:
         context = context.to(self.dtype)
         with control_attention(self.unet, context, hook), nullcontext() if prefix is None else prefix.replay():
-            return self.unet(z.to(self.dtype), t, encoder_hidden_states=context.keys, return_dict=False)[0]
+            cond = None if self._guidance is None else self._guidance.expand(len(z), -1)
+            text = context.keys
+            return self.unet(z.to(self.dtype), t, timestep_cond=cond, encoder_hidden_states=text, return_dict=False)[0]
 
     def _graphs_for(self, batch: Tensor) -> Graphs | None:
         """What replays passes of a batch, where that pays."""
         small = batch.is_cuda and len(batch) <= LARGEST and not torch.is_autocast_enabled("cuda")
         return self._graphs if small else None
+
+    def guided_by(self, w: float) -> Backbone:
+        """This backbone, or, where its UNet has learned guidance and is told its scale, one that tells it ``w``.
+
+        Args:
+            w: guidance scale.
+        """
+        width = self.unet.config.time_cond_proj_dim
+        if width is None:
+            return self
+        if w not in self._guided:
+            self._guided[w] = other = copy(self)
+            other._guidance = guidance_embedding(w, width).to(self.device, self.dtype)
+            other._graphs = self._graphs and Graphs()
+        return self._guided[w]
+
+    def needs_null(self, w: float) -> bool:
+        """Whether guidance takes ε(∅): not for w = 1, and not where the UNet itself is told w.
+
+        Args:
+            w: guidance scale.
+        """
+        return w != 1 and self.unet.config.time_cond_proj_dim is None
+
+    def guide(
+        self,
+        eps_cond: Tensor,
+        z: Tensor,
+        t: Tensor,
+        abar_t: Tensor,
+        null: Context,
+        w: float,
+        prefix: Prefix | None = None,
+    ) -> Tensor:
+        """Classifier-free guidance; costs a pass of the null text where it :meth:`needs_null`, else nothing.
+
+        Args:
+            eps_cond: ε(z_t, t, c), (B, C, h, w).
+            z: z_t, (B, C, h, w).
+            t: timestep, scalar or (B,).
+            abar_t: ᾱ_t, scalar or (B,).
+            null: ∅, (B, L, D).
+            w: guidance scale.
+            prefix: of z and t; None computes everything.
+
+        Returns:
+            ε, (B, C, h, w).
+        """
+        if not self.needs_null(w):
+            return eps_cond
+        return guided_noise(eps_cond, self.predict_noise(z, t, abar_t, null, prefix=prefix), w)
 
     def predict_noise(
         self,
@@ -337,7 +395,8 @@ class Backbone:
         Raises:
             InputError: T lies outside, or the noisiest timestep has no signal (ᾱ = 0) to divide by.
         """
-        trained = self.scheduler.config.num_train_timesteps
+        config = self.scheduler.config  # of LCM's the timesteps that it was distilled at, else those of its training
+        trained = config.get("original_inference_steps", config.num_train_timesteps)
         if not 1 <= num_steps <= trained:
             raise InputError(f"model.num_steps={num_steps}: must lie between 1 and {trained}")
         self.scheduler.set_timesteps(num_steps)
@@ -366,6 +425,28 @@ def _input_embeddings(text_encoder: Any, embeddings: Tensor | None) -> Iterator[
         yield
     finally:
         handle.remove()
+
+
+def load_scheduler(config: Mapping[str, Any]) -> Any:
+    """A model's timesteps and noise levels as DDIM's scheduler of diffusers, or as LCM's where it is one.
+
+    What the configuration leaves out is as in its own class; a class that counts in σ ends at σ = 0 or, if its
+    ``final_sigmas_type`` says so, at the least σ of the training.
+
+    Args:
+        config: the content of scheduler_config.json.
+    """
+    import diffusers
+
+    named = getattr(diffusers, str(config.get("_class_name")), None)
+    own = named if isinstance(named, type) and issubclass(named, diffusers.SchedulerMixin) else diffusers.DDIMScheduler
+    kind = diffusers.LCMScheduler if own is diffusers.LCMScheduler else diffusers.DDIMScheduler
+    ours, theirs = (inspect.signature(each).parameters for each in (kind, own))
+    missing = {name: theirs[name].default for name in ours.keys() & theirs.keys() - config.keys()}
+    values = {**config, **{name: value for name, value in missing.items() if value != ours[name].default}}
+    if "set_alpha_to_one" not in theirs:
+        values["set_alpha_to_one"] = config.get("final_sigmas_type", "zero") == "zero"
+    return kind.from_config(values, clip_sample=False)
 
 
 def model_folder(name: str) -> Path:
@@ -426,12 +507,11 @@ def load_backbone(
             "text_encoder": CLIPTextModel.from_pretrained(where, dtype=kind, **files("text_encoder")),
             "tokenizer": CLIPTokenizer.from_pretrained(where, subfolder="tokenizer", local_files_only=local_files_only),
             "unet": UNet2DConditionModel.from_pretrained(where, torch_dtype=kind, **files("unet")),
-            "scheduler": DDIMScheduler.from_pretrained(
-                where, subfolder="scheduler", local_files_only=local_files_only, clip_sample=False
-            ),
         }
-        parts = ("unet", "vae", "text_encoder", "scheduler")
-        check_configs({part: _config_of(networks[part]) for part in parts}, key, for_editors)
+        scheduler = DDIMScheduler.load_config(where, subfolder="scheduler", local_files_only=local_files_only)
+        configs = {part: _config_of(networks[part]) for part in ("unet", "vae", "text_encoder")}
+        check_configs({**configs, "scheduler": scheduler}, key, for_editors)
+        networks["scheduler"] = load_scheduler(scheduler)
         fit_tokenizer(networks["tokenizer"], networks["text_encoder"].config, key)
         return Backbone(name_or_path, **networks, tuning=tuning).to(device)
 

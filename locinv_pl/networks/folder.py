@@ -54,7 +54,7 @@ class _UNet(_Config):
     class_embed_type: str | None = None
     num_class_embeds: int | None = None
     encoder_hid_dim_type: str | None = None
-    time_cond_proj_dim: int | None = None
+    time_cond_proj_dim: Annotated[int, Field(ge=4, multiple_of=2, le=1 << 16)] | None = None
 
 
 class _VAE(_Config):
@@ -148,7 +148,7 @@ def check_configs(configs: Mapping[str, Mapping[str, Any]], key: str, for_editor
         raise InputError(f"{key}: its text encoder is a {text.model_type}, not CLIP's; {TAKEN}")
     if unet.addition_embed_type is not None:
         raise InputError(f"{key}: its UNet is Stable Diffusion XL's, which no editor takes; {TAKEN}")
-    for name in ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "time_cond_proj_dim"):
+    for name in ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type"):
         if getattr(unet, name) is not None:
             raise InputError(f"{key}: its UNet takes more than an image and a prompt ({name}); {TAKEN}")
     if vae.shift_factor:

@@ -55,14 +55,16 @@ def generate(
 
 def _denoise(backbone: Backbone, prompts: Sequence[str], z: Tensor, guidance_scale: float, num_steps: int) -> Tensor:
     """The DDIM step, from noise (B, C, h, w) to images (B, 3, H, W)."""
-    schedule, null = backbone.schedule(num_steps), backbone.encode_null()
+    schedule, backbone = backbone.schedule(num_steps), backbone.guided_by(guidance_scale)
+    guided = backbone.needs_null(guidance_scale)
     ids = torch.stack([tokenize(backbone.tokenizer, prompt, f"prompt {prompt!r}").ids for prompt in prompts])
-    context = Context.of(torch.cat([backbone.encode_text(ids), null.expand(len(ids), -1, -1)]))
+    null = [backbone.encode_null().expand(len(ids), -1, -1)] if guided else []
+    context = Context.of(torch.cat([backbone.encode_text(ids), *null]))
     z = z.to(backbone.device)
     for i, t in enumerate(schedule.timesteps):
         abar_t, abar_s = schedule.alphas[i : i + 2]
-        eps_cond, eps_null = backbone.predict_noise(torch.cat([z, z]), t, abar_t, context).chunk(2)
-        z = ddim_step(z, guided_noise(eps_cond, eps_null, guidance_scale), abar_t, abar_s)
+        eps = backbone.predict_noise(torch.cat([z, z]) if guided else z, t, abar_t, context)
+        z = ddim_step(z, guided_noise(*eps.chunk(2), guidance_scale) if guided else eps, abar_t, abar_s)
     return backbone.decode(z).cpu()
 
 

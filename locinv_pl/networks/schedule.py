@@ -1,9 +1,11 @@
-"""The DDIM schedule and its one step, used in both directions."""
+"""The DDIM schedule, its one step, used in both directions, and guidance."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -46,6 +48,29 @@ def guided_noise(eps_cond: Tensor, eps_null: Tensor, w: float) -> Tensor:
         ε, of the same shape.
     """
     return eps_null + w * (eps_cond - eps_null)
+
+
+def guidance_embedding(w: float, width: int) -> Tensor:
+    """What a UNet that has learned guidance is told of its scale: sines and cosines of 1000 (w - 1) f_k.
+
+        f_k = 10000^(-k / (width/2 - 1)),  k = 0, ..., width/2 - 1
+
+    >>> guidance_embedding(1.0, 4)
+    tensor([[0., 0., 1., 1.]])
+
+    Source: Luo et al., Latent Consistency Models, arXiv 2310.04378, section 4.2, as in its public code.
+
+    Args:
+        w: guidance scale.
+        width: of the embedding, even, 4 or more; a UNet's ``time_cond_proj_dim``.
+
+    Returns:
+        (1, width).
+    """
+    half = width // 2
+    frequencies = torch.exp(torch.arange(half, dtype=torch.float32) * (-math.log(10000.0) / (half - 1)))
+    angles = 1000.0 * (w - 1) * frequencies
+    return torch.cat([angles.sin(), angles.cos()])[None]
 
 
 def ddim_step(z_t: Tensor, eps: Tensor, abar_t: Tensor, abar_s: Tensor) -> Tensor:

@@ -7,10 +7,17 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from lightning.fabric.plugins.environments import TorchElasticEnvironment
+from lightning.fabric.plugins.environments import (
+    LightningEnvironment,
+    LSFEnvironment,
+    MPIEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.distributed import DistError, HashStore, PrefixStore, Store, rendezvous
@@ -21,6 +28,7 @@ from locinv_pl.networks.tuning import use_one_thread
 GO_ON = "results so far are kept, run the same command to go on"
 POLL = 0.05  # seconds from one look at a counter to the next
 GRACE = 20.0  # seconds that a stopped process keeps the store for the others
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # a container's: microseconds of CPU time, and of how many
 
 
 class ImageParallelStrategy(DDPStrategy):
@@ -47,7 +55,8 @@ class ImageParallelStrategy(DDPStrategy):
         go (``--nnodes=1:4``).
 
         On the CPU a process has one thread: convolutions round differently with other thread counts, and one process
-        and several are to give equal results; a second process is also worth more than a second thread.
+        and several are to give equal results; a second process is also worth more than a second thread. Where
+        OMP_NUM_THREADS is set, a process has as many threads as it says.
         """
         if isinstance(self.cluster_environment, TorchElasticEnvironment):
             self.num_nodes, processes = (int(os.environ[f"{of}_WORLD_SIZE"]) for of in ("GROUP", "LOCAL"))
@@ -206,6 +215,21 @@ def _add(store: Store, key: str, number: int) -> int:
         return store.add(key, number)
     except DistError:
         raise InputError(f"the process that holds the queue is gone; {GO_ON}") from None
+
+
+def num_cores() -> int:
+    """The CPU cores that this process may use: those of its affinity, and no more than a container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # no container's, or "max"
+        quota, period = map(int, CPU_QUOTA.read_text().split())
+        cores = min(cores, max(quota // period, 1))
+    return cores
+
+
+def is_launched() -> bool:
+    """Whether torchrun, SLURM, another launcher or Lightning has started this process, and numbers the processes."""
+    launchers = (TorchElasticEnvironment, SLURMEnvironment, LSFEnvironment, MPIEnvironment)
+    return any(launcher.detect() for launcher in launchers) or LightningEnvironment().creates_processes_externally
 
 
 StrategyRegistry.register(

@@ -16,11 +16,12 @@ import conftest
 import pytest
 import torch
 import yaml
-from conftest import make_image, write_tiny_model
+from conftest import make_image, write_images, write_tiny_model
 from lightning.pytorch.callbacks import EarlyStopping
 from PIL import Image
 from processes import MARKS, Run
 
+from locinv_pl.cli import lightning_cli
 from locinv_pl.cli.lightning_cli import LocInvCLI, translate
 from locinv_pl.cli.main import main
 from locinv_pl.configs import CONFIGS
@@ -233,6 +234,7 @@ class TestConfigs:
                 assert {key: vars(cli.datamodule)[key] for key in kept} == kept
             elif group == "model":
                 model = cli.model
+                assert content.pop("method", {}).items() <= model.method.to_dict().items()
                 values = {"backbone": model.backbone_name, "dtype": model.dtype_name, **vars(model)}
                 assert content.items() <= values.items()
             elif group == "callbacks":
@@ -248,6 +250,36 @@ class TestConfigs:
         trainer = built(f"trainer={name}").trainer
         assert type(trainer.strategy).__name__ == "ImageParallelStrategy"
         assert trainer.precision == content.get("precision", "32-true")
+
+    @pytest.mark.parametrize(
+        "cores, threads, more, processes, is_told",
+        [
+            (8, None, ["data.num_images=9"], 3, True),  # in batches of 4
+            (4, None, ["data.num_images=9"], 3, False),
+            (2, None, ["data.num_images=9"], 2, False),
+            (8, None, ["data.num_images=1"], 1, True),
+            (8, None, ["data.num_images=1", "trainer.devices=2"], 2, False),
+            (1, None, ["data.num_images=9"], 1, False),
+            (8, "4", ["data.num_images=9"], 2, False),
+            (8, None, ["data.num_images=9", "data.shard=1/2", "data.batch_size=1"], 5, False),
+            (8, None, ["data=folder", "data.root=own", "data.batch_size=1"], 3, True),
+            (8, None, ["data=folder", "data.root=missing"], 1, False),
+            (8, None, ["trainer.strategy=auto"], 1, False),
+        ],
+    )
+    def test_auto_is_a_process_a_core(self, built, monkeypatch, capsys, cores, threads, more, processes, is_told):
+        monkeypatch.setattr(lightning_cli, "num_cores", lambda: cores)
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        monkeypatch.setenv("OMP_NUM_THREADS", threads) if threads else None
+        for mark in MARKS:
+            monkeypatch.delenv(mark, raising=False)
+        write_images(Path("own"), 3)
+        assert built("trainer.accelerator=cpu", *more).trainer.num_devices == processes
+        assert ("OMP_NUM_THREADS" in capsys.readouterr().err) == is_told
+        if processes > 1 and "trainer.devices=2" not in more:
+            assert sys.argv[-1] == f"--trainer.devices={processes}"  # which the processes that Lightning starts read
+            monkeypatch.setenv("LOCAL_RANK", "0")
+            assert built("trainer.accelerator=cpu", *more).trainer.num_devices == 1  # somebody else says how many
 
     def test_overrides_win_wherever_they_stand(self, built):
         cli = built(

@@ -66,7 +66,7 @@ def change(file: Path, **values: Any) -> None:
             },
             "is Stable Diffusion XL's, which no editor takes",
         ),
-        ({"time_cond_proj_dim": 8}, "takes more than an image and a prompt (time_cond_proj_dim)"),
+        ({"time_cond_proj_dim": 9}, "unet/config.json: time_cond_proj_dim: Input should be a multiple of 2"),
         ({"num_class_embeds": 10}, "takes more than an image and a prompt (num_class_embeds)"),
     ],
 )

@@ -1,5 +1,6 @@
 """The strategy's queues, and how processes agree on a start."""
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from torch.distributed import HashStore, Store, TCPStore
 
 from locinv_pl.errors import InputError
 from locinv_pl.run import strategy as strategy_file
-from locinv_pl.run.strategy import ImageParallelStrategy, agree_on_start
+from locinv_pl.run.strategy import ImageParallelStrategy, agree_on_start, is_launched, num_cores
 
 
 def test_one_process_has_queues_of_its_own():
@@ -34,6 +35,24 @@ def test_torchruns_numbers_hold(monkeypatch):
     strategy = Trainer(accelerator="cpu", devices=1, strategy="image_parallel", logger=False).strategy
     assert (strategy.num_nodes, strategy.num_processes, strategy.world_size, strategy.global_rank) == (3, 2, 6, 3)
     strategy.cluster_environment.validate_settings(strategy.num_processes, strategy.num_nodes)
+
+
+@pytest.mark.parametrize("quota, cores", [("max 100000", 4), ("250000 100000", 2), ("50000 100000", 1), ("", 4)])
+def test_cores_are_those_that_one_may_use(tmp_path, monkeypatch, quota, cores):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 2, 4, 6}, raising=False)
+    monkeypatch.setattr(strategy_file, "CPU_QUOTA", tmp_path / "cpu.max")
+    if quota:
+        (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    assert num_cores() == cores
+
+
+@pytest.mark.parametrize("mark", ["LOCAL_RANK", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS"])
+def test_a_launchers_processes_are_told_apart(monkeypatch, mark):
+    for name in ("LOCAL_RANK", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    assert not is_launched()
+    monkeypatch.setenv(mark, "1")
+    assert is_launched()
 
 
 def make_strategy(store: Store | None, rank: int) -> ImageParallelStrategy:
