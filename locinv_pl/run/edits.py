@@ -59,6 +59,7 @@ class EditRow(TypedDict):
     kind: str
     prompt: str
     settings: dict[str, Any]
+    seconds: NotRequired[float]
 
 
 @OPEN
@@ -90,6 +91,7 @@ def save_edits(
     edits: Sequence[Edit],
     images: Tensor,
     region: Tensor | None = None,
+    seconds: float | None = None,
 ) -> list[Path]:
     """Write ``edits/<id>/``: source.png, reconstruction.png, a numbered PNG for each edit, and edits.json.
 
@@ -108,6 +110,7 @@ def save_edits(
         edits: the n edits, with their prompts.
         images: what they made, (n, 3, H, W) in [0, 1].
         region: where they may change the image, (H, W); everywhere by default.
+        seconds: how long each of them took, where that is known; stands in edits.json alone.
 
     Returns:
         the edits' files.
@@ -140,7 +143,10 @@ def save_edits(
             numbers.append(max(numbers, default=0) + 1)
             same = [{"file": f"{numbers[-1]}-{file_name(edit.kind)}.png", **row}]
             rows += same
+        same[0].pop("seconds", None)
         paths.append(write(same[0]["file"], image, edit.prompt, same[0]))
+        if seconds is not None:
+            same[0]["seconds"] = seconds
     listed = {"id": id, "prompt": prompt, "fingerprint": fingerprint, "edits": rows}
     write_json(run.edits_path(id, "edits.json"), listed, sealed=True)
     return paths
@@ -281,7 +287,7 @@ def score_edits(
         skip: leave out edits that :func:`note_refused` has noted.
 
     Returns:
-        for each edit, in the sample's order, its kind, prompt, file and measures.
+        for each edit, in the sample's order, its kind, prompt, file and measures, with the seconds that it took.
 
     Raises:
         InputError: an edit is missing, or its file isn't the image that it was.
@@ -307,7 +313,8 @@ def score_edits(
             )
         image = _read_png(run, made["file"], sample)
         region = edit_region(sample, tokenizer, edit)
-        scored.append({**row, "file": made["file"], **measures.score(sample.image, image, edit.prompt, region)})
+        scores = measures.score(sample.image, image, edit.prompt, region)
+        scored.append({**row, "file": made["file"], **scores, "seconds_per_edit": made.get("seconds")})
     return scored
 
 
