@@ -22,11 +22,12 @@ from torch import Tensor
 
 from locinv_pl.drawing import to_array, to_png
 from locinv_pl.errors import InputError
-from locinv_pl.io.files import read_image, write_atomically
+from locinv_pl.io.files import read_image, read_json, write_atomically
 from locinv_pl.measures.edits import Measures, MeasureSettings
 from locinv_pl.networks.backbone import Backbone, load_backbone
 from locinv_pl.networks.generation import generate
 from locinv_pl.networks.tuning import Tuning, use_one_thread
+from locinv_pl.run.contents import EditScores
 from locinv_pl.run.edits import list_edits
 from locinv_pl.run.names import file_name
 from locinv_pl.run.store import RunFolder, Scores
@@ -90,20 +91,20 @@ class References:
 
     def _scored(self, out: RunFolder, made_by: Callable[[str], dict[str, Any]], score: Score) -> Scores:
         """The scores of all images, those that ``out`` has and those that are made now."""
-        done: dict[str, dict[str, Any]] = {}
-        with suppress(InputError):  # damaged ones are made again
-            done = {scores["id"]: scores for scores in out.scores("test")}
-        found = []
+        made = []
         for test in self.tests:
             id, edits = test["id"], [{"kind": edit["kind"], "prompt": edit["prompt"]} for edit in test["edits"]]
             about = {"id": id, "prompt": test["prompt"], "reconstruction": {}}
             about["made_by"] = {**made_by(id), "edits": edits, "measures": test["measures"]}
-            if not about.items() <= done.get(id, {}).items():
+            found: dict[str, Any] = {}
+            with suppress(InputError):  # there is none, or a damaged one
+                found = read_json(out.place("test", f"{file_name(id)}.json"), EditScores)
+            if not about.items() <= found.items():
                 scored = score(out, test, about["made_by"])
-                done[id] = {**about, "edits": [edit | one for edit, one in zip(edits, scored, strict=True)]}
-                out.save_scores("test", id, done[id])
-            found.append(done[id])
-        return found
+                found = {**about, "edits": [edit | one for edit, one in zip(edits, scored, strict=True)]}
+                out.save_scores("test", id, found)
+            made.append(found)
+        return made
 
     def _draw(self, out: RunFolder, test: Mapping[str, Any], how: Mapping[str, Any]) -> Scores:
         """An image's target prompts from noise, all in a batch; a file for each prompt, its images side by side."""

@@ -59,7 +59,6 @@ class EditRow(TypedDict):
     kind: str
     prompt: str
     settings: dict[str, Any]
-    seconds: NotRequired[float]
 
 
 @OPEN
@@ -110,7 +109,7 @@ def save_edits(
         edits: the n edits, with their prompts.
         images: what they made, (n, 3, H, W) in [0, 1].
         region: where they may change the image, (H, W); everywhere by default.
-        seconds: how long each of them took, where that is known; stands in edits.json alone.
+        seconds: how long each of them took, for seconds.json.
 
     Returns:
         the edits' files.
@@ -143,10 +142,10 @@ def save_edits(
             numbers.append(max(numbers, default=0) + 1)
             same = [{"file": f"{numbers[-1]}-{file_name(edit.kind)}.png", **row}]
             rows += same
-        same[0].pop("seconds", None)
         paths.append(write(same[0]["file"], image, edit.prompt, same[0]))
-        if seconds is not None:
-            same[0]["seconds"] = seconds
+    if seconds is not None:
+        took = _seconds(run, id) | {path.name: seconds for path in paths}
+        write_json(run.edits_path(id, "seconds.json"), took, sealed=True)
     listed = {"id": id, "prompt": prompt, "fingerprint": fingerprint, "edits": rows}
     write_json(run.edits_path(id, "edits.json"), listed, sealed=True)
     return paths
@@ -188,6 +187,13 @@ def _told_by_files(run: RunFolder, id: str) -> EditedImage:
             check(row := {**row, "file": name}, EditRow, name)
             told["edits"].append(cast("EditRow", row))
     return told
+
+
+def _seconds(run: RunFolder, id: str) -> dict[str, float]:
+    """How long an image's edits took, by their files, as far as that is known."""
+    with suppress(InputError):
+        return read_json(run.edits_path(id, "seconds.json"), dict[str, float])
+    return {}
 
 
 def _edit_files(run: RunFolder, id: str) -> list[str]:
@@ -292,7 +298,7 @@ def score_edits(
     Raises:
         InputError: an edit is missing, or its file isn't the image that it was.
     """
-    listed, scored = list_edits(run, sample.id), []
+    listed, seconds, scored = list_edits(run, sample.id), _seconds(run, sample.id), []
     if listed["edits"] and listed.get("fingerprint") != sample.fingerprint:
         raise InputError(
             f"image {sample.id!r}: its prompt, nouns, priors or pixels aren't those that were edited in {run.root}; "
@@ -314,7 +320,7 @@ def score_edits(
         image = _read_png(run, made["file"], sample)
         region = edit_region(sample, tokenizer, edit)
         scores = measures.score(sample.image, image, edit.prompt, region)
-        scored.append({**row, "file": made["file"], **scores, "seconds_per_edit": made.get("seconds")})
+        scored.append({**row, "file": made["file"], **scores, "seconds_per_edit": seconds.get(made["file"])})
     return scored
 
 
