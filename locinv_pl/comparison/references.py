@@ -1,8 +1,8 @@
 """Rows that a comparison is read by: what the model makes of the target prompts alone, and how the sources are judged.
 
-An edit can't succeed more often than its model knows how to draw what is asked for, and no row more often than the
-judge is right. ``generated`` shows the first: every target prompt drawn from noise, with the model, the number of steps
-and the guidance of the runs. ``sources`` shows the second: every edit's source, measured with its own prompt.
+An edit fails because of the editing, because its model can't draw what is asked for, or because the judge is wrong.
+``generated`` shows the model's part: every target prompt drawn from noise, with the model, the number of steps and the
+guidance of the runs. ``sources`` shows the judge's: every edit's source, measured with its own prompt.
 """
 
 from __future__ import annotations
@@ -111,13 +111,14 @@ class References:
         prompts = [edit["prompt"] for edit in test["edits"] for _ in range(how["num_images"])]
         backbone, began = self._backbone, time.perf_counter()
         images = generate(backbone, prompts, how["guidance_scale"], how["num_steps"], how["seed"])
-        seconds, scored = (time.perf_counter() - began) / len(prompts), []
+        seconds = (time.perf_counter() - began) / len(prompts)
+        scored: Scores = []
         for edit, some in zip(test["edits"], images.split(how["num_images"]), strict=True):
             file, arrays = f"{len(scored) + 1}-{file_name(edit['kind'])}.png", [to_array(image) for image in some]
             page = to_png(Image.fromarray(np.concatenate(arrays, axis=1)), {"prompt": edit["prompt"]})
             write_atomically(out.edits_path(test["id"], file), page)
             fits = [self._measures.fit(_pixels(array), edit["prompt"]) for array in arrays]
-            known = {key: [fit[key] for fit in fits if fit[key] is not None] for key in fits[0]}
+            known = {key: [value for fit in fits if (value := fit[key]) is not None] for key in fits[0]}
             means = {key: fmean(values) if values else None for key, values in known.items()}
             scored.append({"file": file, **means, "seconds_per_edit": seconds})
         return scored

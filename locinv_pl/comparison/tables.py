@@ -12,6 +12,7 @@ from locinv_pl.measures.display import MEASURES
 from locinv_pl.run.summary import markdown_table
 
 ABOUT = ("method", "prior", "edit", "kind", "num_images", "num_edits")
+"""The columns of a CSV that say what a line is about, as far as its rows have them."""
 IN_FILES_ONLY = {"ssim", "background_mse", "dino_similarity", "clip_edited"}
 """Measures that the printed tables leave out, so that they fit a page."""
 
