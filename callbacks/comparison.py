@@ -31,7 +31,7 @@ def draw(comparison: Comparison, content: dict[str, Any], images: int = 6) -> li
     if curves and not comparison.vary:
         figures["iou_curves.png"] = iou_curves(curves)
     if comparison.vary:
-        figures["ablation.png"] = ablation(content["rows"])
+        figures["ablation.png"] = ablation([row for row in content["rows"] if row["vary"]])
     if comparison.edits and (rows := sheet_rows(comparison, images)):
         figures["sheet.png"] = stack_strips(rows)
     for name, figure in figures.items():
@@ -79,8 +79,11 @@ def ablation(rows: Sequence[dict[str, Any]]) -> Figure:
 
 
 def sheet_rows(comparison: Comparison, images: int) -> list[Image.Image]:
-    """For every edit of the first images a line: the source, and what each method made of it (LocInv's figure 4)."""
-    variants = comparison.variants
+    """For every edit of the first images a line: the source, and what each method made of it (LocInv's figure 4).
+
+    Last comes what the model makes of the target prompt alone.
+    """
+    variants = [*comparison.variants, *comparison.references]
     scores = [comparison.scores(variant) for variant in variants]
     made = [{(test["id"], e["prompt"]): e for test in score["tests"] for e in test["edits"]} for score in scores]
     rows = []
@@ -102,7 +105,8 @@ def _image(comparison: Comparison, variant: Variant, id: str, row: dict[str, Any
 
 
 def _told(row: dict[str, Any]) -> str:
-    background = row["background_psnr"]
-    seen = {1.0: "success", 0.0: "no success"}.get(row["success"], "")
+    background, success = row.get("background_psnr"), row["success"]
+    share = "" if success is None else f"success {MEASURES['success'].caption(success)}"
+    seen = {1.0: "success", 0.0: "no success"}.get(success, share)
     kept = "" if background is None else MEASURES["background_psnr"].caption(background)
     return " ".join(filter(None, [kept, seen]))

@@ -46,6 +46,7 @@ def compare(words: Sequence[str]) -> None:
             vary='{KEY: [VALUE, …], …}'     runs every row with each of these values
             reference=ROW                   the row that others are compared with, nti by default
             resamples=N                     of the bootstrap behind the intervals, 2000 by default
+            generate=N                      images of each target prompt from noise, 2 by default; 0 leaves that row out
 
     Raises:
         InputError: a word isn't understood, or a run failed.

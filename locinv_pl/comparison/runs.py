@@ -1,7 +1,8 @@
 """Methods side by side on the same images: runs, one after the other, and a table of all.
 
 Every run is ``train.py``'s own fit, predict and test in a process of its own, in a folder of its own under ``runs/``;
-what is measured comes from the images' files. A run that ended is not made again.
+what is measured comes from the images' files. A run that ended is not made again. Below the runs' rows stand those of
+:mod:`locinv_pl.comparison.references`.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ import yaml
 from typing_extensions import TypedDict
 
 import locinv_pl
+from locinv_pl.comparison.references import GENERATED, SOURCES, References
 from locinv_pl.comparison.statistics import compare
-from locinv_pl.comparison.tables import to_csv, to_markdown
+from locinv_pl.comparison.tables import kinds_of, to_csv, to_markdown
 from locinv_pl.configs import CONFIGS, presets
 from locinv_pl.errors import DamagedError, InputError
 from locinv_pl.io.arguments import read_words
@@ -29,6 +31,9 @@ from locinv_pl.io.files import read_json, write_atomically, write_json
 from locinv_pl.run.contents import OPEN, EditScores, InversionScores
 from locinv_pl.run.names import file_name
 from locinv_pl.run.store import RunFolder
+
+OF_EDITORS = {"model.num_steps": "editor.num_steps", "method.guidance_scale": "editor.guidance_scale"}
+"""What the words say of the methods, and the keys by which another editor is told the same."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,11 @@ class Variant:
     def is_editor(self) -> bool:
         """Whether it edits without an inversion of ours."""
         return self.name in presets("editor")
+
+    @property
+    def knows_place(self) -> bool:
+        """Whether it sees the localization priors."""
+        return not self.is_editor or self.name == "inpaint"
 
     @property
     def inversion(self) -> str:
@@ -119,6 +129,7 @@ class Comparison:
         vary: values by key; every variant is run with each of them.
         reference: the label of the row that others are compared with.
         resamples: how often the bootstrap draws the images again, 1 or more.
+        generate: how many images each target prompt is drawn to from noise, for the row "generated"; 0 leaves it out.
     """
 
     methods: Sequence[str]
@@ -128,6 +139,7 @@ class Comparison:
     vary: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     reference: str = "nti"
     resamples: int = 2000
+    generate: int = 2
 
     @classmethod
     def parse(cls, words: Sequence[str]) -> Comparison:
@@ -157,8 +169,14 @@ class Comparison:
         varied = [(key, value) for key, values in self.vary.items() for value in values]
         return [replace(variant, vary=vary) for variant in variants for vary in varied] if varied else variants
 
+    @property
+    def references(self) -> list[Variant]:
+        """The rows that no run makes, see :mod:`locinv_pl.comparison.references`."""
+        names = [GENERATED] * (self.generate > 0) + [SOURCES]
+        return [Variant(name) for name in names] if self.edits else []
+
     def run(self, tell: Callable[[str], None] = print) -> dict[str, Any]:
-        """Make what isn't made yet; write comparison.json, .csv and .md.
+        """Make what isn't made yet; write comparison.json, .csv and .md, and comparison_kinds.csv of kinds of edits.
 
         Args:
             tell: called with what runs next.
@@ -172,10 +190,15 @@ class Comparison:
         variants = self.variants
         for number, variant in enumerate(variants, start=1):
             self._make(variant, f"[{number}/{len(variants)}] {variant.label}", tell)
-        content = compare([self.scores(variant) for variant in variants], self.reference, self.resamples)
+        self._make_references(tell)
+        scores = [self.scores(variant) for variant in (*variants, *self.references)]
+        rows = [score for score in scores if score["inversions"] or score["tests"]]
+        content = compare(rows, self.reference, self.resamples)
         content |= {"words": list(self.words)}
         write_json(self.output / "comparison.json", content)
         write_atomically(self.output / "comparison.csv", to_csv(content["rows"]).encode())
+        if self.edits:
+            write_atomically(self.output / "comparison_kinds.csv", to_csv(kinds_of(content["rows"])).encode())
         write_atomically(self.output / "comparison.md", (to_markdown(content) + "\n").encode())
         return content
 
@@ -197,8 +220,7 @@ class Comparison:
 
     def _make(self, variant: Variant, title: str, tell: Callable[[str], None]) -> None:
         run, stages = self.folder(variant), ["predict", "test"] if self.edits else []
-        about = {"label": variant.label, "words": [*self.words, *variant.words], "edits": self.edits}
-        about |= {"name": variant.name, "prior": variant.prior, "edit": variant.edit, "vary": variant.vary}
+        about = self._about(variant)
         if self.scores_path(variant).exists():
             with suppress(DamagedError):  # which is made again
                 done = self.scores(variant)
@@ -207,7 +229,7 @@ class Comparison:
         shutil.rmtree(run.root / "test", ignore_errors=True)  # an edit's scores replace those of another
         for stage in stages if variant.is_editor else ["fit", *stages]:
             tell(f"\n{title}: {stage}")
-            words = ["callbacks=plain", *self.words, *variant.words, f"output={run.root}"]
+            words = ["callbacks=plain", *about["words"], f"output={run.root}"]
             if code := subprocess.run(
                 [sys.executable, "-P", "-m", "locinv_pl", stage, *words], env=_environment()
             ).returncode:
@@ -215,9 +237,27 @@ class Comparison:
                     f"compare: {variant.label}: {stage} ended with exit code {code}, its reason stands above; "
                     f"mend it and run the same command again, which goes on from there"
                 )
-        about["prior"] = None if variant.is_editor else run.settings["data"].get("prior")
+        about["prior"] = run.settings["data"].get("prior") if variant.knows_place else None
         measured = {"inversions": run.scores(), "tests": run.scores("test")}
         write_json(self.scores_path(variant), {**about, **measured}, sealed=True)
+
+    def _make_references(self, tell: Callable[[str], None]) -> None:
+        """Make the references' rows from the edits of the first variant, one that inverts where there is one."""
+        first = min(self.variants, key=lambda variant: variant.is_editor)
+        for variant in self.references:
+            tell(f"\n{variant.label}")
+            made, out = References(self.folder(first), self.scores(first)["tests"]), self.folder(variant)
+            tests = made.generated(out, self.generate) if variant.name == GENERATED else made.sources(out)
+            about = {**self._about(variant), "words": [*self.words], "inversions": [], "tests": tests}
+            write_json(self.scores_path(variant), about, sealed=True)
+
+    def _about(self, variant: Variant) -> dict[str, Any]:
+        """What a variant's scores say of how they are made."""
+        words = [*self.words, *variant.words]
+        given = dict(word.split("=", 1) for word in words) if variant.is_editor else {}
+        words += [f"{to}={given[key]}" for key, to in OF_EDITORS.items() if key in given]
+        about = {"label": variant.label, "words": words, "edits": self.edits}
+        return about | {"name": variant.name, "prior": variant.prior, "edit": variant.edit, "vary": variant.vary}
 
 
 def _environment() -> dict[str, str]:
@@ -245,9 +285,9 @@ def _values(key: str, value: Any) -> dict[str, list[Any]]:
     return values
 
 
-def _number(key: str, value: Any) -> int:
-    if not str(value).isdigit() or int(value) < 1:
-        raise InputError(f"{key}={value}: give a whole number, 1 or more")
+def _number(key: str, value: Any, least: int = 1) -> int:
+    if not str(value).isdigit() or int(value) < least:
+        raise InputError(f"{key}={value}: give a whole number, {least} or more")
     return int(value)
 
 
@@ -264,4 +304,5 @@ _OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "vary": _values,
     "reference": lambda key, value: str(value),
     "resamples": _number,
+    "generate": lambda key, value: _number(key, value, least=0),
 }

@@ -27,8 +27,9 @@ OF_EDITS = (
     "clip_target",
     "clip_edited",
     "success",
+    "seconds_per_edit",
 )
-"""Measures that every edit has."""
+"""Measures of edits; images from nothing have the last few alone."""
 COMPARED = ("attention_iou", "psnr", "ssim", "lpips", *OF_EDITS, "seconds_per_image")
 """The measures of a comparison, in the order of its files; "lpips" is that of the reconstruction."""
 
@@ -64,7 +65,7 @@ def compare(scores: Sequence[Mapping[str, Any]], reference: str = "nti", resampl
         if theirs is not None and run["label"] != reference:
             paired = {key: _paired(key, mine[key], theirs[key], resamples) for key in COMPARED}
             row["paired"] = {key: found for key, found in paired.items() if found}
-        row["kinds"] = _kinds(run)
+        row["kinds"] = _kinds(run, resamples)
         row["iou_curve"] = _curve(run)
         rows.append(row)
     return {"reference": reference if reference in values else None, "rows": rows}
@@ -84,13 +85,9 @@ def _values_of(run: Mapping[str, Any], key: str, kind: str | None = None) -> Val
     return {id: some for id, some in known.items() if some}
 
 
-def _mean(values: Values) -> float | None:
-    return fmean(value for each in values.values() for value in each) if values else None
-
-
 def _mean_and_interval(values: Values, resamples: int) -> tuple[float | None, list[float] | None]:
     """The mean over all values, and the percentiles 2.5 and 97.5 of the bootstrap over images."""
-    mean = _mean(values)
+    mean = fmean(value for each in values.values() for value in each) if values else None
     if len(values) < 2:
         return mean, None
     sums, counts = (np.array([f(v) for v in values.values()], dtype=float) for f in (sum, len))
@@ -123,13 +120,15 @@ def _paired(key: str, mine: Values, theirs: Values, resamples: int) -> dict[str,
     return {"difference": mean, "ci95": interval, "better": better, "worse": worse, "num_images": len(both)}
 
 
-def _kinds(run: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The means of every kind of edit."""
+def _kinds(run: Mapping[str, Any], resamples: int) -> dict[str, dict[str, Any]]:
+    """The means of every kind of edit, with their intervals."""
     kinds = sorted({edit["kind"] for test in run["tests"] for edit in test["edits"]})
     means: dict[str, dict[str, Any]] = {}
     for kind in kinds:
         means[kind] = {"num_edits": sum(edit["kind"] == kind for test in run["tests"] for edit in test["edits"])}
-        means[kind] |= {key: _mean(_values_of(run, key, kind)) for key in OF_EDITS}
+        for key in OF_EDITS:
+            mean, interval = _mean_and_interval(_values_of(run, key, kind), resamples)
+            means[kind] |= {key: mean, f"{key}_ci95": interval}
     return means
 
 

@@ -72,5 +72,6 @@ MEASURES = {
         Measure("dino_similarity", "ViT similarity", digits=3),
         Measure("success", "success"),
         Measure("seconds_per_image", "s / image", digits=1, higher_is_better=False),
+        Measure("seconds_per_edit", "s / edit", digits=1, higher_is_better=False),
     )
 }

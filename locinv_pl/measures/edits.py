@@ -116,15 +116,32 @@ class Measures:
         region = None if region is None else with_border(region.to(self.device))
         with fp32(self.device.type):
             keys, features = self.vit(torch.stack([source, edited]))
-            agrees = self.clip.agrees(edited[None], [target_prompt])[0] if isinstance(self.clip, Judge) else None
+            fit = self.fit(edited, target_prompt)
             return {
                 "structure_distance": structure_distance(keys[1], keys[0]).item(),
                 **self._background(source, edited, region),
-                "clip_target": self._clip_score(edited, target_prompt),
+                "clip_target": fit["clip_target"],
                 "clip_edited": None if region is None else self._clip_score(edited * region, target_prompt),
                 "dino_similarity": F.cosine_similarity(features[0], features[1], dim=0).item(),
-                "success": None if agrees is None else float(agrees),
+                "success": fit["success"],
             }
+
+    @torch.no_grad()
+    def fit(self, image: Tensor, prompt: str) -> dict[str, float | None]:
+        """Measure how well an image shows what a prompt names.
+
+        Args:
+            image: (3, H, W) in [0, 1].
+            prompt: the prompt.
+
+        Returns:
+            ``clip_target`` and ``success``, as :meth:`score` has them.
+        """
+        image = image.to(self.device)
+        with fp32(self.device.type):
+            agrees = self.clip.agrees(image[None], [prompt])[0] if isinstance(self.clip, Judge) else None
+            clip_target = self._clip_score(image, prompt)
+        return {"clip_target": clip_target, "success": None if agrees is None else float(agrees)}
 
     @torch.no_grad()
     def reconstruction(self, source: Tensor, reconstruction: Tensor) -> dict[str, float]:

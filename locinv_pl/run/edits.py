@@ -90,6 +90,7 @@ def save_edits(
     edits: Sequence[Edit],
     images: Tensor,
     region: Tensor | None = None,
+    seconds: float | None = None,
 ) -> list[Path]:
     """Write ``edits/<id>/``: source.png, reconstruction.png, a numbered PNG for each edit, and edits.json.
 
@@ -108,6 +109,7 @@ def save_edits(
         edits: the n edits, with their prompts.
         images: what they made, (n, 3, H, W) in [0, 1].
         region: where they may change the image, (H, W); everywhere by default.
+        seconds: how long each of them took, for seconds.json.
 
     Returns:
         the edits' files.
@@ -141,6 +143,9 @@ def save_edits(
             same = [{"file": f"{numbers[-1]}-{file_name(edit.kind)}.png", **row}]
             rows += same
         paths.append(write(same[0]["file"], image, edit.prompt, same[0]))
+    if seconds is not None:
+        took = _seconds(run, id) | {path.name: seconds for path in paths}
+        write_json(run.edits_path(id, "seconds.json"), took, sealed=True)
     listed = {"id": id, "prompt": prompt, "fingerprint": fingerprint, "edits": rows}
     write_json(run.edits_path(id, "edits.json"), listed, sealed=True)
     return paths
@@ -182,6 +187,13 @@ def _told_by_files(run: RunFolder, id: str) -> EditedImage:
             check(row := {**row, "file": name}, EditRow, name)
             told["edits"].append(cast("EditRow", row))
     return told
+
+
+def _seconds(run: RunFolder, id: str) -> dict[str, float]:
+    """How long an image's edits took, by their files, as far as that is known."""
+    with suppress(InputError):
+        return read_json(run.edits_path(id, "seconds.json"), dict[str, float])
+    return {}
 
 
 def _edit_files(run: RunFolder, id: str) -> list[str]:
@@ -281,12 +293,12 @@ def score_edits(
         skip: leave out edits that :func:`note_refused` has noted.
 
     Returns:
-        for each edit, in the sample's order, its kind, prompt, file and measures.
+        for each edit, in the sample's order, its kind, prompt, file and measures, with the seconds that it took.
 
     Raises:
         InputError: an edit is missing, or its file isn't the image that it was.
     """
-    listed, scored = list_edits(run, sample.id), []
+    listed, seconds, scored = list_edits(run, sample.id), _seconds(run, sample.id), []
     if listed["edits"] and listed.get("fingerprint") != sample.fingerprint:
         raise InputError(
             f"image {sample.id!r}: its prompt, nouns, priors or pixels aren't those that were edited in {run.root}; "
@@ -307,7 +319,8 @@ def score_edits(
             )
         image = _read_png(run, made["file"], sample)
         region = edit_region(sample, tokenizer, edit)
-        scored.append({**row, "file": made["file"], **measures.score(sample.image, image, edit.prompt, region)})
+        scores = measures.score(sample.image, image, edit.prompt, region)
+        scored.append({**row, "file": made["file"], **scores, "seconds_per_edit": seconds.get(made["file"])})
     return scored
 
 

@@ -207,7 +207,7 @@ class LocInvModule(LightningModule):
 
     def _edit(self, sample: EditSample, skip: bool) -> EditResult:
         """Make an image's edits; with ``skip`` those that can't be made are noted and left out."""
-        values, inversion, refused = self._edit_values, None, []
+        values, inversion, refused, began = self._edit_values, None, [], time.perf_counter()
         if self.editor is None:
             inversion = self.run.inversion(sample.id, sample.fingerprint)
         edits, made = [], []
@@ -228,6 +228,7 @@ class LocInvModule(LightningModule):
             back = self.backbone.decode(self.backbone.encode(sample.image[None])).cpu()
             images = torch.cat([back, *(image[None] for image in made)])
         back, edited = images[0], images[1:]
+        seconds = (time.perf_counter() - began) / max(1, len(edits))
         save_edits(
             self.run,
             sample.id,
@@ -239,6 +240,7 @@ class LocInvModule(LightningModule):
             edits=edits,
             images=edited,
             region=self._region(sample),
+            seconds=seconds,
         )
         return EditResult(sample, inversion, values, back, edits, edited)
 
