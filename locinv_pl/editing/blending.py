@@ -10,9 +10,8 @@ where m comes from:
   step and begins after ``blend_start`` of them.
 - "prior": the union of the changed nouns' priors, or the region that came with the edit, widened by ``blend_margin``
   and softened at its edge. Beyond that m is exactly 0, and the result the reconstruction.
-- "both": a cell that the changed nouns' priors cover more than the others' belongs to the edit, one that the others'
-  cover more stays, and "attention" decides about cells of no one:
-  m = 1 where S > S', 0 where S < S', m_attention elsewhere; S = max_k S^k over the changed nouns, S' over the others.
+- "both": with S = max_k S^k over the changed nouns and S' over the others, m = 0 where S' > S; of the other cells,
+  m = 1 where S exceeds ``blend_coverage``, or the attention to a changed noun ``blend_growth`` of its maximum.
 - "none": m = 1 everywhere.
 """
 
@@ -84,13 +83,13 @@ class Blend:
         if blend != "prior" and not changed:
             return None
         if blend == "attention":
-            return self._above(target, inversion.maps[:, changed].mean(0))
+            return self._above(inversion.maps[:, changed].mean(0), target.settings.blend_threshold)
         if blend == "both":
             S = inversion.fine_priors  # (K, h, w)
             others = [k for k in range(len(S)) if k not in changed]
             own, other = S[changed].amax(0), S[others].amax(0) if others else torch.zeros(self.size)
-            free = self._above(target, inversion.maps[:, changed].mean(0))
-            return torch.where(own == other, free, (own > other).float())
+            grown = self._above(inversion.maps[:, changed].mean(0), target.settings.blend_growth)
+            return ((own > target.settings.blend_coverage) | (grown > 0)).float() * (other <= own)
         if region is None:
             self._refuse_placeless(target, changed, by_data=named is not None)
             region = inversion.fine_priors[changed].amax(0)
@@ -109,12 +108,12 @@ class Blend:
         maps = [control.maps[n][..., positions].mean(-1) for n, positions in words if positions]
         if control.step < target.settings.blend_start * control.num_steps or not maps:
             return None
-        return self._above(target, torch.stack(maps))
+        return self._above(torch.stack(maps), target.settings.blend_threshold)
 
-    def _above(self, target: Target, maps: Tensor) -> Tensor:
-        """Where any of some maps (n, r, c) exceeds the threshold: (h, w), 0 or 1."""
+    def _above(self, maps: Tensor, threshold: float) -> Tensor:
+        """Where any of some maps (n, r, c) exceeds a share of its maximum: (h, w), 0 or 1."""
         large = F.interpolate(maps[:, None].float(), self.size, mode="bilinear")[:, 0]
-        return (large > target.settings.blend_threshold * large.amax((-2, -1), keepdim=True)).any(0).float()
+        return (large > threshold * large.amax((-2, -1), keepdim=True)).any(0).float()
 
     def _widened(self, target: Target, region: Tensor) -> Tensor:
         """A region and its margin: (h, w) in [0, 1], exactly 0 beyond the margin."""

@@ -36,9 +36,13 @@ class EditSettings:
             changed nouns, in the mean over the inversion's steps, exceeds ``blend_threshold`` of its maximum.
             "prior": in the changed nouns' localization priors, widened by ``blend_margin``; an edit that changes
             something without a prior is refused, unless it comes with a region. "both": in the changed nouns' priors,
-            not in those of the others, and elsewhere by attention. Where the data names blended words, these stand in
-            for the changed ones.
+            not in those of the others, and around them where attention exceeds ``blend_growth`` of its maximum. Where
+            the data names blended words, these stand in for the changed ones.
         blend_threshold: share of the map's maximum, 0 to 1, above which ``blend="attention"`` lets the target change.
+        blend_coverage: share of a latent's cell, 0 to 1, that a changed noun's prior has to cover for "both" to let the
+            cell change. More of it keeps more of the background and leaves more of what was at the object's edge.
+        blend_growth: share of the map's maximum, 0 to 1, above which "both" lets cells change that no noun covers, so
+            that what is new can be larger than what was; 1 lets none.
         blend_start: share of the steps, 0 to 1, before blending by attention begins where an edit changes no noun of
             the inversion. The mask then comes from the changed words' maps so far, as in Prompt-to-Prompt.
         blend_margin: how far "prior" widens its mask, as a share, 0 to 1, of the image's shorter side.
@@ -52,12 +56,14 @@ class EditSettings:
     cross_replace_steps: float = 0.8
     word_steps: Mapping[str, float] = field(default_factory=dict)
     self_replace_steps: float = 0.5
-    attribute_steps: float = 0.8
+    attribute_steps: float = 0.6
     self_resolution: int = 16
     reweight: Mapping[str, float] = field(default_factory=dict)
     keep: Literal["nothing", "words", "all"] = "all"
     blend: Literal["none", "attention", "prior", "both"] = "both"
     blend_threshold: float = 0.3
+    blend_coverage: float = 0.25
+    blend_growth: float = 0.7
     blend_start: float = 0.2
     blend_margin: float = 0.08
     direct: bool = False
@@ -68,8 +74,8 @@ class EditSettings:
 
     def __post_init__(self) -> None:
         check_choices(self, "edit")
-        shares = ("cross_replace_steps", "self_replace_steps", "attribute_steps", "blend_threshold", "blend_start")
-        values = {name: getattr(self, name) for name in (*shares, "blend_margin")}
+        shares = [name for name, value in vars(self).items() if name.endswith("_steps") or name.startswith("blend_")]
+        values = {name: getattr(self, name) for name in shares if name != "word_steps"}
         values |= {f"word_steps.{word}": share for word, share in self.word_steps.items()}
         for name, value in values.items():
             if not 0 <= value <= 1:
