@@ -2,7 +2,7 @@
 
 An edit fails because of the editing, because its model can't draw what is asked for, or because the judge is wrong.
 ``generated`` shows the model's part: every target prompt drawn from noise, with the model, the number of steps and the
-guidance of the runs. ``sources`` shows the judge's: every edit's source, measured with its own prompt.
+guidance of the first method's run. ``sources`` shows the judge's: every edit's source, measured with its own prompt.
 """
 
 from __future__ import annotations
