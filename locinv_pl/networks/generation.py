@@ -64,7 +64,10 @@ def _denoise(backbone: Backbone, prompts: Sequence[str], z: Tensor, guidance_sca
     for i, t in enumerate(schedule.timesteps):
         abar_t, abar_s = schedule.alphas[i : i + 2]
         eps = backbone.predict_noise(torch.cat([z, z]) if guided else z, t, abar_t, context)
-        z = ddim_step(z, guided_noise(*eps.chunk(2), guidance_scale) if guided else eps, abar_t, abar_s)
+        if guided:
+            eps_cond, eps_null = eps.chunk(2)
+            eps = guided_noise(eps_cond, eps_null, guidance_scale)
+        z = ddim_step(z, eps, abar_t, abar_s)
     return backbone.decode(z).cpu()
 
 
