@@ -26,7 +26,6 @@ from torch import Tensor
 
 from locinv_pl.editing.rows import Rows, Target
 from locinv_pl.networks.attention import Layer
-from locinv_pl.words.alignment import edit_kind
 
 
 class AttentionEdit:
@@ -99,8 +98,7 @@ class AttentionEdit:
 
 def _self_until(target: Target) -> float:
     """τ of self-attention."""
-    kind = edit_kind(target.source.prompt, target.tokens.prompt)
-    return target.settings.attribute_steps if kind == "attribute" else target.settings.self_replace_steps
+    return target.settings.attribute_steps if target.keeps_shape else target.settings.self_replace_steps
 
 
 def _until(target: Target) -> Tensor:

@@ -11,7 +11,8 @@ where m comes from:
 - "prior": the union of the changed nouns' priors, or the region that came with the edit, widened by ``blend_margin``
   and softened at its edge. Beyond that m is exactly 0, and the result the reconstruction.
 - "both": with S = max_k S^k over the changed nouns and S' over the others, m = 0 where S' > S; of the other cells,
-  m = 1 where S exceeds ``blend_coverage``, or the attention to a changed noun ``blend_growth`` of its maximum.
+  m = 1 where S exceeds ``blend_coverage``, or the attention to a changed noun ``blend_growth`` of its maximum. The
+  latter doesn't count where the prompts differ in adjectives only: the object keeps its shape.
 - "none": m = 1 everywhere.
 """
 
@@ -88,7 +89,8 @@ class Blend:
             S = inversion.fine_priors  # (K, h, w)
             others = [k for k in range(len(S)) if k not in changed]
             own, other = S[changed].amax(0), S[others].amax(0) if others else torch.zeros(self.size)
-            grown = self._above(inversion.maps[:, changed].mean(0), target.settings.blend_growth)
+            growth = 1.0 if target.keeps_shape else target.settings.blend_growth
+            grown = self._above(inversion.maps[:, changed].mean(0), growth)
             return ((own > target.settings.blend_coverage) | (grown > 0)).float() * (other <= own)
         if region is None:
             self._refuse_placeless(target, changed, by_data=named is not None)

@@ -42,6 +42,11 @@ class Target:
     edit: Edit
     settings: EditSettings
 
+    @property
+    def keeps_shape(self) -> bool:
+        """Whether the prompts differ in adjectives only."""
+        return edit_kind(self.source.prompt, self.tokens.prompt) == "attribute"
+
     def positions(self, word: str) -> list[int]:
         """The target's tokens of every occurrence of a word.
 

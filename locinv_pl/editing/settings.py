@@ -42,7 +42,7 @@ class EditSettings:
         blend_coverage: share of a latent's cell, 0 to 1, that a changed noun's prior has to cover for "both" to let the
             cell change. More of it keeps more of the background and leaves more of what was at the object's edge.
         blend_growth: share of the map's maximum, 0 to 1, above which "both" lets cells change that no noun covers, so
-            that what is new can be larger than what was; 1 lets none.
+            that what is new can be larger than what was; 1 lets none. Where prompts differ in adjectives only, none do.
         blend_start: share of the steps, 0 to 1, before blending by attention begins where an edit changes no noun of
             the inversion. The mask then comes from the changed words' maps so far, as in Prompt-to-Prompt.
         blend_margin: how far "prior" widens its mask, as a share, 0 to 1, of the image's shorter side.
@@ -55,14 +55,14 @@ class EditSettings:
 
     cross_replace_steps: float = 0.8
     word_steps: Mapping[str, float] = field(default_factory=dict)
-    self_replace_steps: float = 0.5
+    self_replace_steps: float = 0.2
     attribute_steps: float = 0.6
     self_resolution: int = 16
     reweight: Mapping[str, float] = field(default_factory=dict)
     keep: Literal["nothing", "words", "all"] = "all"
     blend: Literal["none", "attention", "prior", "both"] = "both"
     blend_threshold: float = 0.3
-    blend_coverage: float = 0.25
+    blend_coverage: float = 0.15
     blend_growth: float = 0.7
     blend_start: float = 0.2
     blend_margin: float = 0.08

@@ -271,6 +271,12 @@ def test_a_cell_changes_where_the_changed_noun_s_prior_covers_it_or_attention_gr
     assert mask.unique().tolist() == [0, 1]
 
 
+def test_an_edit_of_adjectives_keeps_to_the_prior(tiny_module, inversion):
+    cat, dog = torch.zeros(2, 16, 16)
+    cat[2:6, 2:6] = 1.0
+    assert torch.equal(owned(tiny_module, inversion, cat, dog, "a blue cat and a dog"), cat)
+
+
 def test_boxes_that_overlap_share_what_lies_in_both(tiny_module, inversion):
     cat, dog = torch.zeros(2, 16, 16)
     cat[8:, :10], dog[8:, 6:] = 1.0, 1.0
