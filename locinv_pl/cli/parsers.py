@@ -11,6 +11,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from locinv_pl.errors import InputError, one_line
 
+HINT = "; --print_config shows every key and its value"
+
 
 class Help(RawDescriptionHelpFormatter, DefaultHelpFormatter):
     """A help text that keeps the description's lines."""
@@ -25,7 +27,7 @@ class Parser(ArgumentParser):
         Raises:
             InputError: always; it says where all keys can be seen.
         """
-        raise InputError(f"{readable(message)}; --print_config shows every key and its value")
+        raise InputError(readable(message) + HINT)
 
 
 class TrainerParser(Parser, LightningArgumentParser):
@@ -33,8 +35,9 @@ class TrainerParser(Parser, LightningArgumentParser):
 
 
 def readable(text: str) -> str:
-    """A message of jsonargparse's on one line; of its account of a Union only the complaints are kept."""
-    union = r"Does not validate against any of the Union subtypes\s+Subtypes:.*?Errors:(.*?)Given value type:.*"
-    text = re.sub(union, r"\1", text, flags=re.DOTALL)
+    """A message of jsonargparse's on one line; of its account of a Union the complaints and the value are kept."""
+    union = r"Does not validate against any of the Union subtypes\s+Subtypes:.*?Errors:(.*?)\s*Given value type:[^\n]*\s*"
+    text = re.sub(union, r"\1. ", text, flags=re.DOTALL)
     text = re.sub(r"\s*- Expected a <class 'NoneType'>", "", text)
+    text = text.partition(HINT)[0]  # the complaint about a key inside another's value ends with it
     return one_line(text).removeprefix("- ").replace(": - ", ": ")

@@ -170,8 +170,8 @@ class Method:
         guidance_scale: w, at most ``LARGEST`` in absolute value; 1 leaves guidance out.
         tokens: what happens to V_t.
         null_text: what happens to ∅_t.
-        latent: z_0, of the VAE's posterior the ``mean``, or a ``sample``, the same one for the same pixels.
         parallel: whether tokens are fitted at several timesteps at once.
+        latent: z_0, of the VAE's posterior the ``mean``, or a ``sample``, the same one for the same pixels.
         num_steps: T, the DDIM steps that the method is made for, 1 or more; a run that names its own takes that.
 
     Raises:
@@ -182,8 +182,8 @@ class Method:
     guidance_scale: float = 7.5
     tokens: TokenPolicy = field(default_factory=TokenPolicy)
     null_text: NullTextPolicy = field(default_factory=NullTextPolicy)
-    latent: Literal["mean", "sample"] = "mean"
     parallel: ParallelPolicy = field(default_factory=ParallelPolicy)
+    latent: Literal["mean", "sample"] = "mean"
     num_steps: int = 50
 
     def __post_init__(self) -> None:

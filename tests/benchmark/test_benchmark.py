@@ -154,8 +154,8 @@ def test_phases_add_up_to_what_the_engine_runs(tiny, task, savings):
                 record = invert_step(limited, task, i, record)
 
     assert len(task.samples) * mode.flops(mode.costs(), STEPS) == pytest.approx(
-        count(whole).flops, rel=1e-4
-    )  # priors are products, too
+        count(whole).flops, rel=2e-4
+    )  # priors are products, too, on two grids
 
 
 def test_counts_are_the_same_on_the_meta_device(tiny_folder, task):

@@ -314,7 +314,7 @@ class TestConfigs:
         write_coco(Path("coco"), 1)
         main(words(tiny_folder, "data=coco_edit", "data.root=coco", "method=nti", steps=1))
         cli = built("--config", "run/config.yaml")
-        assert cli.model.method.to_dict() == json.loads(Path("run/settings.json").read_text())["method"]
+        assert cli.model.method == Method.from_dict(json.loads(Path("run/settings.json").read_text())["method"])
         assert cli.trainer.default_root_dir == "run"
         assert cli.datamodule.root == "coco"
 
