@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from conftest import write_images
 from PIL import Image
+from processes import write_namesakes
 
 from locinv_pl.cli.main import main
 from locinv_pl.comparison.runs import Comparison, Variant
@@ -176,12 +177,12 @@ def test_one_image_has_no_interval() -> None:
 
 
 @pytest.fixture
-def words(deep_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def words(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     write_images(tmp_path / "mine", 2)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["locinv"])
-    engine = ["model.num_steps=3", "model.resolution=8", "method.tokens.max_steps=1", "method.null_text.max_steps=1"]
-    data = ["data=folder", "data.root=mine", "data.size=32", f"backbone={deep_folder}"]
+    engine = ["model.num_steps=2", "model.resolution=8", "method.tokens.max_steps=1", "method.null_text.max_steps=1"]
+    data = ["data=folder", "data.root=mine", "data.size=32", f"backbone={tiny_folder}"]
     return ["compare", *data, *engine, "trainer.accelerator=cpu", "trainer.devices=1", "output=out"]
 
 
@@ -237,13 +238,16 @@ def test_it_goes_on_where_it_stopped(words: list[str], stages: list[str]) -> Non
 
 
 def test_an_ablation(words: list[str], stages: list[str]) -> None:
-    main([*words, "methods=locinv", "edits=false", "vary={method.tokens.overlap.weight: [0.0, 1.0]}"])
+    vary = "vary={method.tokens.overlap.weight: [0.0, 1.0]}"
+    main([*words, "methods=locinv", "edits=false", "method.tokens.lr=0.5", vary])
     rows = json.loads(Path("out/comparison.json").read_text())["rows"]
     assert [row["vary"] for row in rows] == [["method.tokens.overlap.weight", value] for value in (0.0, 1.0)]
     assert Path("out/ablation.png").exists() and rows[0]["attention_iou"] != rows[1]["attention_iou"]
 
 
 @pytest.mark.slow
-def test_runs_have_processes_of_their_own(words: list[str]) -> None:
+def test_runs_have_processes_of_their_own(words: list[str], tmp_path: Path) -> None:
+    """They import this project's packages, whatever lies around them."""
+    write_namesakes(tmp_path)
     main([*words, "methods=ddim", "edits=false"])
     assert json.loads(Path("out/comparison.json").read_text())["rows"][0]["num_images"] == 2
