@@ -1,17 +1,25 @@
-"""The command of an installation.
+"""The command line from an editable installation; the wheel has .ci/wheel, a checkout without one test_cli.py."""
 
-A checkout without one has test_cli.py, processes of an editable one test_comparison.py, the wheel .ci/wheel.
-"""
+from __future__ import annotations
 
-from importlib.metadata import entry_points
+import os
+import subprocess
+import sysconfig
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
 
 import pytest
+from processes import write_namesakes
 
-from locinv_pl.cli.main import main
 
-
-def test_the_installed_command() -> None:
-    found = list(entry_points(group="console_scripts", name="locinv"))
-    if not found:
-        pytest.skip("not installed")
-    assert all(command.load() is main for command in found)
+def test_an_editable_install(tmp_path: Path) -> None:
+    try:
+        editable = "dir_info" in (distribution("locinv_pl").read_text("direct_url.json") or "")
+    except PackageNotFoundError:
+        editable = False
+    if not editable:
+        pytest.skip("no editable install")
+    write_namesakes(tmp_path)
+    command = [Path(sysconfig.get_path("scripts")) / "locinv", "--help"]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    assert "validate" in subprocess.run(command, cwd=tmp_path, env=environment, check=True, text=True, stdout=-1).stdout

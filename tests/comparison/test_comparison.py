@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from conftest import write_images
 from PIL import Image
-from processes import write_namesakes
 
 from locinv_pl.cli.main import main
 from locinv_pl.comparison.runs import Comparison, Variant
@@ -246,8 +245,6 @@ def test_an_ablation(words: list[str], stages: list[str]) -> None:
 
 
 @pytest.mark.slow
-def test_runs_have_processes_of_their_own(words: list[str], tmp_path: Path) -> None:
-    """They import this project's packages, whatever lies around them."""
-    write_namesakes(tmp_path)
+def test_runs_have_processes_of_their_own(words: list[str]) -> None:
     main([*words, "methods=ddim", "edits=false"])
     assert json.loads(Path("out/comparison.json").read_text())["rows"][0]["num_images"] == 2
