@@ -108,8 +108,8 @@ class Unpacker(pickle.Unpickler):
 @pytest.fixture(scope="session", autouse=True)
 def loaded_once() -> Iterator[None]:
     """A network is loaded from the same files once; a copy takes an eighth of the time."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel
+    from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
+    from transformers import CLIPModel, CLIPTextModel
 
     known: dict[Any, Packer] = {}
 
@@ -129,8 +129,28 @@ def loaded_once() -> Iterator[None]:
         return from_pretrained
 
     with pytest.MonkeyPatch.context() as patch:
-        for kind in (AutoencoderKL, UNet2DConditionModel, CLIPTextModel):
+        for kind in (AutoencoderKL, UNet2DConditionModel, UNet2DModel, CLIPModel, CLIPTextModel):
             patch.setattr(kind, "from_pretrained", keeping(kind))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def parsers_built_once() -> Iterator[None]:
+    """The parser of a subcommand is built once, which takes most of a command's time; each command parses anew."""
+    from lightning.pytorch.cli import LightningCLI
+
+    build, names = LightningCLI.setup_parser, ("parser", "_subcommand_parsers", "_subcommand_method_arguments")
+    known: dict[Any, dict[str, Any]] = {}
+
+    def setup_parser(cli: LightningCLI, *how: Any) -> None:
+        key = (type(cli), *cli.subcommands(), repr(how))
+        if key not in known:
+            build(cli, *how)
+            known[key] = {name: vars(cli)[name] for name in names}
+        vars(cli).update(known[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LightningCLI, "setup_parser", setup_parser)
         yield
 
 

@@ -26,7 +26,7 @@ def scene():
 
 def test_locinv_puts_maps_on_objects_and_brings_the_image_back(embedded, scene):
     image, prompt, masks = scene
-    inversion = invert(embedded, image, prompt, masks, num_steps=6)
+    inversion = invert(embedded, image, prompt, masks, num_steps=8)
     truth = torch.stack([masks[noun] for noun in inversion.nouns])
     before = attention_iou(inversion.initial_maps.mean(0), truth)
     after = attention_iou(inversion.maps.mean(0), truth)
