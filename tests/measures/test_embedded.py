@@ -66,7 +66,7 @@ def test_null_text_brings_the_latents_back(embedded, scene):
 
 def test_null_text_stops_early_below_its_tolerance(embedded, scene):
     how = Method("test", 7.5, TokenPolicy("fixed"), NullTextPolicy(max_steps=100))
-    _, records = walk(embedded, scene, how, 30, 3)
+    _, records = walk(embedded, scene, how, 50, 3)
     for i, record in enumerate(records):
         assert record.null_loss[0] < 1e-5 + i * 2e-5 and record.null_steps[0] < 100
     assert sum(int(r.null_steps[0]) for r in records) > 0
