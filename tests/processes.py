@@ -1,7 +1,7 @@
 """Runs of train.py in processes of their own that begin with everything imported: forks of one server.
 
-The server imports once. A run, and every process that Lightning starts for it, is a fork that goes through the command
-line's ``main`` as train.py does.
+The server imports once, as served.py says. A run, and every process that Lightning starts for it, is a fork that goes
+through the command line's ``main`` as train.py does.
 """
 
 from __future__ import annotations
@@ -21,32 +21,28 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import diffusers
 import pytest
-import transformers
 from lightning.pytorch.strategies.launchers import subprocess_script
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-import locinv_pl.datamodules.coco_edit
-import locinv_pl.datamodules.folder
-import locinv_pl.datamodules.scenes  # noqa: F401
 from locinv_pl.cli.main import main
-from locinv_pl.words import load_words
 
 # Lightning leaves these in the environment of a process that has run a Trainer.
 MARKS = {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"}
 
-# Lazy imports and a dictionary, which every process would make again.
-LAZY = [diffusers.AutoencoderKL, diffusers.DDIMScheduler, diffusers.UNet2DConditionModel]
-LAZY += [getattr(diffusers, kind.name) for kind in diffusers.schedulers.KarrasDiffusionSchedulers]  # know each other
-LAZY += [transformers.CLIPTextModel, transformers.CLIPTokenizer, load_words().nouns("a cat and a dog")]
+
+def write_namesakes(folder: Path) -> None:
+    """Packages of the names of this project's folders, of which nothing may be imported."""
+    for name in ("callbacks", "configs", "datamodules"):
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").write_text(f"raise ImportError('not {name}')")
 
 
 @cache
 def server() -> Any:
     """The server, once it has imported everything."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([__name__, "served"])
     with pytest.MonkeyPatch.context() as patch:
         here = Path(__file__).parent
         patch.setenv("PYTHONPATH", os.pathsep.join([str(here), str(here.parent)]))

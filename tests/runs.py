@@ -16,7 +16,7 @@ from locinv_pl.run.module import LocInvModule
 from locinv_pl.types import EditSample
 
 T = 3
-METHOD = Method(tokens=TokenPolicy(max_steps=2), null_text=NullTextPolicy(max_steps=2))
+METHOD = Method(tokens=TokenPolicy(max_steps=1), null_text=NullTextPolicy(max_steps=1))
 
 
 class Made(list):

@@ -212,7 +212,7 @@ def test_images_have_words_of_the_embedded_model(embedded):
 
 def test_command_times_and_counts(small, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("locinv_pl.benchmark.bench.COUNTED_ON", "cpu")
-    main(["benchmark", *small, f"json={tmp_path / 'figures.json'}"])
+    main(["benchmark", *small, "batch_size=2", f"json={tmp_path / 'figures.json'}"])
     found = json.loads((tmp_path / "figures.json").read_text())
     assert "of the ceiling" in capsys.readouterr().out
     assert found["device"] == "cpu" and found["size"] == 32
@@ -252,7 +252,8 @@ def test_command_counts_every_saving_without_a_device(small, tmp_path, capsys, m
 
 
 def test_command_counts_other_methods(small, tmp_path, capsys):
-    main(["benchmark", *small, "device=meta", "dtype=bfloat16", "method=nti", f"json={tmp_path / 'figures.json'}"])
+    options = ["device=meta", "dtype=bfloat16", "method=nti", "batch_size=1", f"json={tmp_path / 'figures.json'}"]
+    main(["benchmark", *small, *options])
     found = json.loads((tmp_path / "figures.json").read_text())
     assert found["reference_seconds"] is None and found["share_of_matmul_ceiling"] is None
     assert found["inversions"]["ours"]["token_steps"] == 0 and found["flops_ratio"] > 1

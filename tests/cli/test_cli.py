@@ -19,7 +19,7 @@ import yaml
 from conftest import make_image, write_images, write_tiny_model
 from lightning.pytorch.callbacks import EarlyStopping
 from PIL import Image
-from processes import MARKS, Run
+from processes import MARKS, Run, write_namesakes
 
 from locinv_pl.cli import lightning_cli
 from locinv_pl.cli.lightning_cli import LocInvCLI, translate
@@ -32,7 +32,7 @@ from locinv_pl.types import Inversion
 
 ROOT = Path(__file__).parents[2]
 PRESETS = sorted(p.stem for p in (CONFIGS / "method").glob("*.yaml"))
-T = 3
+T = 2
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +58,8 @@ def words(backbone: Path, *more: str, steps: int = T) -> list[str]:
         "model.resolution=8",
         "data.size=32",
         "data.batch_size=1",
-        "method.tokens.max_steps=2",
-        "method.null_text.max_steps=2",
+        "method.tokens.max_steps=1",
+        "method.null_text.max_steps=1",
         "callbacks=plain",
         "trainer.accelerator=cpu",
         *([] if any("devices" in word for word in more) else ["trainer.devices=1"]),
@@ -303,7 +303,10 @@ class TestConfigs:
         printed = yaml.safe_load(capsys.readouterr().out)["model"]
         assert (printed["method"]["name"], printed["num_steps"]) == ("nti", 7)
 
-    @pytest.mark.parametrize("command, says", [(["--help"], "validate"), (["fit", "--help"], "--model.num_steps")])
+    @pytest.mark.parametrize(
+        "command, says",
+        [(["--help"], "validate"), (["--help"], "locinv data check"), (["fit", "--help"], "--model.num_steps")],
+    )
     def test_help(self, capsys, command, says):
         with pytest.raises(SystemExit) as caught:
             main(command)
@@ -466,21 +469,29 @@ class TestProcesses:
     """train.py in processes of its own."""
 
     @pytest.fixture
-    def start(self) -> Iterator[Callable[..., subprocess.Popen]]:
-        """Starts train.py; what still runs at the end of the test is killed."""
+    def bare(self, tmp_path: Path) -> Path:
+        """The Python of an environment that has this one's packages without its .pth files: no editable install."""
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
+        (packages,) = (tmp_path / "bare").rglob("site-packages")
+        (packages / "all.pth").write_text("\n".join(path for path in sys.path if path.endswith("-packages")))
+        return tmp_path / "bare/bin/python"
+
+    @pytest.fixture
+    def start(self, bare: Path) -> Iterator[Callable[..., subprocess.Popen]]:
+        """Starts a checkout's train.py where nothing is installed; what still runs at the test's end is killed."""
         started: list[subprocess.Popen] = []
-        yield lambda *command: started.append(self.launch(*command)) or started[-1]
+        yield lambda *command: started.append(self.launch(bare, *command)) or started[-1]
         for process in started:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
 
-    def launch(self, *command: str) -> subprocess.Popen:
+    def launch(self, python: Path, *command: str) -> subprocess.Popen:
         # Lightning leaves its marks of a running launch in this process's environment, and conftest.py its
         # thread count; the program chooses its own.
         marks = {*MARKS, "OMP_NUM_THREADS"}
-        environment = {k: v for k, v in os.environ.items() if k not in marks}
+        environment = {k: v for k, v in os.environ.items() if k not in marks and not k.startswith("PYTHON")}
         return subprocess.Popen(
-            [sys.executable, str(ROOT / "train.py"), *command],
+            [str(python), str(ROOT / "train.py"), *command],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -488,7 +499,8 @@ class TestProcesses:
             start_new_session=True,
         )
 
-    def test_two_processes_share_the_work_and_change_nothing(self, start, roomy_folder):
+    def test_two_processes_of_a_bare_checkout_share_the_work_and_change_nothing(self, start, roomy_folder, tmp_path):
+        write_namesakes(tmp_path)
         command = [*words(roomy_folder, *scenes(4), "trainer.devices=2"), "callbacks=full"]
         process = start(*command)
         out, err = process.communicate(timeout=120)

@@ -26,7 +26,7 @@ from locinv_pl.measures.judge import load_judge
 from locinv_pl.networks.backbone import load_backbone
 from locinv_pl.run import module
 
-STEPS = 3
+STEPS = 2
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -43,63 +46,75 @@ def remount(disk: Path, mode: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{mode}", disk], check=True)
 
 
-@pytest.fixture
-def start(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str | None]:
+def start(model: Path, images: Path, count: int, output: Path, *more: str) -> str | None:
     """Inverts the first ``count`` of three images; returns the line that it ends with, if it does."""
-    write_images(tmp_path / "mine", 3)
-    monkeypatch.setattr(sys, "argv", ["train.py"])
-
-    def run(count: int, output: Path, *more: str) -> str | None:
-        words = [f"backbone={tiny_folder}", "model.num_steps=2", "model.resolution=8", "method.tokens.max_steps=1"]
-        words += ["method.null_text.max_steps=1", "data=folder", f"data.root={tmp_path / 'mine'}", "data.batch_size=1"]
-        words += ["data.size=32", f"data.num_images={count}", "trainer.accelerator=cpu", "trainer.devices=1"]
+    words = [f"backbone={model}", "model.num_steps=2", "model.resolution=8", "method.tokens.max_steps=1"]
+    words += ["method.null_text.max_steps=1", "data=folder", f"data.root={images}", "data.batch_size=1"]
+    words += ["data.size=32", f"data.num_images={count}", "trainer.accelerator=cpu", "trainer.devices=1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train.py"])
         try:
             main([*words, f"output={output}", *more])
         except SystemExit as end:
             assert isinstance(end.code, str) and "\n" not in end.code
             return end.code
-        return None
+    return None
 
-    return run
+
+@dataclass
+class Made:
+    """Images, and what a disk with room gets of them: the first one's run, and the whole one's inversions."""
+
+    start: Callable[..., str | None]
+    one: Path
+    undisturbed: dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def made(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """The runs that all tests begin with and compare with; copy the first one's before going on with it."""
+    root = tmp_path_factory.mktemp("made")
+    write_images(root / "mine", 3)
+    run = partial(start, tiny_folder, root / "mine")
+    assert run(1, root / "one", "callbacks=plain") is None
+    assert run(3, root / "whole", "callbacks=plain") is None
+    return Made(run, root / "one", inversions(root / "whole"))
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("room, callbacks", [(0, "plain"), (70_000, "plain"), (70_000, "full"), (260_000, "full")])
-def test_full(start: Callable[..., str | None], disk: Path, tmp_path: Path, room: int, callbacks: str) -> None:
-    run, words = disk / "run", f"callbacks={callbacks}"
-    assert start(1, run, "callbacks=plain") is None
+def test_full(made: Made, disk: Path, room: int, callbacks: str) -> None:
+    run, words = Path(shutil.copytree(made.one, disk / "run")), f"callbacks={callbacks}"
     finished = {path: path.read_bytes() for path in (run / "inversions").iterdir()}
     filler = fill(disk, room)
-    line = start(3, run, words)
+    line = made.start(3, run, words)
     assert line is not None
     assert re.match(rf"train.py: {run}/\S+: can't be written \(No space left on device\); make room, then run", line)
     assert {path: path.read_bytes() for path in finished} == finished
     assert not list(run.rglob("*.tmp"))
     filler.unlink()
-    assert start(3, run, "callbacks=plain") is None
-    assert start(3, tmp_path / "undisturbed", "callbacks=plain") is None
-    assert inversions(run) == inversions(tmp_path / "undisturbed")
+    assert made.start(3, run, "callbacks=plain") is None
+    assert inversions(run) == made.undisturbed
     assert not list((run / "running").iterdir())
 
 
-def test_read_only(start: Callable[..., str | None], disk: Path, tmp_path: Path) -> None:
-    run = disk / "run"
-    assert start(1, run, "callbacks=plain") is None
+def test_read_only(made: Made, disk: Path) -> None:
+    run = Path(shutil.copytree(made.one, disk / "run"))
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     remount(disk, "ro")
     for output in (run, disk / "another"):
-        line = start(3, output)
+        line = made.start(3, output)
         assert line is not None and "can't be written (Read-only file system); let it be written, or give" in line
         assert f"train.py: {output}/" in line
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     remount(disk, "rw")
-    assert start(3, run, "callbacks=plain") is None
+    assert made.start(3, run, "callbacks=plain") is None
     assert len(RunFolder(run).scores()) == 3
 
 
-def test_a_file_in_the_place_of_the_folder(start: Callable[..., str | None], tmp_path: Path) -> None:
+def test_a_file_in_the_place_of_the_folder(made: Made, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("mine")
-    assert "taken/settings.json: can't be written" in str(start(1, tmp_path / "taken"))
+    assert "taken/settings.json: can't be written" in str(made.start(1, tmp_path / "taken"))
 
 
 @pytest.mark.parametrize("refusal", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM])

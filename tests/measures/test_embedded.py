@@ -38,7 +38,7 @@ def test_locinv_puts_maps_on_objects_and_brings_the_image_back(embedded, scene):
 def test_the_same_noun_twice_goes_to_two_places(embedded, scene):
     image, _, masks = scene
     one, other = masks.values()
-    inversion = invert(embedded, image, "a ball and a ball", {"ball": [one, other]}, num_steps=4)
+    inversion = invert(embedded, image, "a ball and a ball", {"ball": [one, other]}, num_steps=2)
     truth = torch.stack([one, other])
     assert inversion.nouns == ("ball", "ball") and len(inversion.dynamic) == 2
     right = attention_iou(inversion.maps.mean(0), truth)
@@ -58,8 +58,8 @@ def walk(backbone, scene, how, num_steps, stop):
 
 
 def test_null_text_brings_the_latents_back(embedded, scene):
-    task, plain = walk(embedded, scene, load_method("ddim"), 6, 6)
-    _, fitted = walk(embedded, scene, load_method("nti"), 6, 6)
+    task, plain = walk(embedded, scene, load_method("ddim"), 4, 4)
+    _, fitted = walk(embedded, scene, load_method("nti"), 4, 4)
     target = task.trajectory[0]
     assert F.mse_loss(fitted[-1].latent, target) < 0.4 * F.mse_loss(plain[-1].latent, target)
 
@@ -75,7 +75,7 @@ def test_null_text_stops_early_below_its_tolerance(embedded, scene):
 def test_half_precision_keeps_the_image(embedded, scene):
     image, prompt, masks = scene
     how = Method("test", 3.0, TokenPolicy("fixed"), NullTextPolicy(max_steps=2))  # slow without bfloat16 instructions
-    common = {"method": how, "num_steps": 5}
+    common = {"method": how, "num_steps": 3}
     full = invert(embedded, image, prompt, masks, **common)
     with torch.autocast("cpu", torch.bfloat16):
         half = invert(embedded, image, prompt, masks, **common)

@@ -18,18 +18,6 @@ GRID, T, ABAR = (8, 8), torch.tensor(500), torch.tensor(0.3)
 HOW = Method("test", 2.0, TokenPolicy(max_steps=2), NullTextPolicy(max_steps=2))
 
 
-@pytest.fixture(scope="module")
-def tiny_folder(deep_folder):
-    """With three levels."""
-    return deep_folder
-
-
-@pytest.fixture(scope="module")
-def tiny(tiny_folder):
-    """With three levels."""
-    return load_backbone(str(tiny_folder))
-
-
 @pytest.fixture
 def inputs():
     generator = torch.Generator().manual_seed(0)
@@ -134,10 +122,11 @@ def everything(net: torch.nn.Module) -> list[torch.Tensor]:
     return [*net.parameters(), *net.buffers()]
 
 
-def test_checkpointing_keeps_less_and_restores_the_layers(tiny, tiny_folder, inputs):
+def test_checkpointing_keeps_less_and_restores_the_layers(deep_folder, inputs):
     z, text = inputs
-    kept, backbones = [], (tiny, load_backbone(str(tiny_folder), tuning=Tuning(gradient_checkpointing=True)))
-    for backbone in backbones:
+    kept = []
+    for tuning in (Tuning(), Tuning(gradient_checkpointing=True)):
+        backbone = load_backbone(str(deep_folder), tuning=tuning)
         sizes: list[int] = []
 
         def pack(x, sizes=sizes):

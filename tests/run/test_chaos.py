@@ -110,7 +110,7 @@ def test_killed_and_stopped_runs_end_as_undisturbed_ones(command: list[str], tmp
 @pytest.mark.parametrize("rank", [0, 2])
 def test_one_process_that_is_told_to_end_ends_the_run(command: list[str], tmp_path: Path, rank: int) -> None:
     root, log = tmp_path / "stopped", tmp_path / "stopped.txt"
-    run = Run(log, [*command, "trainer.devices=3", "model.num_steps=30", f"output={root}"])
+    run = Run(log, [*command, "trainer.devices=3", "model.num_steps=16", f"output={root}"])
     while run.wait(0.01) is None and len(list((root / "running").glob("*/0001*"))) < 3 * 2:  # batches of two
         pass
     assert run.wait(0) is None, log.read_text()

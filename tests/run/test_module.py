@@ -118,7 +118,7 @@ class TestUndisturbed:
             ]
             assert len(image["iou"]) == len(image["iou_initial"]) == len(image["nouns"]) == 2
             assert image["seconds"] > 0
-            assert image["token_steps"] <= 2 * T and image["null_steps"] <= 2 * T
+            assert image["token_steps"] <= T and image["null_steps"] <= T
         assert [image["id"] for image in images] == IDS
         constant = {key: summary[key] for key in ("method", "prior", "backbone", "num_images", "num_steps")}
         assert constant == {

@@ -45,16 +45,16 @@ def images(tmp_path: Path) -> Path:
     return root
 
 
-def run(tiny_folder: Path, root: Path, output: Path, resolution: int = 16, **options: Any) -> RunFolder:
-    data = FolderDataModule(str(root), size=64, batch_size=2, **options)
-    module = LocInvModule(str(tiny_folder), METHOD, num_steps=2, resolution=resolution)
+def run(tiny_folder: Path, root: Path, output: Path, size: int = 32, **options: Any) -> RunFolder:
+    data = FolderDataModule(str(root), size=size, batch_size=2, **options)
+    module = LocInvModule(str(tiny_folder), METHOD, num_steps=2, resolution=size // 4)
     trainer = make_trainer(output, callbacks=[AttentionMapSheets(tensorboard_steps=0)])
     trainer.fit(module, datamodule=data)
     return RunFolder(output)
 
 
 def test_native_shapes_in_one_run(tiny_folder: Path, images: Path, tmp_path: Path, capsys: Any) -> None:
-    folder = run(tiny_folder, images, tmp_path / "run", fit="native", on_error="skip")
+    folder = run(tiny_folder, images, tmp_path / "run", size=64, fit="native", on_error="skip")
     found = {name: Inversion.load(folder.inversion_path(name)) for name in SIZES if name != "cut"}
     grids = {name: tuple(inversion.maps.shape[-2:]) for name, inversion in found.items()}
     assert grids == {"wide": (16, 32), "square": (16, 16), "wide2": (16, 32), "tall": (32, 16)}
