@@ -27,7 +27,8 @@ class Parser(ArgumentParser):
         Raises:
             InputError: always; it says where all keys can be seen.
         """
-        raise InputError(readable(message) + HINT)
+        complaint, _, _ = readable(message).partition(HINT)  # that about a key inside another's value ends with it
+        raise InputError(complaint + HINT)
 
 
 class TrainerParser(Parser, LightningArgumentParser):
@@ -39,5 +40,4 @@ def readable(text: str) -> str:
     union = r"Does not validate against any of the Union subtypes\s+Subtypes:.*?Errors:(.*?)\s*Given value type:[^\n]*\s*"
     text = re.sub(union, r"\1. ", text, flags=re.DOTALL)
     text = re.sub(r"\s*- Expected a <class 'NoneType'>", "", text)
-    text = text.partition(HINT)[0]  # the complaint about a key inside another's value ends with it
     return one_line(text).removeprefix("- ").replace(": - ", ": ")
