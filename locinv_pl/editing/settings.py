@@ -62,7 +62,7 @@ class EditSettings:
     keep: Literal["nothing", "words", "all"] = "all"
     blend: Literal["none", "attention", "prior", "both"] = "both"
     blend_threshold: float = 0.3
-    blend_coverage: float = 0.15
+    blend_coverage: float = 0.2
     blend_growth: float = 0.7
     blend_start: float = 0.2
     blend_margin: float = 0.08
