@@ -43,7 +43,6 @@ def old_garbage() -> Iterator[None]:
     gc.collect()
     with freeze_gc():
         yield
-    gc.freeze()  # pytest searches five times at the end
 
 
 @pytest.fixture(scope="session", autouse=True)

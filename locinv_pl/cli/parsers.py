@@ -36,8 +36,15 @@ class TrainerParser(Parser, LightningArgumentParser):
 
 
 def readable(text: str) -> str:
-    """A message of jsonargparse's on one line; of its account of a Union the complaints and the value are kept."""
-    union = r"Does not validate against any of the Union subtypes\s+Subtypes:.*?Errors:(.*?)\s*Given value type:[^\n]*\s*"
-    text = re.sub(union, r"\1. ", text, flags=re.DOTALL)
+    """A message of jsonargparse's on one line; of its account of a Union complaints and a plain value are kept."""
+
+    def kept(match: re.Match[str]) -> str:
+        complaints, value = match[1].rstrip(), match[2].strip()
+        is_plain = bool(value) and not value.startswith(("NestedArg(", "Namespace(", "{"))
+        return f"{complaints}. Given value: {value}" if is_plain else complaints
+
+    union = r"Does not validate against any of the Union subtypes\s+Subtypes:.*?Errors:(.*?)"
+    union += r"Given value type:[^\n]*\s*(?:Given value:)?(.*)"
+    text = re.sub(union, kept, text, flags=re.DOTALL)
     text = re.sub(r"\s*- Expected a <class 'NoneType'>", "", text)
     return one_line(text).removeprefix("- ").replace(": - ", ": ")

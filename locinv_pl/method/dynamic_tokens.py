@@ -30,6 +30,8 @@ from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.memory import halving
 from locinv_pl.networks.prefix import Prefix
 
+OF_PRIORS = ("similarity", "overlap", "leakage")  # that of an even map depends on the prior's area
+
 
 def dynamic_context(backbone: Backbone, policy: TokenPolicy, ids: Tensor, V: Tensor, plain: Tensor) -> Context:
     """What cross-attention sees of prompts with dynamic tokens.
@@ -79,7 +81,7 @@ def applicable(task: Task, images: Tensor | slice = slice(None)) -> Tensor:
 
 
 def token_losses(A: Tensor, task: Task, images: Tensor | slice = slice(None), only: Collection[str] = LOSSES) -> Tensor:
-    """The losses of each image.
+    """The losses of each image; with the policy's ``relative``, each in units of what an even map would have.
 
     Args:
         A: maps of some of the task's images, (b, r, c, L).
@@ -90,6 +92,15 @@ def token_losses(A: Tensor, task: Task, images: Tensor | slice = slice(None), on
     Returns:
         (b, n) in the order of ``LOSSES``; NaN where one isn't asked for, or isn't :func:`applicable`.
     """
+    losses = _losses(A, task, images, only)
+    if task.method.tokens.relative:
+        even = _losses(torch.ones_like(A), task, images, [name for name in only if name in OF_PRIORS])
+        losses = losses / even.nan_to_num(1.0).clamp_min(torch.finfo(A.dtype).eps)
+    return losses
+
+
+def _losses(A: Tensor, task: Task, images: Tensor | slice, only: Collection[str]) -> Tensor:
+    """The losses as they are, (b, n)."""
     p, S, M = task.prompts, task.priors[images], None if task.background is None else task.background[images]
     has_noun, A_noun = p.has_noun[images], maps_of(A, p.nouns[images])  # (b, K), (b, K, r, c)
     published = task.method.tokens.formulas == "published"

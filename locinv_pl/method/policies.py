@@ -66,6 +66,9 @@ class TokenPolicy:
         balance, disjoint, background: DPL's three losses, which need no prior.
         formulas: of ``marginals`` and ``balance``. ``plain``: the divergence a noun, and the highest point of the maps
             as they are; ``published``: those of the authors' code, of all nouns together, and of maps renormalised.
+        relative: whether the losses that compare maps with priors are divided by what an even map would have, which
+            the prior's area decides: 1 - area for the overlap, 1 - √area for the similarity with a mask. Weights and
+            thresholds then mean the same for small and large objects.
 
     Raises:
         InputError: a value is none of its choices, or out of range.
@@ -88,6 +91,7 @@ class TokenPolicy:
     disjoint: LossTerm = field(default_factory=lambda: LossTerm(0.0, 25.0, 0.9))
     background: LossTerm = field(default_factory=lambda: LossTerm(0.0, 50.0, 0.7))
     formulas: Literal["plain", "published"] = "plain"
+    relative: bool = False
 
     def __post_init__(self) -> None:
         check_choices(self, "method.tokens")

@@ -9,10 +9,10 @@ from conftest import make_image, make_two_objects
 from straight_line import R, StraightLine, T
 
 from locinv_pl import InputError, Method, invert, load_method, reconstruct
-from locinv_pl.method.dynamic_tokens import optimize_tokens, token_context
+from locinv_pl.method.dynamic_tokens import optimize_tokens, token_context, token_losses
 from locinv_pl.method.early_stopping import keep_rows
 from locinv_pl.method.null_text import optimize_null_text
-from locinv_pl.method.policies import LossTerm, NullTextPolicy, TokenPolicy
+from locinv_pl.method.policies import LOSSES, LossTerm, NullTextPolicy, TokenPolicy
 from locinv_pl.method.task import prepare
 from locinv_pl.method.timestep import collect, invert_step
 from locinv_pl.networks.attention import Context, maps_of
@@ -369,6 +369,22 @@ def test_a_loss_without_a_threshold_doesn_t_keep_the_tokens_moving(tiny, sample)
     ways = [method(max_steps=5, lr=3e-2, null="direct", marginals=LossTerm(w), **hard) for w in (0.0, 5.0)]
     with_out, with_it = (run(tiny, [sample], way)[1][-1].losses[0, 4] for way in ways)
     assert with_it < with_out
+
+
+def test_relative_losses_are_in_units_of_an_even_map_s(tiny, sample):
+    """1 - area for the overlap, 1 - √area for the similarity: what even maps have is 1, whatever the object's size."""
+    how = method("optimize", "direct", max_steps=1, relative=True, rasterize="any")  # cells of 0 or 1
+    task = prepare(tiny, [sample], how, T, R)
+    plain = dataclasses.replace(task, method=method("optimize", "direct", rasterize="any"))
+    A = torch.rand(1, *task.grid, task.prompts.ids.shape[1], generator=torch.Generator().manual_seed(0))
+    even = torch.full_like(A, 0.1)
+    area = task.priors[0].mean((-2, -1))
+    both = [LOSSES.index("similarity"), LOSSES.index("overlap")]
+    torch.testing.assert_close(token_losses(even, task)[0, both], torch.ones(2))
+    expected = token_losses(A, plain)[0, both] / torch.stack([(1 - area.sqrt()).mean(), (1 - area).mean()])
+    torch.testing.assert_close(token_losses(A, task)[0, both], expected)
+    adjective = LOSSES.index("adjective")
+    torch.testing.assert_close(token_losses(A, task)[0, adjective], token_losses(A, plain)[0, adjective])
 
 
 def test_the_variant_for_boxes_counts_alone(tiny, sample):
