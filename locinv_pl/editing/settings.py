@@ -46,8 +46,9 @@ class EditSettings:
         blend_margin: how far "prior" widens its mask, as a share, 0 to 1, of the image's shorter side.
         direct: whether the source row is put back on the DDIM trajectory after every step, so that what isn't edited
             equals the VAE's reconstruction (Ju et al., Direct Inversion, arXiv 2310.01506).
-        candidates: N, 1 to 16, how many strengths of an edit are made as one batch, see :func:`strengths`; the best
-            by :func:`~locinv_pl.measures.candidates.assess` is kept. 1 makes the edit as the settings say.
+        candidates: N, 1 to 16, how many :func:`strengths` of an edit a run makes as one batch; the best by
+            :func:`~locinv_pl.measures.candidates.assess` is kept. 1 makes the edit as the settings say, and so does
+            :func:`~locinv_pl.editing.prompt_to_prompt.edit` for any N.
 
     Raises:
         InputError: a share lies outside 0 to 1, a factor isn't finite, a number lies outside its range, or a choice

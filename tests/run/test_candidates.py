@@ -87,11 +87,11 @@ def test_the_score_by_hand(measures: Measures) -> None:
         c = measures.clip.clip_score(image[None], ["a red cat"]).item()
         assert row["structure_distance"] == pytest.approx(d, abs=1e-6) and row["clip_target"] == pytest.approx(c)
         assert row["background_mse"] == pytest.approx(m, abs=1e-7)
-        assert row["score"] == pytest.approx(c / c0 - 4 * math.sqrt(m) - d, abs=1e-5)
+        assert row["score"] == pytest.approx(c / c0 - 2 * math.sqrt(m) - 2 * d, abs=1e-5)
     for anywhere in (None, torch.ones(32, 32, dtype=torch.bool)):
         row = assess(measures, before, images[1:], "a red cat", anywhere)[0]
         assert row["background_mse"] is None
-        assert row["score"] == pytest.approx(row["clip_target"] / c0 - row["structure_distance"])
+        assert row["score"] == pytest.approx(row["clip_target"] / c0 - 2 * row["structure_distance"])
 
 
 def choose(measures: Any, before: Any, images: Any, prompt: str, place: Any) -> list[dict[str, float | None]]:
