@@ -254,7 +254,7 @@ def test_the_report_shows_all_of_them(root: Path) -> None:
     page = (root / "report.html").read_text()
     assert page.count('<section class="candidates"') == 2
     assert page.count('<div class="candidate"') == 6 and page.count('<div class="candidate kept"') == 2
-    assert page.count("· kept") == 2 and page.count("strength 1.25</b>") == 2
+    assert page.count("<span>kept</span>") == 2 and page.count("strength 1.25</b>") == 2
 
 
 def test_edits_of_a_run_choose_too(root: Path, chosen: None, capsys: pytest.CaptureFixture[str]) -> None:
