@@ -68,13 +68,14 @@ def edit_best(
     """
     if settings.candidates == 1 or not edits:
         return edit(backbone, inversion, edits, settings, region, True, on_step), []
+    networks = measures()  # before anything is made: they may be missing
     values, ways = zip(*strengths(settings), strict=True)
     shown: list[Tensor] = []
     candidates = []
     for each in edits:
         images = edit(backbone, inversion, [each] * len(ways), ways, region, True, on_step)
         place = _place(backbone, inversion, each, settings, region)
-        rows = assess(measures(), images[0], images[1:], each.prompt, place)
+        rows = assess(networks, images[0], images[1:], each.prompt, place)
         scores = [row["score"] or 0.0 for row in rows]
         best = scores.index(max(scores))
         shown += [*([] if shown else [images[0]]), images[1 + best]]
