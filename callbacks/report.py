@@ -33,7 +33,7 @@ from locinv_pl.run.store import RunFolder
 from locinv_pl.words.alignment import common_words
 
 MAPS = "maps"  # folder of an image's edits, see locinv_pl.callbacks.edits.save_maps
-TERMS = ("clip_target", "background_mse", "structure_distance")  # measures behind a candidate's score
+TERMS = ("success", "clip_target", "background_mse", "structure_distance")  # measures behind a candidate's score
 LARGE = 48_000  # bytes; larger images go into the report as JPEG
 SIDES = ((100, 512), (400, 384))  # up to so many images, they have so many pixels at most
 SMALLEST = 256  # where there are more

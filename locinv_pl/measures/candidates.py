@@ -6,7 +6,7 @@ from torch import Tensor
 
 from locinv_pl.measures.edits import Measures
 
-BACKGROUND, STRUCTURE = 2.0, 2.0  # the weights b and s, tuned on drawn scenes: docs/editing.md
+BACKGROUND, STRUCTURE = 12.0, 3.0  # the weights b and s, tuned on drawn scenes: docs/editing.md
 
 
 def assess(
@@ -14,13 +14,13 @@ def assess(
 ) -> list[dict[str, float | None]]:
     """Score the images of one edit, so that the best of them can be kept.
 
-        score = c / c₀ - b √m - s d
+        score = j + c / c₀ - b √m - s d
 
-    with the image's CLIP score c with the target prompt, and c₀ that of the image before the edit, which makes CLIPs
-    of different scales comparable; the root mean square difference √m of what lies outside the place where the edit is
-    to change the image, in [0, 1]; and the distance d of structure, in [0, 4]. b = s = 2: to fit the prompt better by
-    2 per cent weighs as much as 0.01 in √m, and as 0.01 in d. Whether the judge sees what the prompt names takes no
-    part, so that ``success`` stays a measure of its own.
+    j is 1 where the embedded judge sees what the target prompt names, and 0 where it doesn't, can't tell, or isn't
+    ``measures.clip``; c the CLIP score with the target prompt, and c₀ that of the image before the edit, which makes
+    CLIPs of different scales comparable; √m the root mean square difference outside the place where the edit is to
+    change the image, in [0, 1]; d the distance of structure, in [0, 4]. With b = 12 and s = 3 an image may fit the
+    prompt better by 12 per cent for 0.01 more in √m, or for 0.04 more in d.
 
     Args:
         measures: the networks that look at the images.
@@ -31,15 +31,16 @@ def assess(
             image, the term of the background is left out.
 
     Returns:
-        for every image its "score" and the measures behind it: "clip_target", c; "background_mse", m, or None; and
-        "structure_distance", d.
+        for every image its "score" and the measures behind it: "success", j, or None; "clip_target", c;
+        "background_mse", m, or None; and "structure_distance", d.
     """
     unchanged = max(measures.clip.clip_score(before[None], [target_prompt]).item(), 1.0)
     rows: list[dict[str, float | None]] = []
     for image in images:
         values = measures.score(before, image, target_prompt, place)
-        c, m, d = (values[key] for key in ("clip_target", "background_mse", "structure_distance"))
+        terms = {key: values[key] for key in ("success", "clip_target", "background_mse", "structure_distance")}
+        j, c, m, d = terms.values()
         assert c is not None and d is not None
-        score = c / unchanged - BACKGROUND * (m or 0.0) ** 0.5 - STRUCTURE * d
-        rows.append({"score": score, "clip_target": c, "background_mse": m, "structure_distance": d})
+        score = (j or 0.0) + c / unchanged - BACKGROUND * (m or 0.0) ** 0.5 - STRUCTURE * d
+        rows.append({"score": score, **terms})
     return rows

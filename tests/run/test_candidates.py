@@ -7,6 +7,7 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -79,6 +80,7 @@ def test_the_score_by_hand(measures: Measures) -> None:
     outside = int((~place).sum())
     images = torch.stack([before, before + 0.1])
     rows = assess(measures, before, images, "a red cat", place)
+    assert [row["success"] for row in rows] == [0.0, 0.0]  # on an empty image
     c0 = measures.clip.clip_score(before[None], ["a red cat"]).item()
     for image, row, m in zip(images, rows, (0.0, 0.01 * outside / 32**2), strict=True):
         keys, _ = measures.vit(torch.stack([before, image]))
@@ -87,11 +89,25 @@ def test_the_score_by_hand(measures: Measures) -> None:
         c = measures.clip.clip_score(image[None], ["a red cat"]).item()
         assert row["structure_distance"] == pytest.approx(d, abs=1e-6) and row["clip_target"] == pytest.approx(c)
         assert row["background_mse"] == pytest.approx(m, abs=1e-7)
-        assert row["score"] == pytest.approx(c / c0 - 2 * math.sqrt(m) - 2 * d, abs=1e-5)
+        assert row["score"] == pytest.approx(c / c0 - 12 * math.sqrt(m) - 3 * d, abs=1e-5)
     for anywhere in (None, torch.ones(32, 32, dtype=torch.bool)):
         row = assess(measures, before, images[1:], "a red cat", anywhere)[0]
         assert row["background_mse"] is None
-        assert row["score"] == pytest.approx(row["clip_target"] / c0 - 2 * row["structure_distance"])
+        assert row["score"] == pytest.approx(row["clip_target"] / c0 - 3 * row["structure_distance"])
+
+
+@pytest.mark.parametrize(
+    ("success", "mse", "score"),
+    [(1.0, 0.0001, 1 + 1.2 - 0.12 - 0.06), (0.0, 0.0001, 1.2 - 0.12 - 0.06), (None, None, 1.2 - 0.06)],
+)
+def test_every_term_of_the_score(success: float | None, mse: float | None, score: float) -> None:
+    terms = {"success": success, "clip_target": 60.0, "background_mse": mse, "structure_distance": 0.02}
+    fake: Any = SimpleNamespace(
+        clip=SimpleNamespace(clip_score=lambda images, prompts: torch.tensor([50.0])),
+        score=lambda *given: {**terms, "dino_similarity": 0.9},
+    )
+    (row,) = assess(fake, torch.zeros(3, 8, 8), torch.zeros(1, 3, 8, 8), "a cat", None)
+    assert row == {"score": pytest.approx(score), **terms}
 
 
 def choose(measures: Any, before: Any, images: Any, prompt: str, place: Any) -> list[dict[str, float | None]]:
