@@ -28,11 +28,12 @@ from locinv_pl.drawing import COLORS, difference, to_jpeg, to_png
 from locinv_pl.errors import InputError, all_of
 from locinv_pl.io.files import read_image, read_json, write_atomically
 from locinv_pl.measures.display import MEASURES
-from locinv_pl.run.edits import EditedImage, EditRow, edited_images
+from locinv_pl.run.edits import CandidateRow, EditedImage, EditRow, edited_images, files_of
 from locinv_pl.run.store import RunFolder
 from locinv_pl.words.alignment import common_words
 
 MAPS = "maps"  # folder of an image's edits, see locinv_pl.callbacks.edits.save_maps
+TERMS = ("success", "clip_target", "background_mse", "structure_distance")  # measures behind a candidate's score
 LARGE = 48_000  # bytes; larger images go into the report as JPEG
 SIDES = ((100, 512), (400, 384))  # up to so many images, they have so many pixels at most
 SMALLEST = 256  # where there are more
@@ -194,18 +195,35 @@ class _Image:
             "reconstruction": self._data("reconstruction.png"),
             "difference": self._difference("reconstruction.png", "source.png"),
             "psnr": None if psnr is None else MEASURES["psnr"].caption(psnr),
-            "edits": [self._edit(edit) for edit in edits],
+            "edits": [self._edit(edit, f"{self.key}-e{n}") for n, edit in enumerate(edits)],
             **self._maps(),
         }
 
-    def _edit(self, edit: EditRow) -> Json:
+    def _edit(self, edit: EditRow, key: str) -> Json:
         return {
+            "key": key,
             "prompt": edit["prompt"],
             "kind": edit["kind"],
             "marked": marked(self.edited["prompt"], edit["prompt"]),
             "settings": " · ".join(f"{key} {_value(edit['settings'].get(key))}" for key in self.varying),
             "image": self._data(edit["file"]),
             "difference": self._difference(edit["file"], "reconstruction.png"),
+            "candidates": [self._candidate(candidate) for candidate in edit.get("candidates", ())],
+        }
+
+    def _candidate(self, candidate: CandidateRow) -> Json:
+        """One strength of an edit; the kept one has the edit's image."""
+        measured = {key: candidate.get(key) for key in TERMS}
+        return {
+            "kept": candidate["kept"],
+            "image": None if candidate["kept"] else self._data(candidate["file"]),
+            "strength": f"{candidate['strength']:g}",
+            "score": f"{candidate['score']:.3f}",
+            "terms": " · ".join(
+                f"{MEASURES[key].title} {MEASURES[key].cell(value)}"
+                for key, value in measured.items()
+                if isinstance(value, (int, float))
+            ),
         }
 
     def _maps(self) -> Json:
@@ -241,7 +259,8 @@ class _Image:
 
     @cached_property
     def _images(self) -> dict[str, Image.Image]:
-        names = ["source.png", "reconstruction.png", *(edit["file"] for edit in self.edited["edits"])]
+        made = [name for edit in self.edited["edits"] for name in files_of(edit)]
+        names = ["source.png", "reconstruction.png", *made]
         return {name: open_image(self._path(name)) for name in names}
 
     def _path(self, *names: str) -> Path:

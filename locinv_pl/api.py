@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from numbers import Real
 from pathlib import Path
 from typing import cast
@@ -11,7 +12,6 @@ from typing import cast
 import numpy as np
 from torch import Tensor
 
-from locinv_pl.editing.prompt_to_prompt import edit as edit_inversion
 from locinv_pl.editing.rows import as_edit
 from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError
@@ -19,11 +19,13 @@ from locinv_pl.io.files import read_json
 from locinv_pl.io.frames import Frame, frame_mask, to_frame
 from locinv_pl.io.images import AnyImage, as_image, as_mask
 from locinv_pl.io.reading import expanded
+from locinv_pl.measures.edits import MeasureSettings
 from locinv_pl.method.policies import Method, load_method
 from locinv_pl.method.task import prepare
 from locinv_pl.method.timestep import collect, invert_step
 from locinv_pl.networks.backbone import Backbone, load_backbone
 from locinv_pl.priors import box_mask, check_box
+from locinv_pl.run.candidates import edit_best, load_measures
 from locinv_pl.run.contents import InversionScores
 from locinv_pl.run.edits import list_edits, save_edits
 from locinv_pl.run.store import RunFolder
@@ -96,6 +98,7 @@ def edit_run(
     settings: EditSettings | None = None,
     region: str | Path | None = None,
     device: str = "cpu",
+    measures: MeasureSettings = MeasureSettings(),
 ) -> list[Path]:
     """Edit an image that a run has inverted; what comes out lies in the run's folder under ``edits/``.
 
@@ -107,6 +110,7 @@ def edit_run(
         region: a mask of the size of the image's file, where edits may change it, framed as the image was: as
             ``blend="prior"``, with the region in place of the priors.
         device: torch's name of the device that computes, "cpu" (the default), "cuda" or "mps".
+        measures: the networks that choose among the strengths of an edit, where ``settings.candidates`` is above 1.
 
     Returns:
         The paths of the edited images, one a prompt.
@@ -131,7 +135,8 @@ def edit_run(
     allowed = None if region is None else frame_mask(expanded(region), _frame(folder, image, backbone, inversion))
     if allowed is not None:
         settings = replace(settings, blend="prior")
-    images = edit_inversion(backbone, inversion, edits, settings, allowed, with_source=True)
+    networks = cache(lambda: load_measures(measures, backbone))
+    images, candidates = edit_best(backbone, inversion, edits, settings, allowed, networks)
     is_same = list_edits(folder, image).get("fingerprint") == inversion.fingerprint
     has_source = is_same and folder.edits_path(image, "source.png").exists()  # else the VAE's must do
     source = None if has_source else backbone.decode(inversion.trajectory[:1])[0].cpu()
@@ -146,6 +151,7 @@ def edit_run(
         edits=edits,
         images=images[1:],
         region=allowed,
+        candidates=candidates,
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError
 from locinv_pl.io.files import read_json, write_json
+from locinv_pl.measures.edits import MeasureSettings
 from locinv_pl.run.store import RunFolder
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ def edit(
     edit: EditSettings = EditSettings(),
     region: Path | None = None,
     device: str = "cpu",
+    measures: MeasureSettings = MeasureSettings(),
 ) -> None:
     """Edit an image that a run has inverted; the results lie in the run's folder, under edits/.
 
@@ -140,6 +142,7 @@ def edit(
         edit: how to edit; edit=NAME takes configs/edit/NAME.yaml, edit.KEY=VALUE overrides.
         region: a mask of the image's size, white where edits may change it; it takes the place of edit.blend.
         device: the device to compute on, as torch names it: cpu, cuda, cuda:1.
+        measures: the networks that choose among the strengths of an edit, with edit.candidates above 1.
 
     Raises:
         InputError: no such run or inversion, or a prompt that is the source's own or doesn't fit.
@@ -149,7 +152,7 @@ def edit(
     for key, value in (("image", image), ("prompt", prompt)):
         if not value:
             raise InputError(f"edit: has no {key}; name it in {key}=")
-    for path in edit_run(run, image, prompt, edit, region, device):
+    for path in edit_run(run, image, prompt, edit, region, device, measures):
         print(path)
     import_module("locinv_pl.callbacks.edits").sum_up(RunFolder(run))  # known by name alone, as in the configs
 

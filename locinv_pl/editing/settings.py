@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from locinv_pl.errors import InputError, check_choices
+
+MOST_CANDIDATES = 16
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,13 @@ class EditSettings:
         blend_margin: how far "prior" widens its mask, as a share, 0 to 1, of the image's shorter side.
         direct: whether the source row is put back on the DDIM trajectory after every step, so that what isn't edited
             equals the VAE's reconstruction (Ju et al., Direct Inversion, arXiv 2310.01506).
+        candidates: N, 1 to 16, how many :func:`strengths` of an edit a run makes as one batch; the best by
+            :func:`~locinv_pl.measures.candidates.assess` is kept. 1 makes the edit as the settings say, and so does
+            :func:`~locinv_pl.editing.prompt_to_prompt.edit` for any N.
 
     Raises:
-        InputError: a share lies outside 0 to 1, a factor isn't finite, or a choice doesn't exist.
+        InputError: a share lies outside 0 to 1, a factor isn't finite, a number lies outside its range, or a choice
+            doesn't exist.
     """
 
     cross_replace_steps: float = 0.8
@@ -67,10 +73,12 @@ class EditSettings:
     blend_start: float = 0.2
     blend_margin: float = 0.08
     direct: bool = False
+    candidates: int = 1
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as plain values, as they stand in YAML files and in edits.json."""
-        return {key: dict(value) if isinstance(value, Mapping) else value for key, value in vars(self).items()}
+        """The settings as plain values, as they stand in YAML files and in edits.json; one candidate goes unsaid."""
+        values = {key: dict(value) if isinstance(value, Mapping) else value for key, value in vars(self).items()}
+        return {key: value for key, value in values.items() if (key, value) != ("candidates", 1)}
 
     def __post_init__(self) -> None:
         check_choices(self, "edit")
@@ -83,3 +91,43 @@ class EditSettings:
         for word, factor in self.reweight.items():
             if not math.isfinite(factor):
                 raise InputError(f"edit.reweight.{word}={factor}: is no factor; give a number such as 2")
+        if not 1 <= self.candidates <= MOST_CANDIDATES:
+            raise InputError(f"edit.candidates={self.candidates}: give 1 to {MOST_CANDIDATES}")
+
+
+def strengths(settings: EditSettings) -> list[tuple[float, EditSettings]]:
+    """N strengths of an edit, weakest first: how much the target is freed from the source's attention.
+
+    Strength s multiplies the shares ``cross_replace_steps``, ``self_replace_steps``, ``attribute_steps`` and
+    ``word_steps`` by 2 - s, up to 1:
+
+        s_n = 0.75 + 0.75 n / (N - 1),  n = 0..N-1,
+
+    and the s_n nearest to 1, the weaker one of two, is set to 1, so that the settings as they are given are among
+    them. At 0.75 more is taken over than the settings say, at 1.5 half of it. N = 1 has s = 1 alone.
+
+    Args:
+        settings: ``candidates`` is N.
+
+    Returns:
+        N pairs of a strength and its settings, which are otherwise the given ones, with ``candidates`` = 1.
+
+    >>> for s, way in strengths(EditSettings(candidates=4)):
+    ...     print(s, way.cross_replace_steps, way.self_replace_steps)
+    0.75 1.0 0.25
+    1.0 0.8 0.2
+    1.25 0.6 0.15
+    1.5 0.4 0.1
+    """
+    N, alone = settings.candidates, replace(settings, candidates=1)
+    spread = [0.75 + 0.75 * n / (N - 1) for n in range(N)] if N > 1 else [1.0]
+    as_given = min(range(N), key=lambda n: (abs(spread[n] - 1), n))
+    return [(1.0, alone) if n == as_given else (s, _scaled(alone, 2 - s)) for n, s in enumerate(spread)]
+
+
+def _scaled(settings: EditSettings, factor: float) -> EditSettings:
+    """The settings with all shares of attention that is taken over times a factor, 1 at most."""
+    shares = ("cross_replace_steps", "self_replace_steps", "attribute_steps")
+    scaled: dict[str, Any] = {name: min(1.0, round(factor * getattr(settings, name), 6)) for name in shares}
+    word_steps = {word: min(1.0, round(factor * share, 6)) for word, share in settings.word_steps.items()}
+    return replace(settings, word_steps=word_steps, **scaled)

@@ -22,6 +22,7 @@ from locinv_pl.drawing import to_array, to_png
 from locinv_pl.errors import DamagedError, InputError, all_of, tell
 from locinv_pl.io.files import check, read_image, read_json, to_json, write_atomically, write_json
 from locinv_pl.measures.edits import Measures, edit_region
+from locinv_pl.run.candidates import Candidate
 from locinv_pl.run.contents import OPEN
 from locinv_pl.run.names import file_name, id_of
 from locinv_pl.run.store import RunFolder
@@ -29,6 +30,7 @@ from locinv_pl.types import Edit, EditSample, Inversion
 
 AGAIN = "run predict again"
 EDIT_FILE = r"^[1-9][0-9]{0,8}-[A-Za-z0-9_.~%-]{0,220}\.png$"
+CANDIDATE_FILE = r"^[1-9][0-9]{0,8}(\.[1-9][0-9]?)?-[A-Za-z0-9_.~%-]{0,220}\.png$"  # the kept one's is its edit's
 
 
 class EditResult:
@@ -52,6 +54,16 @@ class EditResult:
 
 
 @OPEN
+class CandidateRow(TypedDict):
+    """One strength of an edit in edits.json; its measures stand beside the score."""
+
+    file: Annotated[str, Field(pattern=CANDIDATE_FILE)]
+    strength: float
+    score: float
+    kept: bool
+
+
+@OPEN
 class EditRow(TypedDict):
     """An edit in edits.json: its file, which has a name as this package gives it, and what it was made by."""
 
@@ -59,6 +71,7 @@ class EditRow(TypedDict):
     kind: str
     prompt: str
     settings: dict[str, Any]
+    candidates: NotRequired[Annotated[list[CandidateRow], Field(min_length=1)]]
 
 
 @OPEN
@@ -91,12 +104,13 @@ def save_edits(
     images: Tensor,
     region: Tensor | None = None,
     seconds: float | None = None,
+    candidates: Sequence[Sequence[Candidate]] = (),
 ) -> list[Path]:
     """Write ``edits/<id>/``: source.png, reconstruction.png, a numbered PNG for each edit, and edits.json.
 
     An edit that is there already, with this prompt, these settings and this region, is written again under its own
     number; others are kept, those of another fingerprint only as files. Every PNG holds prompt and settings in its
-    metadata; edits.json is written last.
+    metadata; edits.json is written last. Candidate k of "3-word_swap.png" is "3.k-word_swap.png", unless it is kept.
 
     Args:
         run: the run's folder.
@@ -110,6 +124,7 @@ def save_edits(
         images: what they made, (n, 3, H, W) in [0, 1].
         region: where they may change the image, (H, W); everywhere by default.
         seconds: how long each of them took, for seconds.json.
+        candidates: the strengths of each edit, where several were made; ``images`` has those that are kept.
 
     Returns:
         the edits' files.
@@ -124,25 +139,34 @@ def save_edits(
         int(name.partition("-")[0]) for name in [*_edit_files(run, id), *(row["file"] for row in before["edits"])]
     ]
 
-    def write(name: str, image: Tensor, text: str, row: Mapping[str, Any] | None = None) -> Path:
-        path, own = run.edits_path(id, name), settings if row is None else row["settings"]
-        about = {"prompt": text, "source_prompt": prompt, "settings": to_json(own)}
-        told = {} if row is None else {"edit": to_json(dict(row) | {"fingerprint": fingerprint})}
-        write_atomically(path, to_png(Image.fromarray(to_array(image)), about | told))
-        return path
+    def write(name: str, image: Tensor, text: str, own: Mapping[str, Any] = settings, **told: str) -> Path:
+        about = {"prompt": text, "source_prompt": prompt, "settings": to_json(own), **told}
+        write_atomically(run.edits_path(id, name), to_png(Image.fromarray(to_array(image)), about))
+        return run.edits_path(id, name)
 
     if source is not None:
         write("source.png", source, prompt)
     write("reconstruction.png", reconstruction, prompt)
     paths = []
-    for edit, image in zip(edits, images, strict=True):
+    for n, (edit, image) in enumerate(zip(edits, images, strict=True)):
         row = edit_row(edit, settings, region)
         same = [there for there in rows if row.items() <= there.items()]
         if not same:
             numbers.append(max(numbers, default=0) + 1)
             same = [{"file": f"{numbers[-1]}-{file_name(edit.kind)}.png", **row}]
             rows += same
-        paths.append(write(same[0]["file"], image, edit.prompt, same[0]))
+        file, own = same[0]["file"], same[0]["settings"]
+        if candidates:
+            same[0]["candidates"] = []
+            for k, candidate in enumerate(candidates[n], start=1):
+                beside = file.replace("-", f".{k}-", 1)
+                told = {"strength": candidate.strength, "kept": candidate.is_kept, **candidate.scores}
+                same[0]["candidates"].append({"file": file if candidate.is_kept else beside, **told})
+                if candidate.is_kept:
+                    run.edits_path(id, beside).unlink(missing_ok=True)  # another run's, by other measures
+                else:
+                    write(beside, candidate.image, edit.prompt, own, candidate=to_json(told))
+        paths.append(write(file, image, edit.prompt, own, edit=to_json({**same[0], "fingerprint": fingerprint})))
     if seconds is not None:
         took = _seconds(run, id) | {path.name: seconds for path in paths}
         write_json(run.edits_path(id, "seconds.json"), took, sealed=True)
@@ -225,11 +249,17 @@ def edited_images(run: RunFolder) -> list[EditedImage]:
     return sorted(found, key=lambda edited: edited["id"])
 
 
+def files_of(row: EditRow) -> list[str]:
+    """The names of an edit's files: its own, and those of the candidates that weren't kept."""
+    return list(dict.fromkeys([row["file"], *(candidate["file"] for candidate in row.get("candidates", ()))]))
+
+
 def damaged_edits(run: RunFolder) -> list[str]:
     """What is wrong with the images of all edits, file by file."""
     problems = []
     for edited in edited_images(run):
-        for name in ("source.png", "reconstruction.png", *(row["file"] for row in edited["edits"])):
+        made = [name for row in edited["edits"] for name in files_of(row)]
+        for name in ("source.png", "reconstruction.png", *made):
             try:
                 read_image(run.edits_path(edited["id"], name), AGAIN)
             except InputError as problem:

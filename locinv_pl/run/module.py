@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from locinv_pl.editing.pipelines import Editor, EditorSettings, make_editor
-from locinv_pl.editing.prompt_to_prompt import check_edit, edit, reconstruct
+from locinv_pl.editing.prompt_to_prompt import check_edit, reconstruct
 from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError, tell
 from locinv_pl.measures.edits import Measures, MeasureSettings, edit_region
@@ -24,6 +24,7 @@ from locinv_pl.method.task import settings_of
 from locinv_pl.networks.backbone import Backbone, load_backbone
 from locinv_pl.networks.tuning import Tuning
 from locinv_pl.run.batch import Engine, MicroBatch, Outcome, advance, begin, make_engine
+from locinv_pl.run.candidates import Candidate, edit_best, load_measures
 from locinv_pl.run.edits import (
     EditResult,
     edit_row,
@@ -54,7 +55,7 @@ class LocInvModule(LightningModule):
         tuning: how the networks are run.
         edit: how ``predict`` edits by Prompt-to-Prompt.
         editor: another editor in its place, which needs no inversion.
-        measures: what ``test`` measures the edits with.
+        measures: what ``test`` measures the edits with, and ``predict`` chooses among the strengths of an edit by.
     """
 
     def __init__(
@@ -95,6 +96,11 @@ class LocInvModule(LightningModule):
     def _measures(self) -> Measures:
         """The networks behind the measures, on this process's device."""
         return Measures(self.measures, self.trainer.strategy.root_device)
+
+    @cached_property
+    def _compares(self) -> Measures:
+        """What chooses among the strengths of an edit."""
+        return load_measures(self.measures, self.backbone)
 
     @property
     def _inverts(self) -> bool:
@@ -211,6 +217,7 @@ class LocInvModule(LightningModule):
         if self.editor is None:
             inversion = self.run.inversion(sample.id, sample.fingerprint)
         edits, made = [], []
+        candidates: list[list[Candidate]] = []
         for listed in sample.edits:
             try:
                 made += self._made_alone(sample, inversion, listed)
@@ -223,7 +230,9 @@ class LocInvModule(LightningModule):
         note_refused(self.run, sample.id, refused)
         if inversion is not None:
             region = self._region(sample)
-            images = edit(self.backbone, inversion, edits, self.edit, region, True, self._stop_if_told)
+            images, candidates = edit_best(
+                self.backbone, inversion, edits, self.edit, region, lambda: self._compares, self._stop_if_told
+            )
         else:
             back = self.backbone.decode(self.backbone.encode(sample.image[None])).cpu()
             images = torch.cat([back, *(image[None] for image in made)])
@@ -241,6 +250,7 @@ class LocInvModule(LightningModule):
             images=edited,
             region=self._region(sample),
             seconds=seconds,
+            candidates=candidates,
         )
         return EditResult(sample, inversion, values, back, edits, edited)
 
