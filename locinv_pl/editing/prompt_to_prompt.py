@@ -148,7 +148,7 @@ def denoise(
         t, (abar_t, abar_s) = schedule.timesteps[i], schedule.alphas[i : i + 2]
         if control is not None:
             control.step = i
-        acts = control is not None and (control.acts() or blend.runs)
+        acts = control is not None and blend is not None and (control.acts() or blend.runs)
         some = every if acts else guided
         if some:
             # 1. The text: V_t for shared nouns, and the source's context at the tokens that the settings keep.

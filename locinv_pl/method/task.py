@@ -186,11 +186,12 @@ def prepare(backbone: Backbone, samples: Sequence[EditSample], method: Method, n
     trajectory, A = ddim_invert(backbone, z_0, Context.of(plain), schedule, grid, parts if estimates else None)
     initial_maps = torch.stack([maps_of(A_t, prompts.nouns) for A_t in A])
     priors = torch.zeros(*prompts.has_noun.shape, *grid)
-    fine_priors = torch.zeros(*prompts.has_noun.shape, *z_0.shape[-2:])
+    h, w = z_0.shape[-2:]
+    fine_priors = torch.zeros(*prompts.has_noun.shape, h, w)
     for b, sample in enumerate(samples):
         for k, noun in enumerate(sample.nouns):
             priors[b, k] = prior_on_grid(noun.prior.float(), grid, method.tokens.rasterize)
-            fine_priors[b, k] = prior_on_grid(noun.prior.float(), z_0.shape[-2:])
+            fine_priors[b, k] = prior_on_grid(noun.prior.float(), (h, w))
     return Task(
         samples=tuple(samples),
         method=method,
