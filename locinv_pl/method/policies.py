@@ -136,7 +136,7 @@ class NullTextPolicy:
     """
 
     policy: Literal["none", "optimize", "npi", "direct"] = "optimize"
-    max_steps: int = 10
+    max_steps: int = 5
     lr: float = 2e-2
     carry_over: bool = True
     early_stop: bool = True
