@@ -110,10 +110,10 @@ class RunFolder:
         try:
             there = _flat(self.settings)
         except InputError as error:
-            if self._results_settings() != {settings_digest(here)}:
+            if self._results_settings() - {settings_digest(here)}:
                 mend = "run with the settings that made it, give another output=, or delete the folder"
                 raise InputError(f"{error.problem}; the folder holds results, {mend}") from None
-            tell(f"{error.problem}; written again, all results were made with these settings")
+            tell(f"{error.problem}; written again, no result that can be read was made with others")
             return write_json(self.place("settings.json"), here, sealed=True)
         now = _flat(here)
         for key in sorted(there.keys() | now.keys()):
@@ -382,7 +382,7 @@ class RunFolder:
                 yield problem
 
     def _results_settings(self) -> set[str | None]:
-        """The digests of the settings that all results were made with, finished or not."""
+        """The digests of the settings that all results were made with, finished or not; damaged ones don't say."""
         found: set[str | None] = set()
         for file in self._files("inversions"):
             with suppress(InputError):

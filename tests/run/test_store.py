@@ -74,6 +74,18 @@ class TestClaim:
         run.claim(SETTINGS)
         assert read_json(run.root / "settings.json") == SETTINGS and "written again" in capsys.readouterr().err
 
+    @pytest.mark.parametrize("begun", [True, False], ids=["running", "finished"])
+    def test_settings_that_are_lost_with_all_results_are_free(self, run, begun):
+        """What can't be read is made again anyway: nothing is lost by other settings."""
+        if begun:
+            run.save_record(["a"], 0, make_record().pick([0]), {"a": {"id": "a", "sample": "1", "settings": "x"}})
+        else:
+            finish(run, "a")
+        for path in [*run.root.rglob("*.safetensors"), *run.root.rglob("*.json")]:
+            path.write_bytes(path.read_bytes()[:20])
+        run.claim(SETTINGS)
+        assert read_json(run.root / "settings.json") == SETTINGS
+
     def test_settings_that_no_result_names_are_refused(self, run):
         finish(run, "a")
         (run.root / "settings.json").write_text('{"backb')
