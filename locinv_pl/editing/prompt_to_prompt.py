@@ -25,7 +25,7 @@ from locinv_pl.method.policies import Method
 from locinv_pl.networks.attention import Context
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.memory import freeze_gc
-from locinv_pl.networks.schedule import ddim_step
+from locinv_pl.networks.schedule import ddim_step, guided_noise
 from locinv_pl.types import Edit, Inversion
 
 
@@ -143,6 +143,7 @@ def denoise(
     is_direct = method.null_text.policy == "direct" or any(target.settings.direct for target in rows.targets)
     every = list(range(len(ids)))
     guided = [target.row for target in rows.targets] if is_direct else every
+    is_guided = backbone.needs_null(method.guidance_scale)
     for i in range(len(schedule)):
         on_step()
         t, (abar_t, abar_s) = schedule.timesteps[i], schedule.alphas[i : i + 2]
@@ -154,12 +155,14 @@ def denoise(
             # 1. The text: V_t for shared nouns, and the source's context at the tokens that the settings keep.
             context = dynamic_context(backbone, method.tokens, ids, rows.embeddings(i, own), plain)
             context = Context(rows.keep(context.keys)[some], rows.keep(context.values)[some])
-            null = torch.stack([rows.inversions[n].null[i] for n in guided]).to(device)  # ∅_t, (g, L, D)
-            # 2. The guided DDIM step; attention goes from the source rows to the targets.
-            eps_cond = torch.zeros_like(z)
-            eps_cond[some] = backbone.predict_noise(z[some], t, abar_t, context, control if acts else None)
-            told = (z[guided], t, abar_t, Context.of(null), method.guidance_scale)
-            eps = backbone.guide(eps_cond[guided], *told)  # (g, C, h, w)
+            # 2. The guided DDIM step, both halves in one pass; attention goes from the source rows to the targets.
+            halves = some + (guided if is_guided else [])
+            if is_guided:
+                null = torch.stack([rows.inversions[n].null[i] for n in guided]).to(device)  # ∅_t, (g, L, D)
+                context = Context(torch.cat([context.keys, null]), torch.cat([context.values, null]))
+            eps = backbone.predict_noise(z[halves], t, abar_t, context, control if acts else None)
+            eps_cond = eps[: len(some)][[some.index(n) for n in guided]]  # (g, C, h, w)
+            eps = guided_noise(eps_cond, eps[len(some) :], method.guidance_scale) if is_guided else eps_cond
             z[guided] = ddim_step(z[guided], eps, abar_t, abar_s)
         if is_direct:
             for n in rows.sources:

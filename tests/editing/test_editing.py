@@ -314,7 +314,7 @@ def test_a_direct_edit_predicts_its_source_for_attention_alone(tiny_module, inve
     shares = {"cross_replace_steps": 0.5, "self_replace_steps": 0.5, "attribute_steps": 0.5}
     edit(tiny_module, inversion, ["a red zebra and a dog", "a blue cat and a dog"], EditSettings(**shares, direct=True))
     taken = -(-T // 2)
-    assert passes == [3, 2] * taken + [2, 2] * (T - taken)
+    assert passes == [3 + 2] * taken + [2 + 2] * (T - taken)
 
 
 def test_the_reconstruction_of_a_direct_method_is_its_trajectory_s_end(tiny_module, inversion):
