@@ -103,8 +103,10 @@ def _self_until(target: Target) -> float:
 
 def _until(target: Target) -> Tensor:
     """τ of every token, (L,); 0 for words that only the target has."""
-    until = torch.where(target.alignment.taken, target.settings.cross_replace_steps, 0.0)
-    for word, share in target.settings.word_steps.items():
+    settings = target.settings
+    share = settings.swap_steps if target.change == "word_swap" else settings.cross_replace_steps
+    until = torch.where(target.alignment.taken, share, 0.0)
+    for word, share in settings.word_steps.items():
         until[target.positions(word)] = share
     return until * target.alignment.taken
 

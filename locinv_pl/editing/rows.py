@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -42,10 +43,15 @@ class Target:
     edit: Edit
     settings: EditSettings
 
+    @cached_property
+    def change(self) -> str:
+        """What the prompts make of each other, as :func:`~locinv_pl.words.alignment.edit_kind` says."""
+        return edit_kind(self.source.prompt, self.tokens.prompt)
+
     @property
     def keeps_shape(self) -> bool:
         """Whether the prompts differ in adjectives only."""
-        return edit_kind(self.source.prompt, self.tokens.prompt) == "attribute"
+        return self.change == "attribute"
 
     def positions(self, word: str) -> list[int]:
         """The target's tokens of every occurrence of a word.

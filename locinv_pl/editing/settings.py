@@ -21,8 +21,10 @@ class EditSettings:
 
     Args:
         cross_replace_steps: share of the steps, 0 to 1, in which the target takes over the source's cross-attention.
-        word_steps: the same share for single words of the target prompt, which replaces ``cross_replace_steps``
-            there: ``{"red": 0.3}``. A word that the prompt hasn't is refused.
+        swap_steps: that share where words stand in the place of others that aren't adjectives: what is new then takes
+            the old one's place for a while, and its own shape after that.
+        word_steps: the same share for single words of the target prompt, which replaces the others there:
+            ``{"red": 0.3}``. A word that the prompt hasn't is refused.
         self_replace_steps: share of the steps, 0 to 1, in which the target takes over the source's self-attention.
             More of it keeps the shapes of the source.
         attribute_steps: that share where the prompts differ in adjectives only, since the object then keeps its shape.
@@ -60,6 +62,7 @@ class EditSettings:
     """
 
     cross_replace_steps: float = 0.8
+    swap_steps: float = 0.3
     word_steps: Mapping[str, float] = field(default_factory=dict)
     self_replace_steps: float = 0.2
     attribute_steps: float = 0.6
@@ -68,7 +71,7 @@ class EditSettings:
     keep: Literal["nothing", "words", "all"] = "all"
     blend: Literal["none", "attention", "prior", "both"] = "both"
     blend_threshold: float = 0.3
-    blend_coverage: float = 0.2
+    blend_coverage: float = 0.3
     blend_growth: float = 0.7
     blend_start: float = 0.2
     blend_margin: float = 0.08
@@ -98,8 +101,8 @@ class EditSettings:
 def strengths(settings: EditSettings) -> list[tuple[float, EditSettings]]:
     """N strengths of an edit, weakest first: how much the target is freed from the source's attention.
 
-    Strength s multiplies the shares ``cross_replace_steps``, ``self_replace_steps``, ``attribute_steps`` and
-    ``word_steps`` by 2 - s, up to 1:
+    Strength s multiplies the shares ``cross_replace_steps``, ``swap_steps``, ``self_replace_steps``,
+    ``attribute_steps`` and ``word_steps`` by 2 - s, up to 1:
 
         s_n = 0.75 + 0.75 n / (N - 1),  n = 0..N-1,
 
@@ -127,7 +130,7 @@ def strengths(settings: EditSettings) -> list[tuple[float, EditSettings]]:
 
 def _scaled(settings: EditSettings, factor: float) -> EditSettings:
     """The settings with all shares of attention that is taken over times a factor, 1 at most."""
-    shares = ("cross_replace_steps", "self_replace_steps", "attribute_steps")
+    shares = ("cross_replace_steps", "swap_steps", "self_replace_steps", "attribute_steps")
     scaled: dict[str, Any] = {name: min(1.0, round(factor * getattr(settings, name), 6)) for name in shares}
     word_steps = {word: min(1.0, round(factor * share, 6)) for word, share in settings.word_steps.items()}
     return replace(settings, word_steps=word_steps, **scaled)

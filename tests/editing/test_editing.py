@@ -24,7 +24,7 @@ from locinv_pl.words.alignment import align
 from locinv_pl.words.tokens import tokenize
 
 T = 6
-PLAIN = EditSettings(cross_replace_steps=0, self_replace_steps=0, attribute_steps=0)
+PLAIN = EditSettings(cross_replace_steps=0, swap_steps=0, self_replace_steps=0, attribute_steps=0)
 NO_BLEND = EditSettings(blend="none")
 
 
@@ -101,7 +101,7 @@ CROSS, SELF = Layer("x", True, 64, 20), Layer("y", False, 64, 64)
 
 
 def test_cross_attention_is_taken_over_by_the_mapper_for_its_share_of_the_steps(tiny_module, inversion):
-    hook = control(tiny_module, inversion, "a red owl and a dog", cross_replace_steps=0.5)
+    hook = control(tiny_module, inversion, "a red owl and a dog", swap_steps=0.5)
     A = probabilities(2, 64, 20)
     expected = A[1].clone()
     expected[..., [0, 1, 2]] = A[0][..., [0, 1, 2]]  # start mark, a, red
@@ -112,6 +112,15 @@ def test_cross_attention_is_taken_over_by_the_mapper_for_its_share_of_the_steps(
     assert torch.equal(hook(A, CROSS)[0], A[0])
     hook.step = 3
     assert torch.equal(hook(A, CROSS), A)
+
+
+def test_swaps_and_other_edits_take_over_for_shares_of_their_own(tiny_module, inversion):
+    shares = {"cross_replace_steps": 1.0, "swap_steps": 0.5}
+    A, late = probabilities(2, 64, 20), T // 2
+    for target, is_taken in (("a red owl and a dog", False), ("a blue cat and a dog", True), ("a red cat", True)):
+        hook = control(tiny_module, inversion, target, **shares)
+        hook.step = late
+        assert torch.equal(hook(A, CROSS)[1], A[1]) != is_taken
 
 
 def test_new_words_keep_their_own_maps(tiny_module, inversion):
@@ -293,7 +302,7 @@ def test_an_edit_of_all_nouns_protects_none(tiny_module, inversion):
 
 def test_edits_of_a_batch_have_their_own_settings(tiny_module, inversion):
     prompts = ["a red zebra and a dog", "a blue cat and a dog"]
-    settings = [EditSettings(cross_replace_steps=0.2, blend="none"), EditSettings(keep="nothing", blend="prior")]
+    settings = [EditSettings(swap_steps=0.6, blend="none"), EditSettings(keep="nothing", blend="prior")]
     together = edit(tiny_module, inversion, prompts, settings)
     for n, (prompt, own) in enumerate(zip(prompts, settings, strict=True)):
         torch.testing.assert_close(edit(tiny_module, inversion, prompt, own)[0], together[n], rtol=0, atol=1e-4)
@@ -311,7 +320,7 @@ def test_a_direct_edit_predicts_its_source_for_attention_alone(tiny_module, inve
         return predict(self, z, *args, **kwargs)
 
     monkeypatch.setattr(type(tiny_module), "predict_noise", counted)
-    shares = {"cross_replace_steps": 0.5, "self_replace_steps": 0.5, "attribute_steps": 0.5}
+    shares = {"cross_replace_steps": 0.5, "swap_steps": 0.5, "self_replace_steps": 0.5, "attribute_steps": 0.5}
     edit(tiny_module, inversion, ["a red zebra and a dog", "a blue cat and a dog"], EditSettings(**shares, direct=True))
     taken = -(-T // 2)
     assert passes == [3 + 2] * taken + [2 + 2] * (T - taken)
