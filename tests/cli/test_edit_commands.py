@@ -105,7 +105,7 @@ def test_edit_one_image(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = path.read_bytes()
     assert edit("run", "image=p1", "prompt=a red zebra and a dog") == 0
     assert path.read_bytes() == before
-    assert edit("run", "image=p1", "prompt=a red zebra and a dog", "edit.cross_replace_steps=0.1") == 0
+    assert edit("run", "image=p1", "prompt=a red zebra and a dog", "edit.swap_steps=0.9") == 0
     other = Path(capsys.readouterr().out.strip().splitlines()[-1])
     assert other != path and np.any(np.asarray(Image.open(other)) != np.asarray(Image.open(path)))
 

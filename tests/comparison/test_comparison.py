@@ -24,6 +24,7 @@ from locinv_pl.comparison.statistics import compare
 from locinv_pl.comparison.tables import to_markdown
 from locinv_pl.configs import CONFIGS
 from locinv_pl.editing.pipelines import Inpaint
+from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError
 from locinv_pl.measures.judge import Judge, load_judge
 from locinv_pl.method.policies import load_method
@@ -80,10 +81,11 @@ def test_experiments(name: str) -> None:
     assert comparison.words[-1] == "data=scenes"
     for variant in comparison.variants:
         method = {} if variant.is_editor else load_method(variant.name).to_dict()
+        value: Any = {"method": method, "edit": EditSettings().to_dict()}
         if variant.vary is not None:
-            for key in variant.vary[0].split(".")[1:]:
-                method = method[key]
-            assert isinstance(method, float)
+            for key in variant.vary[0].split("."):
+                value = value[key]
+            assert type(value) is type(variant.vary[1])
 
 
 def test_words_override_an_experiment() -> None:
