@@ -25,9 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from locinv_pl.editing.attention import AttentionEdit
-from locinv_pl.editing.rows import Rows, Target, added_nouns, changed_nouns
+from locinv_pl.editing.rows import Rows, Target, added_nouns
 from locinv_pl.errors import InputError
-from locinv_pl.words import find_word, load_words
+from locinv_pl.words import load_words
 
 
 class Blend:
@@ -77,7 +77,7 @@ class Blend:
         """m, (h, w), where it is known from the start."""
         inversion, named, blend = target.inversion, target.blended_words(), target.settings.blend
         if named is None:
-            changed = self._changed(target, inversion.noun_positions)
+            changed = target.changed_nouns(inversion.noun_positions)
         else:
             here = {p for span in named[0] for p in target.source.positions(span)}
             changed = [k for k, positions in enumerate(inversion.noun_positions) if here & set(positions)]
@@ -124,12 +124,6 @@ class Blend:
         wide = F.max_pool2d((mask > 0.05).float(), 2 * reach + 1, 1, reach)
         return F.avg_pool2d(wide, 3, 1, 1, count_include_pad=False)[0, 0]
 
-    def _changed(self, target: Target, noun_positions: Sequence[Sequence[int]]) -> list[int]:
-        """Which nouns of the source prompt the target changes, by its words and by their weights."""
-        weighted = [span for span, _ in target.edit.weights]
-        weighted += [span for word in target.settings.reweight for span in find_word(target.tokens.prompt, word)]
-        return changed_nouns(noun_positions, target.source, target.tokens, target.alignment, weighted)
-
     def _refuse_placeless(self, target: Target, changed: Sequence[int], by_data: bool) -> None:
         """Refuse an edit that no prior gives a place: it would change the whole image, or what it adds, nothing.
 
@@ -144,7 +138,7 @@ class Blend:
             nouns = load_words().nouns(target.source.prompt)
             places = [target.source.positions(noun.span) for noun in nouns]
             known = {p for positions in target.inversion.noun_positions for p in positions}
-            placeless += [nouns[k].text for k in self._changed(target, places) if not known & set(places[k])]
+            placeless += [nouns[k].text for k in target.changed_nouns(places) if not known & set(places[k])]
         if placeless or not changed:
             what = f"{placeless[0]!r} has no prior that gives it a place" if placeless else "it changes no noun"
             raise InputError(

@@ -61,6 +61,19 @@ class Target:
         """
         return [p for span in find_word(self.tokens.prompt, word) for p in self.tokens.positions(span)]
 
+    def changed_nouns(self, noun_positions: Sequence[Sequence[int]]) -> list[int]:
+        """Which nouns of the source prompt the target changes, by its words and by their weights.
+
+        Args:
+            noun_positions: every noun's tokens in the source prompt.
+
+        Returns:
+            indices of ``noun_positions``.
+        """
+        weighted = [span for span, _ in self.edit.weights]
+        weighted += [span for word in self.settings.reweight for span in find_word(self.tokens.prompt, word)]
+        return changed_nouns(noun_positions, self.source, self.tokens, self.alignment, weighted)
+
     def blended_words(self) -> tuple[Sequence[Span], Sequence[Span]] | None:
         """Where the words that the data says are blended stand in the source and in the target prompt.
 

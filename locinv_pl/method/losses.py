@@ -129,7 +129,7 @@ def marginal_loss(A: Tensor, S: Tensor, valid: Tensor | None = None) -> Tensor:
     loss = torch.zeros_like(A[..., 0, 0])
     for other in (-1, -2):
         q, p = (x.sum(other) / x.sum((-2, -1)).clamp_min(tiny)[..., None] for x in (A, S))
-        loss = loss + (torch.xlogy(p, p) - p * q.clamp_min(tiny).log()).sum(-1)
+        loss = loss + _divergence(p, q).sum(-1)
     return _mean(loss, valid)
 
 
@@ -159,8 +159,13 @@ def joint_marginal_loss(A: Tensor, S: Tensor, valid: Tensor | None = None) -> Te
     loss = torch.zeros_like(A[..., 0, 0])
     for other, weight in ((-2, 0.5), (-1, 1.0)):  # columns, rows
         q, p = (x.sum(other) / x.sum((-3, -2, -1)).clamp_min(tiny)[..., None, None] for x in (A, S))
-        loss = loss + weight * (torch.xlogy(p, p) - p * q.clamp_min(tiny).log()).mean(-1)
+        loss = loss + weight * _divergence(p, q).mean(-1)
     return _mean(loss, valid)
+
+
+def _divergence(p: Tensor, q: Tensor) -> Tensor:
+    """The terms p ln(p / q) of KL(p ‖ q), of any shape; 0 where p is."""
+    return torch.xlogy(p, p) - p * q.clamp_min(torch.finfo(q.dtype).tiny).log()
 
 
 def contrast_tokens(A: Tensor) -> Tensor:

@@ -10,14 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from locinv_pl.editing.prompt_to_prompt import edit, nothing
-from locinv_pl.editing.rows import Rows, changed_nouns
+from locinv_pl.editing.rows import Rows
 from locinv_pl.editing.settings import EditSettings, strengths
 from locinv_pl.errors import tell
 from locinv_pl.measures.candidates import assess
 from locinv_pl.measures.edits import JUDGE, Measures, MeasureSettings
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.types import Edit, Inversion
-from locinv_pl.words import find_word
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,9 +108,7 @@ def _place(
     if region is not None:
         return region > 0
     target = Rows.of(backbone, [inversion], [[edit]], settings).targets[0]
-    weighted = [span for span, _ in edit.weights]
-    weighted += [span for word in settings.reweight for span in find_word(edit.prompt, word)]
-    changed = changed_nouns(inversion.noun_positions, target.source, target.tokens, target.alignment, weighted)
+    changed = target.changed_nouns(inversion.noun_positions)
     if not changed:
         return None
     cells = inversion.fine_priors[changed].amax(0) > 0
