@@ -199,7 +199,7 @@ class Page:
             f"<code>{escape(Path(self.backbone.name).name)}</code> · <code>{escape(str(device))}</code></p>",
             elem_id="head",
         )
-        self.photo, self.shown, self.history = gr.State(""), gr.State(("", 0)), gr.State([])
+        self.photo, self.shown, self.history, self.tick = gr.State(""), gr.State(("", 0)), gr.State([]), gr.State(0)
         self.memory = gr.BrowserState({}, storage_key="locinv_pl", secret="locinv_pl")
         with gr.Row(equal_height=False):
             with gr.Column(min_width=340):
@@ -288,10 +288,8 @@ class Page:
             "inputs": [*asked, *right, self.shown, self.history],
             "outputs": [self.canvas, self.status, self.invert, self.edit, self.diff, self.chips, self.memory],
         }
-        for component in (self.prompt, self.fit, self.method, self.steps, self.target):
-            component.change(self.look, **looked, **LAST)
-        self.canvas.input(self.look, **looked, **LAST)
-        self.strength.input(self.look, **looked, **LAST)
+        watched = [part.change for part in (self.prompt, self.fit, self.method, self.steps, self.target, self.tick)]
+        gr.on([*watched, self.canvas.input, self.strength.input], self.look, **looked, **LAST)  # one after the other
         opened = [self.photo, self.canvas, self.prompt, self.status]
         self.upload.upload(self.take_upload, self.upload, opened, **FREE)
         self.examples.input(self.take_example, self.examples, opened, **LAST)
@@ -301,17 +299,17 @@ class Page:
         if self.finder is not None:
             for event in ("find", "point"):
                 getattr(self.canvas, event)(self.find, [*asked], [self.canvas, self.status], **DEVICE)
-        running = [self.invert, self.edit, self.cancel]
+        running = [self.invert, self.edit, self.cancel, self.tick]
         self.invert.click(
             self.do_invert, [*asked, self.target], [*running, self.progress, self.maps, self.target], **DEVICE
-        ).then(self.look, **looked, **LAST)
+        )
         results = [
             self.shown, self.compare, self.results, self.many, self.difference, self.edit_maps, self.png, self.file,
             self.report, self.python, self.command, self.past,
         ]  # fmt: skip
         self.edit.click(
             self.do_edit, [*asked, *right, self.history], [*running, self.editing, self.history, *results], **DEVICE
-        ).then(self.look, **looked, **LAST)
+        )
         self.cancel.click(self.do_cancel, None, None, queue=False, **FREE)
         self.chips.input(lambda value: value, self.chips, self.target, **LAST)
         self.reset.click(lambda: [default(name) for name in self.settings], None, [*self.settings.values()], **FREE)
@@ -560,7 +558,7 @@ class Page:
         return {self.invert: off, self.edit: off, self.cancel: gr.Button(interactive=True), line: views.said("starting")}
 
     def _idle(self, more: Mapping[Any, Any]) -> dict[Any, Any]:
-        return {self.cancel: gr.Button(interactive=False), **more}
+        return {self.cancel: gr.Button(interactive=False), self.tick: time.time_ns(), **more}
 
     def do_cancel(self, request: gr.Request) -> None:
         """Cancel what this tab has asked for; it ends after its present step."""
