@@ -34,6 +34,7 @@ ORDER = (
     "comparison",
     "pretrain",
     "benchmark",
+    "app",
     "cli",
     "__main__",
     "datamodules",

@@ -52,6 +52,7 @@ from locinv_pl.scenes.drawing import draw_scene
 from locinv_pl.types import Inversion
 from locinv_pl.words import tidy
 
+HERE = Path(__file__).parent
 METHODS = {
     "locinv_direct": "recommended for edits",
     "locinv_fast": "the same in eight steps",
@@ -77,34 +78,6 @@ element.addEventListener('click', event => {
 """
 SLIDE = """
 element.addEventListener('input', event => element.style.setProperty('--at', `${event.target.value}%`));
-"""
-CANVAS = """
-<div class="places">
-  <div class="row" data-part="nouns" role="radiogroup" aria-label="which noun is drawn"></div>
-  <div class="row tools" role="toolbar" aria-label="tools">
-    <button type="button" data-tool="box" title="drag a rectangle (B)">▭ box</button>
-    <button type="button" data-tool="brush" title="paint the object (P)">✎ brush</button>
-    <button type="button" data-tool="eraser" title="take away what is painted (E)">⌫ eraser</button>
-    <button type="button" data-tool="point" title="click on the object; needs a segmenter">✛ point</button>
-    <label>size <input type="range" min="1" max="30" value="8" data-part="size"></label>
-    <button type="button" data-part="find" title="find all nouns; needs a detector">Find all</button>
-    <button type="button" data-part="undo" title="Ctrl+Z">Undo</button>
-    <button type="button" data-part="clear" title="Delete">Clear noun</button>
-  </div>
-  <div class="stage" data-part="stage">
-    <p class="hint" data-part="hint">Upload a photograph, or take an example.<br>Say what is on it, then draw where each noun is.</p>
-    <canvas data-part="canvas" tabindex="0" role="application" aria-label="The photograph. Number keys choose a noun,
-      Enter makes its box, arrows move it, with Shift they resize it, Delete clears it."></canvas>
-    <span class="spoken" data-part="said" aria-live="polite"></span>
-  </div>
-  <details>
-    <summary>boxes as numbers, without a mouse</summary>
-    <table><thead><tr><th>noun</th><th>left</th><th>top</th><th>width</th><th>height</th></tr></thead>
-    <tbody data-part="rows"></tbody></table>
-    <p class="said note"><kbd>1</kbd>–<kbd>9</kbd> noun · <kbd>Enter</kbd> box · arrows move · <kbd>Shift</kbd> arrows
-    resize · <kbd>Delete</kbd> clear · <kbd>Ctrl</kbd> <kbd>Z</kbd> undo · <kbd>Shift</kbd> while dragging adds a box</p>
-  </details>
-</div>
 """
 HELP = """
 **Too little changes.** Take *strong*, or *side by side* and choose. Lower `self_replace_steps` (shapes) and
@@ -222,8 +195,8 @@ class Page:
             photo="",
             words="",
             load="",
-            html_template=CANVAS,
-            js_on_load=(Path(__file__).parent / "canvas.js").read_text(),
+            html_template=(HERE / "canvas.html").read_text(),
+            js_on_load=(HERE / "canvas.js").read_text(),
             apply_default_css=False,
             elem_id="canvas",
         )
@@ -250,9 +223,7 @@ class Page:
         self.diff = gr.HTML("", elem_id="diff")
         with gr.Accordion("Suggestions", open=True, elem_id="suggestions"):
             self.chips = choices("", "chips")
-        self.strength = gr.Radio(
-            [*STRENGTHS, SIDE_BY_SIDE], value="normal", label="Strength", elem_id="strength"
-        )
+        self.strength = gr.Radio([*STRENGTHS, SIDE_BY_SIDE], value="normal", label="Strength", elem_id="strength")
         with gr.Accordion("All edit settings", open=False, elem_id="settings"):
             self.settings = {name: control for name, control in controls()}
             self.reset = gr.Button("Back to the defaults", size="sm")
@@ -499,7 +470,10 @@ class Page:
             )
             for step in steps:
                 left = clock.left(step.phase, step.step, step.total)
-                yield views.progress(step.phase, step.step, step.total, left), views.maps(opened.image, step.maps, words)
+                yield (
+                    views.progress(step.phase, step.step, step.total, left),
+                    views.maps(opened.image, step.maps, words),
+                )
                 if step.result is not None:
                     self.store.add_inversion(asked.key, step.result)
                     yield views.said(f"inverted in {time.monotonic() - began:.1f} s", "good"), gr.skip()
@@ -555,7 +529,12 @@ class Page:
 
     def _busy(self, line: Any) -> dict[Any, Any]:
         off = gr.Button(interactive=False)
-        return {self.invert: off, self.edit: off, self.cancel: gr.Button(interactive=True), line: views.said("starting")}
+        return {
+            self.invert: off,
+            self.edit: off,
+            self.cancel: gr.Button(interactive=True),
+            line: views.said("starting"),
+        }
 
     def _idle(self, more: Mapping[Any, Any]) -> dict[Any, Any]:
         return {self.cancel: gr.Button(interactive=False), self.tick: time.time_ns(), **more}

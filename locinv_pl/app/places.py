@@ -118,7 +118,9 @@ class Places:
         for box in self.boxes.get(noun, ()):
             plane = torch.maximum(plane, frame.box_plane(check_box(box, *frame.image, f"noun {noun!r}")))
         if noun in self.masks:
-            plane = torch.maximum(plane, inside(scaled(frame, self.masks[noun].shape[::-1]).plane(self._mask(noun))).float())
+            plane = torch.maximum(
+                plane, inside(scaled(frame, self.masks[noun].shape[::-1]).plane(self._mask(noun))).float()
+            )
         return plane if plane.any() else None
 
     def priors(self, nouns: Iterable[str], frame: Frame) -> dict[str, Tensor]:

@@ -14,7 +14,8 @@ from locinv_pl.app.views import diff
 from locinv_pl.drawing import to_array
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 900px; margin: 2rem auto; padding: 0 1rem; color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 900px; margin: 2rem auto; padding: 0 1rem; }
+:root { color-scheme: light dark; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(220px, 1fr)); gap: 12px; }
 figure { margin: 0; } img { width: 100%; border-radius: 8px; } figcaption { font-size: .85rem; opacity: .75; }
 mark { background: #c9f2d5; color: #10351d; } del { background: #fbdcd9; color: #6d1a13; }

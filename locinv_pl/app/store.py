@@ -148,9 +148,7 @@ class Store:
         maps = tuple(
             {word: tensors[f"map {n} {k}"] for k, word in enumerate(words)} for n, words in enumerate(about["words"])
         )
-        return MadeEdit(
-            about, tensors["before"], tensors["reconstruction"], tensors["images"], tensors["masks"], maps
-        )
+        return MadeEdit(about, tensors["before"], tensors["reconstruction"], tensors["images"], tensors["masks"], maps)
 
     def _path(self, kind: str, key: str) -> Path:
         return self.folder / kind / (key if kind == "photos" else f"{key}.safetensors")

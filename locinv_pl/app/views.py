@@ -1,4 +1,4 @@
-"""What the page shows, as HTML. Every text from outside is escaped here; images are data URLs, so that none is a file."""
+"""What the page shows, as HTML: every text from outside is escaped, images are data URLs, so that none is a file."""
 
 from __future__ import annotations
 
@@ -46,9 +46,10 @@ def thumbnail(image: Image.Image, side: int = SMALL) -> str:
     return data_url(small, "jpeg", quality=88)
 
 
-def figure(source: str, caption: str, extra: str = "") -> str:
+def figure(source: str, caption: str) -> str:
     """An image with a caption."""
-    return f'<figure {extra}><img src="{source}" alt="{escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>'
+    text = escape(caption)
+    return f'<figure><img src="{source}" alt="{text}"><figcaption>{text}</figcaption></figure>'
 
 
 def maps(image: Tensor, planes: Tensor | None, words: Sequence[str]) -> str:
@@ -78,7 +79,10 @@ def chips(suggestions: Iterable[Suggestion]) -> str:
         for one in mine:
             style, text = f'class="chip {one.kind}"', one.label
             if one.kind == "colour":
-                style, text = f'class="dot" style="--dot: {PALETTE[one.label]}" aria-label="{one.label} {escape(noun)}"', ""
+                style, text = (
+                    f'class="dot" style="--dot: {PALETTE[one.label]}" aria-label="{one.label} {escape(noun)}"',
+                    "",
+                )
             elif one.kind == "swap":
                 text = f"→ {one.label}"
             elif one.kind == "add":
