@@ -8,7 +8,7 @@ const $ = name => element.querySelector(`[data-part=${name}]`);
 const canvas = $('canvas'), pen = canvas.getContext('2d'), image = new Image();
 const st = {photo: '', w: 0, h: 0, frame: null, nouns: [], colours: [], active: 0, tool: 'box', size: 8,
             boxes: [], layers: new Map(), points: [], can: {}};
-let undo = [], stroke = null, ratio = 1;
+let undo = [], stroke = null, ratio = 1, loaded = '';
 
 const named = noun => noun === REGION ? 'region of the edit' : noun;
 const keys = () => st.photo && st.nouns.length ? [...st.nouns, REGION] : [];
@@ -326,7 +326,8 @@ function photo() { // another photograph, with nothing drawn on it
   image.src = given.src;
   list();
   fit();
-  send();
+  const next = read('load');
+  if (!next || next.photo !== st.photo || next.serial === loaded) send(); // else load() does
 }
 function words() {
   const given = read('words');
@@ -339,7 +340,8 @@ function words() {
 }
 async function load() { // a drawing, in place of what is there; for some nouns only where `some` names them
   const given = read('load');
-  if (!given || given.photo !== st.photo) return;
+  if (!given || given.photo !== st.photo || given.serial === loaded) return;
+  loaded = given.serial;
   remember();
   const some = given.some || [...new Set([...st.boxes.map(box => box.noun), ...st.layers.keys(), ...keys()])];
   st.boxes = st.boxes.filter(box => !some.includes(box.noun)).concat(given.boxes);

@@ -49,7 +49,7 @@ class Worker:
     """
 
     def __init__(self, most: int = 8, seconds: float = 3600):
-        self.most, self.seconds = most, seconds
+        self.most, self.seconds, self.done = most, seconds, 0
         self._jobs: list[_Job] = []  # the first one runs
         self._changed = threading.Condition()
         threading.Thread(target=self._work, name="locinv-device", daemon=True).start()
@@ -58,6 +58,11 @@ class Worker:
     def count(self) -> int:
         """How many jobs run or wait."""
         return len(self._jobs)
+
+    @property
+    def owner(self) -> str:
+        """Whose job runs; "" where none does."""
+        return next((job.owner for job in self._jobs[:1]), "")
 
     def is_busy(self, owner: str) -> bool:
         """Whether a job of an owner runs or waits."""
@@ -123,6 +128,7 @@ class Worker:
             self._do(job)
             with self._changed:
                 self._jobs.remove(job)
+                self.done += 1
                 self._tell_places()
 
     def _do(self, job: _Job) -> None:
