@@ -32,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from locinv_pl.datamodules.annotations import compress
 from locinv_pl.datamodules.base import EditDataModule
-from locinv_pl.datamodules.entries import Entry, MaskFile, Mention, Problems, Shape, adjectives_of, check_id, name_of
+from locinv_pl.datamodules.entries import FOUND, Entry, MaskFile, Mention, Problems, Shape, adjectives_of, check_id, name_of
 from locinv_pl.errors import InputError
 from locinv_pl.io.images import image_size
 from locinv_pl.io.reading import expanded, read_list, regular_file, validated
@@ -47,7 +47,7 @@ IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".a
 class FolderDataModule(EditDataModule):
     """A folder with images and one YAML or JSONL file of prompts, priors and edits.
 
-    Without such a file every image of the folder is taken, with ``caption=blip`` and ``prior=grounded_sam``.
+    Without such a file every image of the folder is taken, with ``caption=blip`` and a prior that is found on it.
 
     Args:
         root: the folder that holds the images; paths of the list are relative to it.
@@ -96,7 +96,7 @@ class FolderDataModule(EditDataModule):
         if len(found) > 1:
             names = ", ".join(path.name for path in found)
             raise InputError(f"{root}: has several lists of images ({names}); name one in data.samples=")
-        if not found and not (self.caption == "blip" and self.prior == "grounded_sam"):
+        if not found and not (self.caption == "blip" and self.prior in FOUND):
             raise InputError(f"{root}: has no list of images; write samples.yaml, see datamodules/folder.py")
         return found[0] if found else None
 
