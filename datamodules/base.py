@@ -39,7 +39,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 
 from locinv_pl.datamodules.completion import Captions, Completion
-from locinv_pl.datamodules.entries import FOUND, Entry, EntrySamples, OnError, PriorKind, Problems
+from locinv_pl.datamodules.entries import Entry, EntrySamples, OnError, PriorKind, Problems
 from locinv_pl.errors import InputError, check_choice, tell
 from locinv_pl.grounding.models import FoundationModels
 from locinv_pl.io.frames import Fit, Frame
@@ -133,7 +133,7 @@ class EditDataModule(LightningDataModule, ABC):
 
     def read(self, side: int, problems: Problems) -> EntrySamples:
         """The samples at a side of ``side`` pixels, opened one by one when asked for."""
-        complete = Completion(self.prior in FOUND, self.caption, self.models, self.words)
+        complete = Completion(self._finds_priors, self.caption, self.models, self.words)
         return EntrySamples(self.entries(side, problems), self.prior, side, self.fit, complete)
 
     def setup(self, stage: str) -> None:
@@ -183,7 +183,11 @@ class EditDataModule(LightningDataModule, ABC):
 
     @property
     def _needs_models(self) -> bool:
-        return self.prior in FOUND or self.caption == "blip"
+        return self._finds_priors or self.caption == "blip"
+
+    @property
+    def _finds_priors(self) -> bool:
+        return self.prior in ("grounded_sam", "sam3")
 
     @property
     def _model(self) -> LocInvModule:

@@ -32,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from locinv_pl.datamodules.annotations import compress
 from locinv_pl.datamodules.base import EditDataModule
-from locinv_pl.datamodules.entries import FOUND, Entry, MaskFile, Mention, Problems, Shape, adjectives_of, check_id, name_of
+from locinv_pl.datamodules.entries import Entry, MaskFile, Mention, Problems, Shape, adjectives_of, check_id, name_of
 from locinv_pl.errors import InputError
 from locinv_pl.io.images import image_size
 from locinv_pl.io.reading import expanded, read_list, regular_file, validated
@@ -96,7 +96,7 @@ class FolderDataModule(EditDataModule):
         if len(found) > 1:
             names = ", ".join(path.name for path in found)
             raise InputError(f"{root}: has several lists of images ({names}); name one in data.samples=")
-        if not found and not (self.caption == "blip" and self.prior in FOUND):
+        if not found and not (self.caption == "blip" and self._finds_priors):
             raise InputError(f"{root}: has no list of images; write samples.yaml, see datamodules/folder.py")
         return found[0] if found else None
 

@@ -145,16 +145,16 @@ def write_preprocessor(folder: Path, mean: float, std: float) -> None:
 
 
 def write_sam2(folder: Path) -> None:
-    """Hiera of four blocks, in place of twelve, and a decoder of one."""
+    """Hiera of five blocks, in place of twelve, and a decoder of one."""
     backbone = Sam2HieraDetConfig(
         hidden_size=8,
         image_size=[SQUARE, SQUARE],
-        blocks_per_stage=[1, 1, 1, 1],
+        blocks_per_stage=[1, 1, 2, 1],
         embed_dim_per_stage=[8, 16, 32, 64],
         num_attention_heads_per_stage=[1, 1, 2, 2],
         window_size_per_stage=[4, 2, 2, 2],
         window_positional_embedding_background_size=[2, 2],
-        global_attention_blocks=[2],
+        global_attention_blocks=[3],
         initializer_range=0.2,
     )
     config = Sam2Config(
@@ -203,6 +203,7 @@ def write_sam3(folder: Path, tokenizer: Any) -> None:
             num_hidden_layers=1,
             num_attention_heads=2,
             max_position_embeddings=16,
+            bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             initializer_factor=4.0,
         ),

@@ -6,7 +6,7 @@ SAM 3 (Carion et al., arXiv 2511.16719) segments all instances of a noun.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -70,8 +70,8 @@ class EmbeddedImage:
         Returns:
             Bool, (n, H, W): of SAM's three masks the one with the best predicted IoU; it may be empty.
         """
-        corners = self._scaled(boxes.reshape(-1, 2, 2)).reshape(1, -1, 4)
-        return torch.cat([self._decode(input_boxes=some) for some in corners.split(AT_ONCE, dim=1)])
+        corners = self._scaled(boxes.reshape(-1, 2, 2)).reshape(-1, 4)
+        return torch.cat([self._decode(input_boxes=some[None]) for some in _parts(corners)])
 
     def _scaled(self, places: Tensor) -> Tensor:
         """Pixels (…, 2) of the image as pixels of what the encoder has seen; in double precision, as transformers."""
@@ -91,7 +91,7 @@ class EmbeddedImage:
         try:
             where, inside = (torch.as_tensor(values, dtype=torch.float64) for values in (points, labels))
         except (TypeError, ValueError, RuntimeError):
-            raise InputError("points: are no numbers; give [[x, y], ...] in pixels, and a label of 0 or 1 each") from None
+            raise InputError("points: are no numbers; give [[x, y], ...] in pixels, and labels [0 or 1, ...]") from None
         if where.ndim != 2 or where.shape[1] != 2 or inside.shape != where.shape[:1]:
             raise InputError(
                 f"points: shape {tuple(where.shape)} with labels {tuple(inside.shape)}; give (n, 2) and (n,)"
@@ -119,7 +119,8 @@ class PointSegmenter:
 
     def __init__(self, models: FoundationModels):
         if kind_of(models, "segmenter") == "sam3":
-            raise InputError(f"data.models.segmenter={models.segmenter}: SAM 3 takes nouns, no points; give SAM or SAM 2")
+            name = f"data.models.segmenter={models.segmenter}"
+            raise InputError(f"{name}: SAM 3 takes nouns, no points; give SAM or SAM 2")
         self._segmenter = load(models, "segmenter")
 
     def at(self, image: AnyImage) -> EmbeddedImage:
@@ -189,10 +190,14 @@ def segment_nouns(
         scores = (out.pred_logits.sigmoid() * out.presence_logits.sigmoid())[0].cpu()
         order = scores.argsort(descending=True, stable=True)
         order = order[scores[order] > threshold]
-        masks = torch.zeros(len(order), *image.size[::-1], dtype=torch.bool)
-        for some, into in zip(order.split(AT_ONCE), masks.split(AT_ONCE), strict=True):
-            soft = out.pred_masks[0].cpu()[some].sigmoid()
-            into[:] = F.interpolate(soft[None], image.size[::-1], mode="bilinear")[0] > 0.5
+        soft = out.pred_masks[0].cpu()[order].sigmoid()
+        full = [F.interpolate(some[None], image.size[::-1], mode="bilinear")[0] > 0.5 for some in _parts(soft)]
+        masks = torch.cat([torch.zeros(0, *image.size[::-1], dtype=torch.bool), *full])
         corners = out.pred_boxes[0].cpu()[order].clamp(0, 1) * torch.tensor(image.size * 2)
         found.append((masks, corners, scores[order]))
     return found
+
+
+def _parts(values: Tensor) -> Iterable[Tensor]:
+    """The rows of a tensor, :data:`AT_ONCE` at a time; no part where there is no row."""
+    return values.split(AT_ONCE) if len(values) else ()

@@ -110,8 +110,23 @@ def test_with_networks_of_the_real_classes(root: Path, foundation_folder: Path, 
     assert list((tmp_path / "cache").rglob("*.json"))
 
 
+def test_sam3_finds_the_nouns_alone(root: Path, foundation_folder: Path, tmp_path: Path) -> None:
+    models = settings(foundation_folder, tmp_path / "cache", segmenter=str(foundation_folder / "sam3"))
+    write(root, prompt="a cat and a dog")
+    (alone,) = read(root, prior="sam3", models=models)
+    expected = GroundedSam(models).find(Image.open(root / "pets.png"), ["cat", "dog"])
+    assert [noun.word for noun in alone.nouns] == list(expected) == ["cat", "dog"]
+    for noun in alone.nouns:
+        assert torch.equal(noun.prior, padded(expected[noun.word]))
+    with pytest.raises(InputError, match="is a model of kind sam, which finds no nouns without a detector"):
+        read(root, prior="sam3", models=settings(foundation_folder, tmp_path / "cache"))[0]
+
+
 def test_settings_name_the_models_where_they_matter(root: Path) -> None:
     plain = FolderDataModule(str(root)).settings
     grounded = FolderDataModule(str(root), prior="grounded_sam", models=FoundationModels(detector="x")).settings
     assert "models" not in plain and grounded["models"]["detector"] == "x"
     json.dumps(grounded)
+    for segmenter, expected in (("facebook/sam-vit-base", "facebook/sam3"), ("mine", "mine")):
+        alone = FolderDataModule(str(root), prior="sam3", models=FoundationModels(segmenter=segmenter)).settings
+        assert (alone["models"]["detector"], alone["models"]["segmenter"]) == ("", expected)
