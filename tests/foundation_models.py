@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
+import pytest
 import torch
+import transformers
 from PIL import Image
 from transformers import (
     BertConfig,
@@ -250,6 +254,21 @@ def settings(folder: Path, cache: Path, **changes) -> FoundationModels:
     """Every box counts, if not said otherwise."""
     parts = {part: str(folder / part) for part in ("detector", "segmenter", "captioner")}
     return FoundationModels(**{**parts, "box_threshold": 0.0, "text_threshold": 0.0, "cache": str(cache), **changes})
+
+
+def into_hub_cache(folder: str | Path, cache: Path) -> Path:
+    """A model's files as the hub's own, in a cache of the hub under me/tiny; the folder with them."""
+    model = cache / "models--me--tiny"
+    (model / "refs").mkdir(parents=True)
+    (model / "refs/main").write_text("0" * 40)
+    return Path(shutil.copytree(folder, model / "snapshots" / ("0" * 40)))
+
+
+def use_hub_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hub names are looked up in ``cache``."""
+    for module in (huggingface_hub.constants, huggingface_hub.file_download, transformers.utils.hub):
+        for name in ("HF_HUB_CACHE", "TRANSFORMERS_CACHE"):
+            monkeypatch.setattr(module, name, str(cache), raising=False)
 
 
 def make_photo(width: int = 70, height: int = 40, seed: int = 0) -> Image.Image:

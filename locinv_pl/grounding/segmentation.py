@@ -41,12 +41,12 @@ class EmbeddedImage:
         pixels = inputs.pixel_values.to(self._network.device, torch.float32)
         self._features = self._network.get_image_embeddings(pixels)
 
-    def mask(self, points: Any, labels: Any) -> Tensor:
+    def mask(self, points: Any, labels: Any = None) -> Tensor:
         """The object that points show.
 
         Args:
             points: (n, 2), x from 0 to W and y from 0 to H, in pixels.
-            labels: (n,), 1 for a point inside the object, 0 for one outside; one of them is inside.
+            labels: (n,), 1 for a point inside the object, 0 for one outside; all inside by default.
 
         Returns:
             Bool, (H, W): of SAM's three masks the one with the best predicted IoU.
@@ -89,7 +89,8 @@ class EmbeddedImage:
 
     def _checked(self, points: Any, labels: Any) -> tuple[Tensor, Tensor]:
         try:
-            where, inside = (torch.as_tensor(values, dtype=torch.float64) for values in (points, labels))
+            where = torch.as_tensor(points, dtype=torch.float64)
+            inside = torch.ones(len(where)) if labels is None else torch.as_tensor(labels, dtype=torch.float64)
         except (TypeError, ValueError, RuntimeError):
             raise InputError("points: are no numbers; give [[x, y], ...] in pixels, and labels [0 or 1, ...]") from None
         if where.ndim != 2 or where.shape[1] != 2 or inside.shape != where.shape[:1]:
@@ -152,7 +153,7 @@ def segment_points(
     Raises:
         InputError: as :class:`PointSegmenter` and :meth:`EmbeddedImage.mask`, or the image can't be read.
     """
-    return _segmenter(models).at(image).mask(points, [1] * len(points) if labels is None else labels)
+    return _segmenter(models).at(image).mask(points, labels)
 
 
 _segmenter = lru_cache(maxsize=1)(PointSegmenter)

@@ -10,8 +10,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-import transformers
-from foundation_models import QUERIES, make_photo, make_tokenizer, settings
+from foundation_models import QUERIES, into_hub_cache, make_photo, make_tokenizer, settings, use_hub_cache
 from PIL import Image
 from transformers import (
     BlipForConditionalGeneration,
@@ -370,10 +369,7 @@ class TestLoading:
 
     def hub_layout(self, models: FoundationModels, part: str, to: Path) -> None:
         """The files as the hub's models have them, in the hub's cache under me/tiny."""
-        model = to / "models--me--tiny"
-        (model / "refs").mkdir(parents=True)
-        (model / "refs/main").write_text("0" * 40)
-        snapshot = Path(shutil.copytree(getattr(models, part), model / "snapshots" / ("0" * 40)))
+        snapshot = into_hub_cache(getattr(models, part), to)
         processor = json.loads((snapshot / "processor_config.json").read_text())
         (snapshot / "processor_config.json").unlink()
         (snapshot / "preprocessor_config.json").write_text(
@@ -390,9 +386,7 @@ class TestLoading:
             self.hub_layout(models, part, tmp_path / part)
         finder, captioner = (kind(replace(models, cache=str(tmp_path / "new"))) for kind in (GroundedSam, Blip))
         for part, its in (("detector", finder), ("segmenter", finder), ("captioner", captioner)):
-            for module in (huggingface_hub.constants, huggingface_hub.file_download, transformers.utils.hub):
-                for name in ("HF_HUB_CACHE", "TRANSFORMERS_CACHE"):
-                    monkeypatch.setattr(module, name, str(tmp_path / part), raising=False)
+            use_hub_cache(tmp_path / part, monkeypatch)
             its.models = replace(its.models, **{part: "me/tiny"})
             getattr(its, f"_{part}")
             if part == "segmenter":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from foundation_models import QUERIES, SQUARE, make_photo, settings
+from foundation_models import QUERIES, SQUARE, into_hub_cache, make_photo, settings, use_hub_cache
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer, Sam2Model, Sam3Config, Sam3Model, Sam3VideoConfig, SamModel, SamProcessor
@@ -118,6 +119,7 @@ class TestPoints:
         first = image.mask([[10, 20]], [1])
         assert not torch.equal(first, image.mask([[10, 20], [60, 30]], [1, 0]))
         assert torch.equal(first, image.mask(np.array([[10, 20]]), torch.tensor([True])))
+        assert torch.equal(first, image.mask([[10, 20]]))
 
     def test_whichever_way_the_image_comes(self, models: Any, tmp_path: Path) -> None:
         PHOTO.save(tmp_path / "photo.png")
@@ -138,6 +140,7 @@ class TestPoints:
             ([3, 4], [1, 1], r"points: shape \(2,\)"),
             ([], [], r"points: shape \(0,\)"),
             ([[3, 4]], [2], r"points: labels \[2.0\]; give 1 for a point inside the object, 0 for outside"),
+            (None, None, "points: are no numbers"),
             ([["a", "b"]], [1], r"points: are no numbers; give \[\[x, y\], ...\] in pixels"),
         ],
     )
@@ -275,8 +278,23 @@ class TestNouns:
         assert caption(np.asarray(PHOTO), models()) == Blip(models()).caption(PHOTO)
 
 
-class TestVideoModels:
+class TestHub:
     """The hub's folders of SAM 2 and SAM 3 hold video models, with the image models inside."""
+
+    @pytest.mark.parametrize("kind", ["sam2", "sam3"])
+    def test_names_in_the_cache_need_no_network(
+        self, models: Any, foundation_folder: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        expected = find_priors(PHOTO, ["cat", "dog"], models(kind))
+        monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("asked the network"))
+        snapshot = into_hub_cache(foundation_folder / kind, tmp_path / "hub")
+        values = json.loads((snapshot / "preprocessor_config.json").read_text())
+        (snapshot / "preprocessor_config.json").unlink()
+        (snapshot / "processor_config.json").write_text(json.dumps({"image_processor": values, "target_size": SQUARE}))
+        use_hub_cache(tmp_path / "hub", monkeypatch)
+        priors = find_priors(PHOTO, ["cat", "dog"], replace(models(), segmenter="me/tiny"))
+        assert priors.keys() == expected.keys()
+        assert all(torch.equal(priors[noun], expected[noun]) for noun in priors)
 
     def copied(self, foundation_folder: Path, tmp_path: Path, kind: str, config: dict[str, Any], prefix: str) -> Path:
         own = Path(shutil.copytree(foundation_folder / kind, tmp_path / f"{kind}_video"))
