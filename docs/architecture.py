@@ -17,6 +17,7 @@ LEVELS: tuple[dict[str, str], ...] = (
         "benchmark": "speed and memory",
         "pretrain": "the embedded model",
     },
+    {"photo": "one photograph: opened, inverted once, edited"},
     {"run": "many images, over processes, kept in a folder"},
     {"measures": "maps, reconstructions and edits as numbers"},
     {"editing": "Prompt-to-Prompt, blending, other editors"},

@@ -31,6 +31,7 @@ ORDER = (
     "measures",
     "run",
     "api",
+    "photo",
     "locinv_pl",  # its __init__.py, which names the API
     "comparison",
     "pretrain",
