@@ -20,7 +20,7 @@ from locinv_pl.editing.rows import as_edit
 from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError, check_choice
 from locinv_pl.io.files import read_json
-from locinv_pl.io.frames import Fit, Frame, frame_mask, to_frame
+from locinv_pl.io.frames import Fit, Frame, frame_mask, inside, to_frame
 from locinv_pl.io.images import AnyImage, as_image, as_mask
 from locinv_pl.io.reading import expanded
 from locinv_pl.measures.edits import MeasureSettings
@@ -353,7 +353,7 @@ def make_sample(
                 f"give one for each, or one for all"
             )
         found += [
-            Noun(prompt[slice(*span)], span, plane, plane >= 0.5) for span, plane in zip(spans, planes, strict=True)
+            Noun(prompt[slice(*span)], span, plane, inside(plane)) for span, plane in zip(spans, planes, strict=True)
         ]
     found.sort(key=lambda noun: noun.span)
     if adjectives is None:

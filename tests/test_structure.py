@@ -25,11 +25,13 @@ ORDER = (
     "scenes",
     "words",
     "networks",
+    "grounding",
     "method",
     "editing",
     "measures",
     "run",
     "api",
+    "photo",
     "locinv_pl",  # its __init__.py, which names the API
     "comparison",
     "pretrain",
