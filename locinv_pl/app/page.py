@@ -6,6 +6,7 @@ computes runs in the :class:`Worker`'s one thread, whose generators the handlers
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 import os
@@ -31,23 +32,24 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 from torch import Tensor
 
-from locinv_pl import __version__
-from locinv_pl.api import OpenedImage, iter_invert, nouns
-from locinv_pl.app import views
-from locinv_pl.app.places import REGION, Places, data_url
-from locinv_pl.app.report import report
+from locinv_pl.api import OpenedImage, invert_sample, nouns
+from locinv_pl.app import results, views
+from locinv_pl.app.finding import Finder
+from locinv_pl.app.places import REGION, Places, data_url, shrunk, url_of
 from locinv_pl.app.server import Blocks
-from locinv_pl.app.store import MEGABYTES, MadeEdit, Store, key_of
+from locinv_pl.app.store import MEGABYTES, Store, key_of
 from locinv_pl.app.suggestions import suggest
 from locinv_pl.app.worker import Cancelled, Waiting, Worker
-from locinv_pl.drawing import COLORS, difference, to_array, to_png
+from locinv_pl.drawing import COLORS, difference, to_array
 from locinv_pl.editing.prompt_to_prompt import iter_edit
 from locinv_pl.editing.rows import as_edit
 from locinv_pl.editing.settings import EditSettings, strengths
 from locinv_pl.errors import InputError
+from locinv_pl.grounding import FoundationModels
 from locinv_pl.io.frames import Fit
 from locinv_pl.method.policies import load_method
 from locinv_pl.networks.backbone import Backbone
+from locinv_pl.photo import Photo, open_photo
 from locinv_pl.scenes.drawing import draw_scene
 from locinv_pl.types import Inversion
 from locinv_pl.words import tidy
@@ -131,7 +133,7 @@ class Page:
         backbone: the frozen networks.
         cache: the folder of the store; a temporary one by default.
         worker: computes; one of its own by default.
-        finder: finds places of nouns, on the whole photograph or from points; None leaves its buttons off.
+        models: what finds nouns, points' masks and a caption; None leaves their buttons off.
         steps: T that the page begins with; 0 for the method's own.
         method: the preset that the page begins with.
     """
@@ -142,13 +144,14 @@ class Page:
         cache: str | Path | None = None,
         *,
         worker: Worker | None = None,
-        finder: Any = None,
+        models: FoundationModels | None = None,
         steps: int = 0,
         method: str = "locinv_direct",
     ):
         self._temporary = None if cache else tempfile.TemporaryDirectory(prefix="locinv-app-")
         self.store = Store(Path(cache or self._temporary.name))  # type: ignore[union-attr]
-        self.backbone, self.worker, self.finder = backbone, worker or Worker(), finder
+        self.backbone, self.worker = backbone, worker or Worker()
+        self.finder = None if models is None else Finder(models)
         self.first = {"steps": steps, "method": method}
         self.scenes = [
             draw_scene(random.Random(seed), size=max(128, min(512, backbone.image_size)), num_objects=2)
@@ -172,7 +175,8 @@ class Page:
             f"<code>{escape(Path(self.backbone.name).name)}</code> · <code>{escape(str(device))}</code></p>",
             elem_id="head",
         )
-        self.photo, self.shown, self.history, self.tick = gr.State(""), gr.State(("", 0)), gr.State([]), gr.State(0)
+        self.photo, self.tick = gr.State(""), gr.State(0)
+        self.shown, self.history = gr.State(("", 0)), gr.State([])
         self.memory = gr.BrowserState({}, storage_key="locinv_pl", secret="locinv_pl")
         with gr.Row(equal_height=False):
             with gr.Column(min_width=340):
@@ -190,6 +194,7 @@ class Page:
             images = [views.thumbnail(scene.image) for scene in self.scenes]
             self.examples = choices(views.choices(images, captions), "examples-choice")
         self.prompt = gr.Textbox(label="What is on it", placeholder="a cat and a dog on the grass", elem_id="prompt")
+        self.caption = gr.Button("Caption", size="sm", visible=self.finder is not None, elem_id="caption")
         self.canvas = gr.HTML(
             value="",
             photo="",
@@ -239,9 +244,13 @@ class Page:
                 with gr.Tab("Maps"):
                     self.edit_maps = gr.HTML("", elem_id="edit-maps", elem_classes="wide")
             with gr.Row():
-                self.png = gr.DownloadButton("PNG", size="sm", elem_id="get-png")
-                self.file = gr.DownloadButton("Inversion", size="sm", elem_id="get-inversion")
-                self.report = gr.DownloadButton("Report", size="sm", elem_id="get-report")
+                names = {
+                    "get-png": "PNG",
+                    "get-inversion": "Inversion",
+                    "get-report": "Report",
+                    "get-data": "Data folder",
+                }
+                self.downloads = [gr.DownloadButton(text, size="sm", elem_id=id) for id, text in names.items()]
             with gr.Tabs():
                 with gr.Tab("The same as Python"):
                     self.python = gr.Code(language="python", show_label=False, elem_id="python")
@@ -268,15 +277,16 @@ class Page:
             self.take_inversion, [self.open, self.fit], [*opened, self.method, self.steps, self.progress], **DEVICE
         )
         if self.finder is not None:
-            for event in ("find", "point"):
-                getattr(self.canvas, event)(self.find, [*asked], [self.canvas, self.status], **DEVICE)
+            self.canvas.find(self.find, asked, [self.canvas, self.status], **DEVICE)
+            self.canvas.point(self.point, asked, [self.canvas, self.status], **DEVICE)
+            self.caption.click(self.describe, self.photo, [self.prompt, self.status], **DEVICE)
         running = [self.invert, self.edit, self.cancel, self.tick]
         self.invert.click(
             self.do_invert, [*asked, self.target], [*running, self.progress, self.maps, self.target], **DEVICE
         )
         results = [
-            self.shown, self.compare, self.results, self.many, self.difference, self.edit_maps, self.png, self.file,
-            self.report, self.python, self.command, self.past,
+            self.shown, self.compare, self.results, self.many, self.difference, self.edit_maps, *self.downloads,
+            self.python, self.command, self.past,
         ]  # fmt: skip
         self.edit.click(
             self.do_edit, [*asked, *right, self.history], [*running, self.editing, self.history, *results], **DEVICE
@@ -311,6 +321,16 @@ class Page:
         key = key_of(opened.image, prompt, priors, settings) if prompt else ""
         return Asked(photo, prompt, found, places, fit, method, T, opened, priors, key)
 
+    def shot(self, asked: Asked) -> Photo:
+        """The photograph with its prompt and priors, as the engine, a command and Python take it.
+
+        Raises:
+            InputError: the photograph is gone.
+        """
+        image = self.store.shown(asked.photo)
+        priors = {noun: asked.places.own(noun, image.size) for noun in asked.priors}
+        return open_photo(image, asked.prompt, priors, self.backbone, asked.fit, name="photo")
+
     def look(self, request: gr.Request, *values: Any) -> dict[Any, Any]:
         """Bring everything that follows from the inputs up to date; nothing is computed on the device."""
         photo, prompt, drawing, fit, method, steps, target, strength, *rest = values
@@ -322,7 +342,7 @@ class Page:
             return {self.status: views.said(told(error), "error"), self.invert: off, self.edit: off}
         is_made = bool(asked.key) and self.store.has_inversion(asked.key)
         is_free = not self.worker.is_busy(request.session_hash or "")
-        can = {"find": self.finder is not None, "point": self.finder is not None}
+        can = {"find": self.finder is not None, "point": self.finder is not None and self.finder.takes_points}
         frame = list(asked.opened.frame.window) if asked.opened else None
         words = {"nouns": asked.nouns, "colours": COLORS, "frame": frame, "can": can}
         source, target = asked.prompt, tidy(target or "")
@@ -417,20 +437,43 @@ class Page:
                 yield updates
 
     async def find(self, request: gr.Request, *values: Any) -> AsyncIterator[dict[Any, Any]]:
-        """Places of all nouns by a detector, or of those with points by a segmenter."""
-        asked = self.ask(*values)
-        assert asked.opened is not None
-        opened, points = asked.opened, asked.places.points
+        """Places of all nouns, by a detector."""
+        async for update in self._place(request, *values, by_points=False):
+            yield update
 
+    async def point(self, request: gr.Request, *values: Any) -> AsyncIterator[dict[Any, Any]]:
+        """Places of the nouns that have points, by a segmenter."""
+        async for update in self._place(request, *values, by_points=True):
+            yield update
+
+    async def _place(self, request: gr.Request, *values: Any, by_points: bool) -> AsyncIterator[dict[Any, Any]]:
         def job() -> Iterator[Any]:
-            yield self.finder(opened, asked.nouns, points)
+            asked = self.ask(*values)
+            image, finder = self.store.shown(asked.photo), self.finder
+            assert finder is not None
+            points = {noun: some for noun, some in asked.places.points.items() if noun in asked.nouns}
+            found = finder.points(asked.photo, image, points) if by_points else finder.nouns(image, asked.nouns)
+            yield asked, found
 
         async for kind, item in self._run(job, request):
             if kind != "item":
                 yield {self.status: item}
-            else:
-                drawn = asked.places.with_masks(item, opened.frame)
-                yield {self.canvas: gr.HTML(load=again(drawn.to_json(list(item)))), self.status: ""}
+                continue
+            asked, found = item
+            drawn = Places(asked.photo, {}, {noun: shrunk(mask) for noun, mask in found.items()})
+            missing = [] if by_points else [noun for noun in asked.nouns if noun not in found]
+            news = f"not found: {', '.join(missing)}; draw where it matters" if missing else ""
+            yield {self.canvas: gr.HTML(load=again(drawn.to_json(list(found)))), self.status: views.said(news)}
+
+    async def describe(self, request: gr.Request, photo: str) -> AsyncIterator[dict[Any, Any]]:
+        """A caption in the prompt's place."""
+
+        def job() -> Iterator[Any]:
+            assert self.finder is not None
+            yield self.finder.caption(self.store.shown(photo))
+
+        async for kind, item in self._run(job, request):
+            yield {self.prompt: item} if kind == "item" else {self.status: item}
 
     # ---- what takes a while
 
@@ -463,12 +506,9 @@ class Page:
         opened, clock = asked.opened, Clock()
 
         def job() -> Iterator[Any]:
-            began = time.monotonic()
-            words = [noun for noun in asked.nouns if noun in asked.priors]
-            steps = iter_invert(
-                self.backbone, opened.image, asked.prompt, asked.priors, method=asked.method, num_steps=asked.steps
-            )
-            for step in steps:
+            began, sample = time.monotonic(), self.shot(asked).sample
+            words = [noun.word for noun in sample.nouns]
+            for step in invert_sample(self.backbone, sample, asked.method, asked.steps):
                 left = clock.left(step.phase, step.step, step.total)
                 yield (
                     views.progress(step.phase, step.step, step.total, left),
@@ -524,8 +564,9 @@ class Page:
         history = [key, *(other for other in history if other != key)][:MOST_HISTORY]
         chosen_n = about["labels"].index("normal") if "normal" in about["labels"] else 0
         made = self.store.edit(key)
+        shown = await asyncio.to_thread(self._results, key, chosen_n, history)
         news = views.said(f"edited in {made.about['seconds']:.1f} s", "good")
-        yield self._idle({self.editing: news, self.history: history, **self._results(key, chosen_n, history)})
+        yield self._idle({self.editing: news, self.history: history, **shown})
 
     def _busy(self, line: Any) -> dict[Any, Any]:
         off = gr.Button(interactive=False)
@@ -555,14 +596,10 @@ class Page:
         about, labels = made.about, made.about["labels"]
         n = min(max(n, 0), len(labels) - 1)
         before, after = to_array(made.before), to_array(made.images[n])
-        content, folder = png_of(made, n), download_folder()
-        name = re.sub(r"\W+", "-", about["target"])[:60].strip("-") or "edit"
-        (folder / f"{name}.png").write_bytes(content)
-        python, command = snippet(made, n), "…"
-        (folder / f"{name}.html").write_text(report(made, name, python))
-        has_inversion = self.store.has_inversion(about["inversion"])
-        if has_inversion:
-            (folder / f"{name}.safetensors").hardlink_to(self.store.inversion_path(about["inversion"]))
+        page = about["page"]
+        asked = self.ask(*(page[name] for name in ("photo", "prompt", "drawing", "fit", "method", "steps")))
+        inversion = self.store.inversion(about["inversion"]) if self.store.has_inversion(about["inversion"]) else None
+        code, files = results.written(made, n, self.shot(asked), inversion, asked, download_folder())
         apart = views.thumbnail(Image.fromarray(difference(after, to_array(made.reconstruction))), 384)
         tiles = [views.figure(apart, "what the edit changed, times 4")]
         if len(made.masks):
@@ -574,18 +611,19 @@ class Page:
         maps = [views.maps(made.images[n], plane[None], [word]) for word, plane in made.maps[n].items()]
         return {
             self.shown: (key, n),
-            self.compare: views.compare(data_url(Image.fromarray(before)), png_url(content), about["target"]),
+            self.compare: views.compare(
+                data_url(Image.fromarray(before)), url_of(results.png_of(made, n)), about["target"]
+            ),
             self.results: gr.Column(visible=True),
             self.many: gr.HTML(content=views.choices(images, labels, n)),
             self.difference: f'<div class="tiles">{"".join(tiles)}</div>',
             self.edit_maps: "".join(maps) or views.said("attention was taken over in no step, so there are no maps"),
-            self.png: gr.DownloadButton(value=str(folder / f"{name}.png")),
-            self.file: gr.DownloadButton(
-                value=str(folder / f"{name}.safetensors") if has_inversion else None, interactive=has_inversion
-            ),
-            self.report: gr.DownloadButton(value=str(folder / f"{name}.html")),
-            self.python: python,
-            self.command: command,
+            **{
+                button: gr.DownloadButton(value=str(file) if file.exists() else None, interactive=file.exists())
+                for button, file in zip(self.downloads, files, strict=True)
+            },
+            self.python: code.python,
+            self.command: code.command,
             self.past: gr.HTML(content=self._history(history, key)),
         }
 
@@ -712,26 +750,6 @@ def is_edit(source: str, target: str) -> bool:
     except InputError:
         return True  # Edit says what is wrong with it
     return edit.kind != "same" or bool(edit.weights)
-
-
-def png_of(made: MadeEdit, n: int) -> bytes:
-    """An edit's image as PNG, with what it was made of."""
-    about = made.about
-    texts = {"prompt": about["prompt"], "target": about["target"], "settings": json.dumps(about["settings"][n])}
-    texts |= {"backbone": Path(about["backbone"]).name, "Software": f"locinv_pl {__version__}"}
-    return to_png(Image.fromarray(to_array(made.images[n])), texts)
-
-
-def png_url(content: bytes) -> str:
-    """A PNG's bytes as a data URL."""
-    import base64
-
-    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
-
-
-def snippet(made: MadeEdit, n: int) -> str:
-    """Python that makes the same image from the downloaded inversion."""
-    return f"# {made.about['target']}"
 
 
 def download_folder() -> Path:

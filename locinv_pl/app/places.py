@@ -128,12 +128,28 @@ class Places:
         each = {noun: self.prior(noun, frame) for noun in dict.fromkeys(nouns)}
         return {noun: plane for noun, plane in each.items() if plane is not None}
 
-    def whole(self, noun: str, size: Size) -> np.ndarray:
-        """A noun's place on the whole photograph, (height, width) bool.
+    def own(self, noun: str, size: Size) -> Box | np.ndarray:
+        """A noun's place on the photograph: its box where one box is all there is, else a mask (height, width).
 
         Args:
             noun: the noun.
             size: (width, height) of the photograph.
+
+        Raises:
+            InputError: a box lies outside the photograph.
+        """
+        boxes = self.boxes.get(noun, ())
+        return boxes[0] if len(boxes) == 1 and noun not in self.masks else self.whole(noun, size)
+
+    def whole(self, noun: str, size: Size) -> np.ndarray:
+        """A noun's place as a mask (height, width) of the photograph, empty where it has none.
+
+        Args:
+            noun: the noun.
+            size: (width, height) of the photograph.
+
+        Raises:
+            InputError: a box lies outside the photograph.
         """
         plane = self.prior(noun, Frame.whole(*size))
         return np.zeros(size[::-1], bool) if plane is None else (plane >= 0.5).numpy()
@@ -151,10 +167,6 @@ class Places:
         masks = {noun: _source_of(mask) for noun, mask in self.masks.items()}
         return json.dumps({"photo": self.photo, "boxes": boxes, "masks": masks, "some": some})
 
-    def with_masks(self, planes: Mapping[str, Tensor], frame: Frame) -> Places:
-        """The places of some nouns alone, from masks (H, W) that the model's frame shows."""
-        return Places(self.photo, {}, {noun: unframed(plane, frame) for noun, plane in planes.items()})
-
 
 def scaled(frame: Frame, size: Size) -> Frame:
     """The frame for a copy of the photograph of another size."""
@@ -163,17 +175,11 @@ def scaled(frame: Frame, size: Size) -> Frame:
     return replace(frame, window=(x * across, y * down, w * across, h * down), image=size)
 
 
-def unframed(plane: Tensor, frame: Frame) -> np.ndarray:
-    """A mask (H, W) of what the frame shows on the whole photograph, (h, w) bool of up to 1024 pixels."""
-    width, height = frame.image
-    k = min(1, LONGEST / max(width, height))
-    size = max(1, round(width * k)), max(1, round(height * k))
-    x, y, w, h = scaled(frame, size).window
-    shown = Image.fromarray((plane.float().numpy() * 255).round().astype(np.uint8))
-    shown = shown.resize((max(1, round(w)), max(1, round(h))), Image.Resampling.BILINEAR)
-    whole = Image.new("L", size)
-    whole.paste(shown, (round(x), round(y)))
-    return np.asarray(whole) > 127
+def shrunk(mask: np.ndarray) -> np.ndarray:
+    """A mask (H, W) at up to 1024 pixels."""
+    image = Image.fromarray(mask.astype(np.uint8) * 255)
+    image.thumbnail((LONGEST, LONGEST), Image.Resampling.BILINEAR)
+    return np.asarray(image) > 127
 
 
 def _mask_of(source: str) -> np.ndarray:
@@ -197,4 +203,9 @@ def data_url(image: Image.Image, format: Literal["png", "jpeg"] = "png", **optio
     """An image as a data URL."""
     buffer = io.BytesIO()
     image.save(buffer, format=format, **options)
-    return f"data:image/{format};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return url_of(buffer.getvalue(), format)
+
+
+def url_of(content: bytes, format: Literal["png", "jpeg"] = "png") -> str:
+    """An image's file as a data URL."""
+    return f"data:image/{format};base64,{base64.b64encode(content).decode()}"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import threading
 import urllib.error
 import urllib.request
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ import pytest
 import torch
 from PIL import Image
 
+from locinv_pl.app.places import REGION
+from locinv_pl.drawing import to_array
 from locinv_pl.method.progress import Progress
 from locinv_pl.types import Inversion
 
@@ -73,6 +77,9 @@ def test_the_whole_way_by_mouse(tab: Any, served: Any, tmp_path: Path) -> None:
     assert downloaded(tab, "#get-report").startswith(b"<!doctype html>")
     (tmp_path / "image.safetensors").write_bytes(downloaded(tab, "#get-inversion"))
     assert Inversion.load(tmp_path / "image.safetensors").nouns == ("bird", "cat")
+    tab.at.click("text=The same as a command")
+    command = tab.at.text_content("#command .cm-content") or ""
+    assert "locinv photo image=photo-" in command and "box.bird=13,13,51,51" in command
     assert not tab.complaints
 
 
@@ -128,7 +135,9 @@ def test_brush_and_eraser(tab: Any, served: Any, tmp_path: Path) -> None:
     tab.say("prompt", "a cat")
     tab.wait("#canvas [data-part=nouns]", "cat")
     tab.at.click("[data-tool=brush]")
-    tab.at.evaluate("e => { e.value = 20; e.dispatchEvent(new Event('input')) }", tab.at.query_selector("[data-part=size]"))
+    tab.at.evaluate(
+        "e => { e.value = 20; e.dispatchEvent(new Event('input')) }", tab.at.query_selector("[data-part=size]")
+    )
     tab.drag(0.25, 0.5, 0.75, 0.5)
     tab.until(lambda: "cat" in served.asked.priors)
     brushed = served.asked.priors["cat"]
@@ -220,7 +229,7 @@ class Slow:
 def slow(monkeypatch: pytest.MonkeyPatch) -> Slow:
     """The inversion goes step by step."""
     made = Slow()
-    monkeypatch.setattr("locinv_pl.app.page.iter_invert", made)
+    monkeypatch.setattr("locinv_pl.app.page.invert_sample", made)
     return made
 
 
@@ -273,7 +282,7 @@ def test_a_prompt_undone_is_found_again(tab: Any, served: Any, monkeypatch: pyte
     tab.say("prompt", "a boat and a red cup in the water")
     tab.at.wait_for_selector("#edit:disabled")
     tab.at.wait_for_selector("#invert:enabled")
-    monkeypatch.setattr("locinv_pl.app.page.iter_invert", None)  # no step is made any more
+    monkeypatch.setattr("locinv_pl.app.page.invert_sample", None)  # no step is made any more
     tab.say("prompt", prompt)
     tab.at.wait_for_selector("#edit:enabled")
     assert tab.at.is_disabled("#invert")
@@ -288,11 +297,36 @@ def test_a_prompt_undone_is_found_again(tab: Any, served: Any, monkeypatch: pyte
     tab.at.click("#history button >> nth=1")
     tab.wait("#diff", "blue")
     assert tab.said("target") == "a blue boat and a red cup in the water"
+    assert not tab.complaints
     tab.at.reload()
     tab.wait("#canvas [data-part=nouns]", "✓")
     tab.at.wait_for_selector("#edit:enabled")
     assert tab.said("prompt") == prompt and tab.at.locator("#history button").count() == 2
-    assert not tab.complaints
+
+
+def test_the_snippet_makes_the_same_image(
+    tab: Any, served: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tab.example(1)
+    tab.at.click("#canvas [data-key=noun-1]")
+    tab.at.click("[data-tool=brush]")  # what has a box and is brushed is a mask
+    tab.drag(0.6, 0.6, 0.8, 0.6)
+    tab.until(lambda: "cup" in served.asked.places.masks)
+    tab.at.click("#canvas [data-key=noun-3]")  # the region of the edit
+    tab.at.click("[data-tool=box]")
+    tab.drag(0.4, 0.4, 0.95, 0.95)
+    tab.until(lambda: served.asked.places.has(REGION))
+    tab.invert()
+    tab.at.check("#strength input[value=strong]")
+    tab.edit("a white boat and a red ball in the water")
+    shown = Image.open(io.BytesIO(downloaded(tab, "#get-png")))
+    zipfile.ZipFile(io.BytesIO(downloaded(tab, "#get-data"))).extractall(tmp_path)
+    snippet = "\n".join(tab.at.locator("#python .cm-line").all_inner_texts())
+    assert "PhotoRun" in snippet and "masks/" in snippet and "region=" in snippet
+    monkeypatch.chdir(tmp_path)
+    made: dict[str, Any] = {}
+    exec(snippet, made)
+    assert np.array_equal(to_array(made["images"][0]), np.asarray(shown))
 
 
 def test_an_inversion_is_opened(tab: Any, served: Any, tmp_path: Path) -> None:
@@ -347,7 +381,7 @@ def test_on_a_phone(tabs: Any, scheme: str) -> None:
 
 def brightness(colour: str) -> float:
     """Of a colour as the browser tells it, 0 to 1."""
-    numbers = [float(number) for number in colour.split("(")[1].rstrip(")").replace(",", " ").split() if number[0].isdigit()]
+    numbers = [float(number) for number in re.findall(r"[\d.]+", colour.partition("(")[2])]
     return sum(numbers[:3]) / 3 / (1 if colour.startswith("color(") else 255)
 
 
