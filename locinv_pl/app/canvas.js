@@ -129,9 +129,10 @@ function draw() {
     pen.fill('evenodd');
   }
   pen.globalAlpha = .5;
-  for (const source of st.layers.values()) pen.drawImage(source, 0, 0, canvas.width, canvas.height);
+  const words = keys(); // what belongs to words that the prompt has no more is kept, and not shown
+  for (const [noun, source] of st.layers) if (words.includes(noun)) pen.drawImage(source, 0, 0, canvas.width, canvas.height);
   pen.globalAlpha = 1;
-  for (const box of st.boxes) frame(box, k);
+  for (const box of st.boxes) if (words.includes(box.noun)) frame(box, k);
   if (stroke && stroke.box) frame({...stroke.box, noun: stroke.noun}, k);
   for (const point of st.points) {
     pen.fillStyle = point.inside ? colour(point.noun) : '#fff';

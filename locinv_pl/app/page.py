@@ -67,9 +67,9 @@ STRENGTHS = ("gentle", "normal", "strong")
 SIDE_BY_SIDE = "side by side"
 SEEDS = (19, 14, 8, 23)  # of the drawn examples
 MOST_HISTORY = 12
-FREE = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
-LAST = {**FREE, "trigger_mode": "always_last"}
-DEVICE = {**FREE, "concurrency_id": "device"}
+FREE: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+LAST: dict[str, Any] = {**FREE, "trigger_mode": "always_last"}
+DEVICE: dict[str, Any] = {**FREE, "concurrency_id": "device"}
 CHOOSE = """
 element.addEventListener('click', event => {
   const button = event.target.closest('[data-value]');
@@ -81,6 +81,7 @@ element.addEventListener('click', event => {
 SLIDE = """
 element.addEventListener('input', event => element.style.setProperty('--at', `${event.target.value}%`));
 """
+NO_CHIPS = "They come with the first nouns of the prompt."
 HELP = """
 **Too little changes.** Take *strong*, or *side by side* and choose. Lower `self_replace_steps` (shapes) and
 `cross_replace_steps` (places). Give the new word weight: `a (snowy:2) road`. For something larger than what was
@@ -152,7 +153,8 @@ class Page:
         self.store = Store(Path(cache or self._temporary.name))  # type: ignore[union-attr]
         self.backbone, self.worker = backbone, worker or Worker()
         self.finder = None if models is None else Finder(models)
-        self.first = {"steps": steps, "method": method}
+        self.first: dict[str, Any] = {"steps": steps, "method": method}
+        self.methods = list(dict.fromkeys([method, *METHODS]))
         self.scenes = [
             draw_scene(random.Random(seed), size=max(128, min(512, backbone.image_size)), num_objects=2)
             for seed in SEEDS
@@ -209,7 +211,7 @@ class Page:
         with gr.Accordion("Fit, method, steps", open=False):
             fits = [("the middle square", "crop"), ("all of it, with bars", "pad"), ("its own shape", "native")]
             self.fit = gr.Radio(fits, value="crop", label="Fit", elem_id="fit")
-            methods = [(f"{name} · {about}", name) for name, about in METHODS.items()]
+            methods = [(f"{name} · {METHODS[name]}" if name in METHODS else name, name) for name in self.methods]
             self.method = gr.Dropdown(methods, value=self.first["method"], label="Method", elem_id="method")
             self.steps = gr.Number(
                 self.first["steps"], label="Steps", info="0 for the method's own", minimum=0, maximum=1000, precision=0,
@@ -227,7 +229,7 @@ class Page:
         self.target = gr.Textbox(label="What it is to become", placeholder="change a word", elem_id="target")
         self.diff = gr.HTML("", elem_id="diff")
         with gr.Accordion("Suggestions", open=True, elem_id="suggestions"):
-            self.chips = choices("", "chips")
+            self.chips = choices(views.said(NO_CHIPS), "chips")
         self.strength = gr.Radio([*STRENGTHS, SIDE_BY_SIDE], value="normal", label="Strength", elem_id="strength")
         with gr.Accordion("All edit settings", open=False, elem_id="settings"):
             self.settings = {name: control for name, control in controls()}
@@ -308,6 +310,8 @@ class Page:
         Raises:
             InputError: the photograph is gone, the drawing or the prompt can't be read.
         """
+        if method not in self.methods:
+            raise InputError(f"method={method}: no such method; choose one of {', '.join(self.methods)}")
         prompt, places = tidy(prompt or ""), Places.of(drawing)
         if places.photo != photo:
             places = Places(photo)
@@ -352,7 +356,7 @@ class Page:
             self.invert: gr.Button(interactive=bool(asked.key) and not is_made and is_free),
             self.edit: gr.Button(interactive=is_made and is_free and is_edit(source, target)),
             self.diff: views.diff(source, target) if target != source else "",
-            self.chips: gr.HTML(content=views.chips(suggest(source)) if source else ""),
+            self.chips: gr.HTML(content=views.chips(suggest(source)) if source else views.said(NO_CHIPS)),
             self.memory: {
                 **{"photo": photo, "prompt": prompt, "drawing": drawing, "fit": fit, "method": method, "steps": steps},
                 **{"target": target, "strength": strength, "settings": chosen, "shown": shown, "history": history},
@@ -383,7 +387,7 @@ class Page:
         small.thumbnail((1024, 1024))
         source = data_url(small) if max(image.size) <= 256 else data_url(small, "jpeg", quality=90)
         shown = {"id": photo, "src": source, "w": image.width, "h": image.height, "frame": None}
-        loaded = {} if load is None else {"load": again(load.to_json())}
+        loaded: dict[str, Any] = {} if load is None else {"load": again(load.to_json())}
         updates = {self.photo: photo, self.canvas: gr.HTML(photo=json.dumps(shown), **loaded), self.status: ""}
         return updates if prompt is None else {**updates, self.prompt: prompt}
 
@@ -425,7 +429,7 @@ class Page:
                 inversion, image = item
                 photo = self.store.add_image(image)
                 method = str(inversion.settings["method"]["name"])
-                method = method if method in METHODS else str(self.first["method"])
+                method = method if method in self.methods else self.methods[0]
                 asked = self.ask(photo, inversion.prompt, "", fit, method, inversion.num_steps)
                 self.store.add_inversion(asked.key, inversion)
                 updates = {
@@ -495,10 +499,10 @@ class Page:
 
     async def do_invert(self, request: gr.Request, *values: Any) -> AsyncIterator[dict[Any, Any]]:
         """Invert, with progress and maps after every step."""
-        *values, target = values
+        *left, target = values
         yield self._busy(self.progress)
         try:
-            asked = self.ask(*values)
+            asked = self.ask(*left)
         except InputError as error:
             yield self._idle({self.progress: views.said(told(error), "error")})
             return
@@ -538,11 +542,15 @@ class Page:
             yield self._idle({self.editing: views.said(told(error), "error")})
             return
         opened, clock = asked.opened, Clock()
-        plain = {"inversion": asked.key, "target": target, "settings": [way.to_dict() for _, way in each]}
+        plain: dict[str, Any] = {
+            "inversion": asked.key,
+            "target": target,
+            "settings": [way.to_dict() for _, way in each],
+        }
         key = key_of(opened.image, target, {} if region is None else {"region": region}, plain)
         ui = dict(zip(("photo", "prompt", "drawing", "fit", "method", "steps"), left, strict=True))
         ui |= {"target": target, "strength": strength, "settings": chosen}
-        about = {**plain, "labels": [label for label, _ in each], "page": ui, "prompt": asked.prompt}
+        about: dict[str, Any] = {**plain, "labels": [label for label, _ in each], "page": ui, "prompt": asked.prompt}
         about |= {"backbone": self.backbone.name, "region": region is not None}
 
         def job() -> Iterator[Any]:

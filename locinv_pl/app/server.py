@@ -36,11 +36,12 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Any, send: Send) -> None:
         """Pass a request on, or answer 403."""
-        if scope["type"] == "websocket" or (scope["type"] == "http" and not self.allows(dict(scope["headers"]))):
-            kind = "websocket.close" if scope["type"] == "websocket" else "http.response.start"
-            await send({"type": kind} if kind == "websocket.close" else {"type": kind, "status": 403, "headers": []})
-            if kind == "http.response.start":
-                await send({"type": "http.response.body", "body": b"403: not from here"})
+        if scope["type"] == "websocket":  # the page has none
+            await send({"type": "websocket.close"})
+            return
+        if scope["type"] == "http" and not self.allows(dict(scope["headers"])):
+            await send({"type": "http.response.start", "status": 403, "headers": []})
+            await send({"type": "http.response.body", "body": b"403: not from here"})
             return
 
         async def with_headers(message: MutableMapping[str, Any]) -> None:
@@ -70,7 +71,8 @@ class Blocks(gr.Blocks):
         """Start the server.
 
         Args:
-            is_public: whether others may come in without a password, as on a Space, whose host decides who comes.
+            is_public: whether others may come in without a password and under other names, as on a Space or behind a
+                proxy, whose host decides who comes.
             options: Gradio's; ``server_name``, ``server_port``, ``auth``, ``inbrowser``, ``share``, …
 
         Raises:
@@ -82,6 +84,7 @@ class Blocks(gr.Blocks):
             raise InputError(
                 f"app: {'share=true' if share else f'host={host}'} lets others in; say who by auth=NAME:PASSWORD"
             )
+        guard = (Guard, (), {"hosts": LOOPBACK if is_own and not is_public else None})
         settings: dict[str, Any] = {
             "theme": gr.themes.Default(
                 primary_hue="teal", neutral_hue="slate", font=FONTS, font_mono=["ui-monospace", "Menlo", "monospace"]
@@ -93,6 +96,6 @@ class Blocks(gr.Blocks):
             "show_error": False,
             "enable_monitoring": False,
             "quiet": True,
-            "app_kwargs": {"openapi_url": None, "middleware": [(Guard, (), {"hosts": LOOPBACK if is_own else None})]},
+            "app_kwargs": {"openapi_url": None, "middleware": [guard]},
         }
         return super().launch(server_name=host, share=share, **{**settings, **options})

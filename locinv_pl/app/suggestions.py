@@ -20,6 +20,7 @@ PALETTE = {
     "white": "#f4f4f4",
     "black": "#2d2d32",
 }
+BACKDROPS = ("grass", "sand", "snow", "water", "road", "sky")
 THINGS = ("cat", "dog", "bird", "boat", "car", "ball", "flower", "chair")
 LINK = r"(?:\s*,|\s*\b(?:and|with|on|in|at|by|near|beside|behind|under|over))\s+"
 BEFORE = re.compile(rf"(?P<links>(?:{LINK})*)(?:\b(?:an?|the|one)\s+)?$", re.IGNORECASE)
@@ -58,12 +59,13 @@ def suggest(prompt: str) -> Iterator[Suggestion]:
     for noun in found[:6]:
         mine = [adjective for adjective, described in pairs if described.span == noun.span]
         worn = next((word for word in mine if word.text.lower() in COLOURS), None)
-        for colour in PALETTE:
+        is_backdrop = noun.text.lower() in BACKDROPS
+        for colour in () if is_backdrop else PALETTE:
             if worn is None:
                 yield Suggestion("colour", noun.text, colour, insert_adjective(prompt, noun.span, colour))
             elif worn.text.lower() != colour:
                 yield Suggestion("colour", noun.text, colour, replace_word(prompt, worn.span, colour))
-        for thing in [thing for thing in THINGS if thing not in present][:4]:
+        for thing in [thing for thing in (BACKDROPS if is_backdrop else THINGS) if thing not in present][:4]:
             yield Suggestion("swap", noun.text, thing, replace_word(prompt, noun.span, thing))
         if len(found) > 1 and (shorter := without(prompt, noun, mine)) != prompt:
             yield Suggestion("remove", noun.text, "remove", shorter)

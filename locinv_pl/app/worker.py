@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +33,7 @@ class Waiting:
 class _Job:
     owner: str
     make: Callable[[], Iterator[Any]]
-    tell: Callable[[Any], None]  # to the one who waits, from any thread
+    tell: Callable[[Any], object]  # to the one who waits, from any thread
     is_over: threading.Event = field(default_factory=threading.Event)
 
 
@@ -68,7 +68,7 @@ class Worker:
         """Whether a job of an owner runs or waits."""
         return any(job.owner == owner and not job.is_over.is_set() for job in list(self._jobs))
 
-    async def run(self, make: Callable[[], Iterator[Any]], owner: str = "") -> AsyncIterator[Any]:
+    async def run(self, make: Callable[[], Iterator[Any]], owner: str = "") -> AsyncGenerator[Any, None]:
         """Everything that a job yields, as it comes, and :class:`Waiting` before that. Closing it cancels the job.
 
         Args:

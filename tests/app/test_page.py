@@ -77,7 +77,7 @@ def test_the_whole_way_by_mouse(tab: Any, served: Any, tmp_path: Path) -> None:
     assert downloaded(tab, "#get-report").startswith(b"<!doctype html>")
     (tmp_path / "image.safetensors").write_bytes(downloaded(tab, "#get-inversion"))
     assert Inversion.load(tmp_path / "image.safetensors").nouns == ("bird", "cat")
-    tab.at.click("text=The same as a command")
+    tab.at.click("[role=tab]:has-text('as a command')")
     command = tab.at.text_content("#command .cm-content") or ""
     assert "locinv photo image=photo-" in command and "box.bird=13,13,51,51" in command
     assert not tab.complaints
@@ -371,9 +371,8 @@ def test_on_a_phone(tabs: Any, scheme: str) -> None:
     tab.invert()
     tab.edit("a blue cat and a black chair")
     assert tab.at.evaluate("document.documentElement.scrollWidth") <= 390
-    ink, paper = tab.at.evaluate(
-        "[getComputedStyle(document.querySelector('#status .said')).color, getComputedStyle(document.body).backgroundColor]"
-    )
+    ink = tab.at.eval_on_selector("#status .said", "e => getComputedStyle(e).color")
+    paper = tab.at.eval_on_selector("body", "e => getComputedStyle(e).backgroundColor")
     assert (brightness(ink) > brightness(paper)) == (scheme == "dark")
     assert abs(brightness(ink) - brightness(paper)) > 0.3
     assert not tab.complaints
