@@ -1,4 +1,7 @@
-"""One server and one browser for all tests of the page."""
+"""One server and one browser for all tests of the page, which are one module.
+
+Playwright keeps an event loop running in the thread of the tests, in which no other test could start its own.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ def chromium() -> str | None:
     return os.environ.get("CHROMIUM") or next((path for name in CHROMIUM if (path := shutil.which(name))), None)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # all of them are in one
 def browser() -> Iterator[Any]:
     """Headless Chromium."""
     api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
@@ -32,11 +35,12 @@ def browser() -> Iterator[Any]:
         started.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # all of them are in one
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The page of the embedded model with two steps; ``asked`` keeps what it was asked for last."""
     pytest.importorskip("gradio", reason='no Gradio: pip install "locinv_pl[app]"')
     from locinv_pl.app.page import Asked, Page
+    from locinv_pl.grounding import FoundationModels
     from locinv_pl.networks.backbone import load_backbone
 
     class Recording(Page):
@@ -48,7 +52,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             return self.asked
 
     os.environ["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("gradio"))
-    page = Recording(load_backbone("embedded"), tmp_path_factory.mktemp("store"), method="direct", steps=2)
+    page = Recording(
+        load_backbone("embedded"), tmp_path_factory.mktemp("store"), method="direct", steps=2, models=FoundationModels()
+    )
     blocks = page.build()
     _, url, _ = blocks.launch(prevent_thread_lock=True)
     page.url = url

@@ -209,6 +209,44 @@ def test_the_table_alone(tab: Any, served: Any) -> None:
     assert bounds(served.asked.priors["boat"]) == (10, 20, 60, 80)
 
 
+class Eyes:
+    """Stands in for the foundation models."""
+
+    takes_points = True
+
+    def nouns(self, image: Image.Image, nouns: Any) -> dict[str, np.ndarray]:
+        mask = np.zeros((image.height, image.width), bool)
+        mask[30:60, 20:50] = True
+        return {nouns[0]: mask}
+
+    def points(self, key: str, image: Image.Image, points: Any) -> dict[str, np.ndarray]:
+        mask = np.zeros((image.height, image.width), bool)
+        for some in points.values():
+            for x, y, inside in some:
+                mask[int(y) - 5 : int(y) + 5, int(x) - 5 : int(x) + 5] = inside
+        return dict.fromkeys(points, mask)
+
+    def caption(self, image: Image.Image) -> str:
+        return "a boat near a cup"
+
+
+def test_models_find_places_and_words(tab: Any, served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served, "finder", Eyes())
+    tab.example(1)
+    tab.at.click("#caption")
+    tab.until(lambda: served.asked.prompt == "a boat near a cup" and len(served.asked.priors) == 2)
+    tab.at.click("[data-part=find]")
+    tab.wait("#status", "not found: cup")
+    tab.until(lambda: "boat" in served.asked.places.masks)
+    assert tab.said("prompt") == "a boat near a cup" and bounds(served.asked.priors["boat"]) == (20, 30, 50, 60)
+    assert "cup" in served.asked.places.boxes  # what isn't found stays as it was
+    tab.at.click("#canvas [data-key=noun-1]")
+    tab.at.click("[data-tool=point]")
+    tab.drag(0.25, 0.5, 0.25, 0.5)
+    tab.until(lambda: "cup" in served.asked.places.masks)
+    assert np.abs(np.array(bounds(served.asked.priors["cup"])) - [27, 59, 37, 69]).max() <= 1
+
+
 class Slow:
     """Stands in for the engine's generator: a step is done when it is let go."""
 
