@@ -18,7 +18,7 @@ from torch import Tensor
 from locinv_pl.drawing import to_array
 from locinv_pl.editing.rows import as_edit
 from locinv_pl.editing.settings import EditSettings
-from locinv_pl.errors import InputError, check_choice
+from locinv_pl.errors import InputError, check_choice, quoted
 from locinv_pl.io.files import read_json
 from locinv_pl.io.frames import Fit, Frame, frame_mask, inside, to_frame
 from locinv_pl.io.images import AnyImage, as_image, as_mask
@@ -283,7 +283,7 @@ def edit_run(
     edits = [as_edit(inversion.prompt, prompt) for prompt in targets]
     for edit in edits:
         if edit.kind == "same" and not (edit.weights or settings.reweight):
-            raise InputError(f"prompt {edit.prompt!r}: is the source prompt of {image!r}; change a word of it")
+            raise InputError(f"prompt {quoted(edit.prompt)}: is the source prompt of {image!r}; change a word of it")
     backbone = load_backbone(made_by["backbone"], made_by["dtype"], device)
     allowed = None if region is None else frame_mask(expanded(region), _frame(folder, image, backbone, inversion))
     if allowed is not None:

@@ -25,6 +25,7 @@ from locinv_pl.io.frames import Fit, frame_mask
 from locinv_pl.io.images import open_image
 from locinv_pl.io.reading import expanded
 from locinv_pl.measures.edits import MeasureSettings
+from locinv_pl.method.policies import Method, load_method
 from locinv_pl.method.progress import Progress
 from locinv_pl.networks.backbone import load_backbone
 from locinv_pl.photo import PhotoRun, command_of, open_photo, save_photo
@@ -34,6 +35,7 @@ from locinv_pl.words import tidy
 
 Finder = Literal["grounded_sam", "sam3"]
 Captioner = Literal["blip"]
+DIRECT = load_method("locinv_direct")
 MAP_STEPS = 10  # timesteps whose maps the report shows
 
 
@@ -46,7 +48,7 @@ def photo(
     point: dict[str, str] = {},  # noqa: B006
     output: Path = Path("outputs/photo"),
     backbone: str = "embedded",
-    method: str = "locinv_direct",
+    method: Method = DIRECT,
     num_steps: int | None = None,
     resolution: int = 16,
     fit: Fit = "crop",
@@ -75,7 +77,7 @@ def photo(
         point: point.NOUN=x,y;x,y on the noun, !x,y beside it; models.segmenter finds its mask.
         output: the folder of everything that is made; photographs that share it share method and model.
         backbone: "embedded", a folder in diffusers' layout, or a hub id.
-        method: method=NAME takes configs/method/NAME.yaml.
+        method: method=NAME takes configs/method/NAME.yaml, method.KEY=VALUE overrides.
         num_steps: T, denoising timesteps; the method's own by default.
         resolution: side of the attention grid in cells.
         fit: crop shows the centred square, pad all of the photograph between black bars, native keeps its shape.
@@ -104,9 +106,9 @@ def photo(
         **{noun: list(_boxes(text, noun)) for noun, text in box.items()},
         **{noun: list(text.split(";")) for noun, text in mask.items()},
     }
-    if point:
+    if points := {noun: _points(text, noun) for noun, text in point.items()}:
         seen = PointSegmenter(models).at(opened)
-        priors |= {noun: [seen.mask(*_points(text, noun))] for noun, text in point.items()}
+        priors |= {noun: [seen.mask(*each)] for noun, each in points.items()}
     if twice := sorted((box.keys() & mask.keys()) | (point.keys() & (box.keys() | mask.keys()))):
         raise InputError(f"photo: {twice[0]!r} has two kinds of places; give box.{twice[0]}, mask or point alone")
     missing = [noun for noun in nouns(prompt) if noun.lower() not in {given.lower() for given in priors}]

@@ -14,7 +14,7 @@ from locinv_pl.api import invert_sample
 from locinv_pl.editing.prompt_to_prompt import check_edit
 from locinv_pl.editing.rows import as_edit
 from locinv_pl.editing.settings import EditSettings
-from locinv_pl.errors import InputError, tell
+from locinv_pl.errors import InputError, quoted, tell
 from locinv_pl.measures.edits import MeasureSettings
 from locinv_pl.method.policies import Method, load_method
 from locinv_pl.method.progress import Progress, last_result, nothing
@@ -135,7 +135,7 @@ class PhotoRun:
         edits = [as_edit(inversion.prompt, prompt) for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
         for edit in edits:
             if edit.kind == "same" and not (edit.weights or settings.reweight):
-                raise InputError(f"edit {edit.prompt!r}: is the source prompt; change a word of it")
+                raise InputError(f"edit {quoted(edit.prompt)}: is the source prompt; change a word of it")
             check_edit(self.backbone, inversion, edit, settings, region)
         networks = cache(lambda: load_measures(measures, self.backbone))
         images, candidates = edit_best(self.backbone, inversion, edits, settings, region, networks, after_each)

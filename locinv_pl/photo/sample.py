@@ -177,6 +177,11 @@ def _own(prior: Prior, size: tuple[int, int], noun: str) -> Tensor | tuple[float
     if isinstance(numbers, (list, tuple)) and all(isinstance(number, Real) for number in numbers):
         return tuple(check_box(numbers, *size, where))
     mask = inside(as_mask(prior, size, where))
+    if tuple(mask.shape) != size[::-1]:
+        raise InputError(
+            f"{where}: its mask is {mask.shape[1]}x{mask.shape[0]} but the image is {size[0]}x{size[1]}; "
+            f"make both the same size"
+        )
     if not mask.any():
         raise InputError(f"{where}: its mask is empty; draw it where the {noun} is")
     return mask.float()

@@ -27,6 +27,7 @@ def command_of(
     backbone: str = "embedded",
     method: str = "locinv_direct",
     num_steps: int | None = None,
+    resolution: int = 16,
 ) -> str:
     """The command line that edits a photograph so; what has its default goes unsaid.
 
@@ -39,6 +40,7 @@ def command_of(
         backbone: the model's name.
         method: the method's.
         num_steps: T; None is the method's own.
+        resolution: R, side of the attention grid in cells.
 
     >>> from locinv_pl.photo.sample import open_photo
     >>> import torch
@@ -55,10 +57,14 @@ def command_of(
             words.append(f"mask.{noun}={';'.join(masks[noun])}")
     words += [f"edit={prompt}" for prompt in edits]
     words += [f"edit.{key}={_value(value)}" for key, value in changed(settings).items()]
-    asked = {"backbone": (backbone, "embedded"), "method": (method, "locinv_direct"), "fit": (photo.fit, "crop")}
+    asked = {
+        "backbone": (backbone, "embedded"),
+        "method": (method, "locinv_direct"),
+        "num_steps": (num_steps, None),
+        "resolution": (resolution, 16),
+        "fit": (photo.fit, "crop"),
+    }
     words += [f"{key}={value}" for key, (value, default) in asked.items() if value != default]
-    if num_steps is not None:
-        words.append(f"num_steps={num_steps}")
     return " ".join(["locinv photo", *map(shlex.quote, words)])
 
 
@@ -72,6 +78,7 @@ def snippet_of(
     backbone: str = "embedded",
     method: str = "locinv_direct",
     num_steps: int | None = None,
+    resolution: int = 16,
 ) -> str:
     """Python that edits a photograph so.
 
@@ -84,6 +91,7 @@ def snippet_of(
         backbone: as for :func:`command_of`.
         method: as for :func:`command_of`.
         num_steps: as for :func:`command_of`.
+        resolution: as for :func:`command_of`.
 
     >>> from locinv_pl.photo.sample import open_photo
     >>> import torch
@@ -104,6 +112,7 @@ def snippet_of(
         priors[noun] = told if len(told) > 1 else told[0]
     fit = "" if photo.fit == "crop" else f", fit={photo.fit!r}"
     steps = "" if num_steps is None else f", num_steps={num_steps}"
+    steps += "" if resolution == 16 else f", resolution={resolution}"
     made = ", ".join(f"{key}={value!r}" for key, value in changed(settings).items())
     shown = pformat(priors, sort_dicts=False, width=10_000)
     return "\n".join(
