@@ -36,6 +36,7 @@ ORDER = (
     "comparison",
     "pretrain",
     "benchmark",
+    "app",
     "cli",
     "__main__",
     "datamodules",

@@ -172,6 +172,7 @@ def status(run: Path) -> None:
 
 
 COMMANDS = {
+    "app": "locinv_pl.cli.app",
     "benchmark": "locinv_pl.benchmark.command",
     "compare": __name__,
     "data build-coco-edit": "locinv_pl.datamodules.commands",

@@ -125,7 +125,7 @@ def photo(
             f"photo: no noun has a place; give box.{named}=x,y,width,height or mask.{named}=FILE "
             f"(nouns of the prompt: {', '.join(missing) or 'none found'}), or find=grounded_sam"
         )
-    networks = load_backbone(backbone, dtype, _device(device))
+    networks = load_backbone(backbone, dtype, device_of(device))
     each: Mapping[str, Prior | list[Prior]] = {k: v if len(v) > 1 else v[0] for k, v in priors.items()}
     shot = open_photo(opened, prompt, each, networks, fit, name=Path(image).stem)
     allowed = None
@@ -193,7 +193,8 @@ def _numbers(text: str) -> list[float]:
     return numbers if np.isfinite(numbers).all() else []
 
 
-def _device(name: str) -> str:
+def device_of(name: str) -> str:
+    """The device that a command is to compute on; "auto" is a GPU where there is one."""
     if name != "auto":
         return name
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
