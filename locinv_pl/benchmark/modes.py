@@ -68,8 +68,8 @@ class Mode:
             seconds = seconds_of(
                 lambda: found.append(prepare(limited, samples, method, num_steps, resolution)), backbone.device
             )
-        z_t, t, abar_t = found[0].trajectory[-1], found[0].schedule.timesteps[0], found[0].schedule.alphas[0]
-        backbone.attention_maps(z_t, t, abar_t, Context.of(found[0].plain), found[0].grid, backbone.prefix(z_t, t))
+        z_t, t = found[0].trajectory[-1], found[0].schedule.timesteps[0]
+        backbone.attention_maps(z_t, t, Context.of(found[0].plain), found[0].grid, backbone.prefix(z_t, t))
         return cls(backbone, savings, found[0], seconds)
 
     def with_method(self, method: Method) -> Mode:

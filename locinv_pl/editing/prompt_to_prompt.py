@@ -25,7 +25,7 @@ from locinv_pl.method.policies import Method
 from locinv_pl.networks.attention import Context
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.memory import freeze_gc
-from locinv_pl.networks.schedule import ddim_step, guided_noise
+from locinv_pl.networks.schedule import guided
 from locinv_pl.types import Edit, Inversion
 
 
@@ -37,7 +37,7 @@ def nothing() -> None:
 def reconstruct(backbone: Backbone, inversions: Sequence[Inversion], on_step: Callable[[], None] = nothing) -> Tensor:
     """Make the images again, from their inversions alone.
 
-        ε = ε(z_t, ∅_t) + w (ε(z_t, V_t) - ε(z_t, ∅_t)),  z_{t-1} = DDIM step
+        f = f(z_t, ∅_t) + w (f(z_t, V_t) - f(z_t, ∅_t)),  z_{t-1} = DDIM step
 
     Args:
         backbone: the one that made the inversions.
@@ -142,28 +142,28 @@ def denoise(
     # Direct inversion: the sources stay on the DDIM trajectory, and are predicted for their attention alone.
     is_direct = method.null_text.policy == "direct" or any(target.settings.direct for target in rows.targets)
     every = list(range(len(ids)))
-    guided = [target.row for target in rows.targets] if is_direct else every
+    moved = [target.row for target in rows.targets] if is_direct else every
     is_guided = backbone.needs_null(method.guidance_scale)
     for i in range(len(schedule)):
         on_step()
-        t, (abar_t, abar_s) = schedule.timesteps[i], schedule.alphas[i : i + 2]
+        t = schedule.timesteps[i]
         if control is not None:
             control.step = i
         acts = control is not None and blend is not None and (control.acts() or blend.runs)
-        some = every if acts else guided
+        some = every if acts else moved
         if some:
             # 1. The text: V_t for shared nouns, and the source's context at the tokens that the settings keep.
             context = dynamic_context(backbone, method.tokens, ids, rows.embeddings(i, own), plain)
             context = Context(rows.keep(context.keys)[some], rows.keep(context.values)[some])
             # 2. The guided DDIM step, both halves in one pass; attention goes from the source rows to the targets.
-            halves = some + (guided if is_guided else [])
+            halves = some + (moved if is_guided else [])
             if is_guided:
-                null = torch.stack([rows.inversions[n].null[i] for n in guided]).to(device)  # ∅_t, (g, L, D)
+                null = torch.stack([rows.inversions[n].null[i] for n in moved]).to(device)  # ∅_t, (g, L, D)
                 context = Context(torch.cat([context.keys, null]), torch.cat([context.values, null]))
-            eps = backbone.predict_noise(z[halves], t, abar_t, context, control if acts else None)
-            eps_cond = eps[: len(some)][[some.index(n) for n in guided]]  # (g, C, h, w)
-            eps = guided_noise(eps_cond, eps[len(some) :], method.guidance_scale) if is_guided else eps_cond
-            z[guided] = ddim_step(z[guided], eps, abar_t, abar_s)
+            predicted = backbone.predict(z[halves], t, context, control if acts else None)
+            cond = predicted[: len(some)][[some.index(n) for n in moved]]  # (g, C, h, w)
+            prediction = guided(cond, predicted[len(some) :], method.guidance_scale) if is_guided else cond
+            z[moved] = schedule.step(z[moved], prediction, i)
         if is_direct:
             for n in rows.sources:
                 z[n] = rows.inversions[n].trajectory[len(schedule) - 1 - i].to(device)

@@ -180,7 +180,7 @@ def optimize_tokens(
     """
     policy = task.method.tokens
     at = torch.as_tensor(i).expand(len(z_t))
-    t, abar_t = task.schedule.timesteps[at], task.schedule.alphas[at]
+    t = task.schedule.timesteps[at]
     images = torch.arange(len(z_t), device=z_t.device) if images is None else images
     λ = torch.tensor([term.weight for term in policy.losses.values()], device=z_t.device)  # (n,)
     TH = torch.stack([step_thresholds(policy, j) for j in at.tolist()]).to(z_t.device)  # (b, n)
@@ -194,7 +194,7 @@ def optimize_tokens(
             break
         with torch.enable_grad():
             context = token_context(backbone, task, descent.embeddings, of(images))  # of V_t, (b', L, D)
-            A = backbone.attention_maps(of(z_t), of(t), of(abar_t), context, task.grid, descent.prefix)  # (b', r, c, L)
+            A = backbone.attention_maps(of(z_t), of(t), context, task.grid, descent.prefix)  # (b', r, c, L)
             losses = token_losses(A, task, of(images), policy.active)  # (b', n)
             going = (losses >= of(TH)).any(-1)  # (b',); no NaN is
             if not going.any():

@@ -22,7 +22,7 @@ from locinv_pl.networks.attention import (
 )
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.memory import freeze_gc
-from locinv_pl.networks.schedule import Schedule, ddim_step
+from locinv_pl.networks.schedule import Schedule
 from locinv_pl.priors import prior_on_grid
 from locinv_pl.types import EditSample, StepRecord
 from locinv_pl.words.tokens import PromptBatch, prompt_batch, unmarked_ids
@@ -249,9 +249,8 @@ def ddim_invert(
     """
     trajectory, A = [z_0], []
     for i in reversed(range(len(schedule))):
-        abar_t, abar_s = schedule.alphas[i : i + 2]
         z_s, t = trajectory[-1], schedule.timesteps[i]
-        eps, A_t = backbone.noise_and_maps(z_s, t, abar_t, context, grid, also=also)  # (B, C, h, w), (B, r, c, L)
-        trajectory.append(ddim_step(z_s, eps, abar_s, abar_t))
+        prediction, A_t = backbone.predict_with_maps(z_s, t, context, grid, also=also)  # (B, C, h, w), (B, r, c, L)
+        trajectory.append(schedule.step(z_s, prediction, i, inverse=True))
         A.append(A_t)
     return torch.stack(trajectory), torch.stack(A[::-1])

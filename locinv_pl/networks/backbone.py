@@ -27,7 +27,7 @@ from locinv_pl.networks.folder import check_configs, check_folder, refuse_file, 
 from locinv_pl.networks.graphs import LARGEST, Graphs, run_pass
 from locinv_pl.networks.hub import ask_hub, reason
 from locinv_pl.networks.prefix import Prefix, modules_without_text
-from locinv_pl.networks.schedule import Schedule, guidance_embedding, guided_noise
+from locinv_pl.networks.schedule import Schedule, guidance_embedding, guided
 from locinv_pl.networks.tuning import Tuning, set_memory_format, tune
 
 LEAST_SIGNAL = 1e-6  # of ᾱ
@@ -216,48 +216,36 @@ class Backbone:
         return w != 1 and self.unet.config.time_cond_proj_dim is None
 
     def guide(
-        self,
-        eps_cond: Tensor,
-        z: Tensor,
-        t: Tensor,
-        abar_t: Tensor,
-        null: Context,
-        w: float,
-        prefix: Prefix | None = None,
+        self, cond: Tensor, z: Tensor, t: Tensor, null: Context, w: float, prefix: Prefix | None = None
     ) -> Tensor:
         """Classifier-free guidance; costs a pass of the null text where it :meth:`needs_null`, else nothing.
 
         Args:
-            eps_cond: ε(z_t, t, c), (B, C, h, w).
+            cond: f(z_t, t, c), (B, C, h, w).
             z: z_t, (B, C, h, w).
             t: timestep, scalar or (B,).
-            abar_t: ᾱ_t, scalar or (B,).
             null: ∅, (B, L, D).
             w: guidance scale.
             prefix: of z and t; None computes everything.
 
         Returns:
-            ε, (B, C, h, w).
+            the guided prediction, (B, C, h, w).
         """
-        if not self.needs_null(w):
-            return eps_cond
-        return guided_noise(eps_cond, self.predict_noise(z, t, abar_t, null, prefix=prefix), w)
+        return guided(cond, self.predict(z, t, null, prefix=prefix), w) if self.needs_null(w) else cond
 
-    def predict_noise(
+    def predict(
         self,
         z: Tensor,
         t: Tensor,
-        abar_t: Tensor,
         context: Context,
         hook: AttentionHook | None = None,
         prefix: Prefix | None = None,
     ) -> Tensor:
-        """ε(z_t, t, context), from what the UNet answers: v and x_0 are turned into ε.
+        """What the UNet answers, f(z_t, t, context); :class:`Schedule` knows what kind of prediction that is.
 
         Args:
             z: z_t, (B, C, h, w).
             t: timestep, scalar or (B,).
-            abar_t: ᾱ_t, scalar or (B,).
             context: keys and values, (B, L, D) each.
             hook: reads or changes the attention on the way; such a pass is never replayed.
             prefix: of z and t; None computes everything. A hook sees the self-attention in it once at most.
@@ -271,31 +259,29 @@ class Backbone:
             return self._run(z, t, context, hook, prefix).float().contiguous()
 
         graphs = self._graphs_for(z) if hook is None else None
-        return self._to_noise(run_pass(graphs, "noise", run, z, t, context, prefix), z, abar_t)
+        return run_pass(graphs, "prediction", run, z, t, context, prefix)
 
-    def noise_and_maps(
+    def predict_with_maps(
         self,
         z: Tensor,
         t: Tensor,
-        abar_t: Tensor,
         context: Context,
         grid: Grid,
         prefix: Prefix | None = None,
         also: AttentionHook | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """ε(z_t, t, context) and A_t of the same pass.
+        """f(z_t, t, context) and A_t of the same pass.
 
         Args:
             z: z_t, (B, C, h, w).
             t: timestep, scalar or (B,).
-            abar_t: ᾱ_t, scalar or (B,).
             context: keys and values, (B, L, D) each.
             grid: (r, c), as :meth:`map_grid` answers it.
             prefix: of z and t; None computes everything.
             also: a further hook, behind the one that reads A_t; such a pass is never replayed.
 
         Returns:
-            ε (B, C, h, w) and A_t (B, r, c, L), both fp32.
+            f (B, C, h, w) and A_t (B, r, c, L), both fp32.
         """
 
         def run(z: Tensor, t: Tensor, context: Context, prefix: Prefix | None) -> tuple[Tensor, Tensor]:
@@ -304,28 +290,16 @@ class Backbone:
             return self._run(z, t, context, hook, prefix).float().contiguous(), maps.A
 
         graphs = self._graphs_for(z) if also is None else None
-        out, A = run_pass(graphs, ("noise and maps", grid), run, z, t, context, prefix)
-        return self._to_noise(out, z, abar_t), A
-
-    def _to_noise(self, out: Tensor, z: Tensor, abar_t: Tensor) -> Tensor:
-        """ε of what the UNet answers, by the kind of its prediction (v: Salimans and Ho, arXiv 2202.00512)."""
-        abar_t = abar_t.reshape(-1, 1, 1, 1)
-        kind = self.scheduler.config.prediction_type
-        if kind == "v_prediction":
-            return abar_t.sqrt() * out + (1 - abar_t).sqrt() * z
-        if kind == "sample":
-            return (z - abar_t.sqrt() * out) / (1 - abar_t).sqrt()
-        return out
+        return run_pass(graphs, ("prediction and maps", grid), run, z, t, context, prefix)
 
     def attention_maps(
-        self, z: Tensor, t: Tensor, abar_t: Tensor, context: Context, grid: Grid, prefix: Prefix | None = None
+        self, z: Tensor, t: Tensor, context: Context, grid: Grid, prefix: Prefix | None = None
     ) -> Tensor:
         """A_t alone: the UNet stops after the last r x c cross-attention, since nothing after it can change A_t.
 
         Args:
             z: z_t, (B, C, h, w).
             t: timestep, scalar or (B,).
-            abar_t: ᾱ_t, scalar or (B,).
             context: keys and values, (B, L, D) each.
             grid: (r, c), as :meth:`map_grid` answers it.
             prefix: of z and t; None computes everything.
@@ -409,7 +383,8 @@ class Backbone:
                 f"its scheduler/scheduler_config.json"
             )
         last = torch.as_tensor(self.scheduler.final_alpha_cumprod).reshape(1)
-        return Schedule(timesteps, torch.cat([alphas, last]).float().to(self.device))
+        alphas = torch.cat([alphas, last]).float().to(self.device)
+        return Schedule.of_alphas(timesteps, alphas, self.scheduler.config.prediction_type)
 
 
 @contextmanager

@@ -81,12 +81,12 @@ def test_the_published_formulas_are_those_of_the_maps(tiny, sample):
     task, records = run(tiny, [sample], method(formulas="published", max_steps=1, null="direct", **counts), stop=1)
     plain, others = run(tiny, [sample], method(max_steps=1, null="direct", **counts), stop=1)
     context = Context.of(task.plain)
-    at = task.schedule.timesteps[0], task.schedule.alphas[0]
+    t = task.schedule.timesteps[0]
     losses = dict(zip(task.method.tokens.losses, records[0].losses[0], strict=True))
     torch.testing.assert_close(losses["marginals"], joint_marginal_loss(records[0].maps, task.priors)[0])
     with torch.no_grad():
         moved = Context.of(tiny.encode_text(task.prompts.ids, records[0].tokens)).keys
-        _, A = tiny.noise_and_maps(task.trajectory[-1], *at, Context(moved, context.values), task.grid)
+        _, A = tiny.predict_with_maps(task.trajectory[-1], t, Context(moved, context.values), task.grid)
     expected = attention_balancing_loss(maps_of(contrast_tokens(A), task.prompts.nouns), sigma=0.5**0.5)[0]
     torch.testing.assert_close(losses["balance"], expected, rtol=1e-4, atol=1e-5)
     for name, loss in zip(plain.method.tokens.losses, others[0].losses[0], strict=True):

@@ -16,7 +16,7 @@ from locinv_pl.method.policies import LOSSES, LossTerm, NullTextPolicy, TokenPol
 from locinv_pl.method.task import prepare
 from locinv_pl.method.timestep import collect, invert_step
 from locinv_pl.networks.attention import Context, maps_of
-from locinv_pl.networks.schedule import ddim_step, guided_noise
+from locinv_pl.networks.schedule import guided
 from locinv_pl.run.module import LocInvModule
 
 
@@ -150,9 +150,9 @@ def test_in_a_batch_too_an_image_that_stops_stays_where_it_is(tiny):
 @torch.no_grad()
 def land(backbone, task, z_t, eps_cond, null):
     """Where the guided step from z_T leads under a null text."""
-    t, (abar_t, abar_s) = task.schedule.timesteps[0], task.schedule.alphas[:2]
-    eps_null = backbone.predict_noise(z_t, t, abar_t, Context.of(null))
-    return ddim_step(z_t, guided_noise(eps_cond, eps_null, task.method.guidance_scale), abar_t, abar_s)
+    t = task.schedule.timesteps[0]
+    eps_null = backbone.predict(z_t, t, Context.of(null))
+    return task.schedule.step(z_t, guided(eps_cond, eps_null, task.method.guidance_scale), 0)
 
 
 def test_keys_only_tokens_leave_the_values_alone(tiny, sample):
@@ -289,7 +289,7 @@ def test_negative_prompt_inversion_reconstructs_without_guidance(tiny, sample):
     task, records = run(tiny, [sample], method("fixed", "npi"))
     z = task.trajectory[-1]
     for i, record in enumerate(records):
-        t, (abar_t, abar_s) = task.schedule.timesteps[i], task.schedule.alphas[i : i + 2]
+        t, (abar_t, abar_s) = task.schedule.timesteps[i], task.schedule.signal[i : i + 2].square()
         with torch.no_grad():
             eps = tiny.unet(z, t, encoder_hidden_states=task.plain).sample
         z_0 = (z - (1 - abar_t).sqrt() * eps) / abar_t.sqrt()
@@ -312,7 +312,7 @@ def test_direct_inversion_reconstructs_what_the_vae_does(tiny, sample, policy):
 def test_direct_inversion_predicts_no_noise(tiny, sample, monkeypatch):
     """Its latents are the DDIM trajectory's: what a timestep costs ends with the last map."""
     task = prepare(tiny, [sample], method("optimize", "direct", max_steps=1), T, R)
-    for name in ("predict_noise", "noise_and_maps"):
+    for name in ("predict", "predict_with_maps"):
         monkeypatch.setattr(type(tiny), name, None)
     record = invert_step(tiny, task, 0, task.start())
     assert torch.equal(record.latent, task.trajectory[-2]) and record.token_steps.tolist() == [1]
@@ -327,8 +327,8 @@ def test_tokens_that_move_at_every_second_timestep_stay_at_the_others(tiny, samp
     assert torch.equal(every[0].tokens, records[0].tokens) and not torch.equal(every[1].tokens, records[1].tokens)
     with torch.no_grad():  # what a timestep leaves behind is of its own latent, moved or not
         context = token_context(tiny, task, records[1].tokens)
-        at = task.schedule.timesteps[1:2], task.schedule.alphas[1:2]
-        A = tiny.noise_and_maps(task.trajectory[-2], *at, context, task.grid)[1]
+        t = task.schedule.timesteps[1:2]
+        A = tiny.predict_with_maps(task.trajectory[-2], t, context, task.grid)[1]
     torch.testing.assert_close(records[1].maps, maps_of(A, task.prompts.nouns))
     with pytest.raises(InputError, match="every=0 must be 1 or more"):
         TokenPolicy(every=0)

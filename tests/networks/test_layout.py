@@ -238,7 +238,7 @@ def test_zero_terminal_snr(own_folder: Path, spacing: str) -> None:
     change(own_folder / "scheduler/scheduler_config.json", rescale_betas_zero_snr=True, timestep_spacing=spacing)
     backbone = load_backbone(str(own_folder))
     if spacing == "leading":
-        assert (backbone.schedule(10).alphas > 0).all()
+        assert (backbone.schedule(10).signal > 0).all()
     else:
         with pytest.raises(InputError, match="ends without a signal .rescale_betas_zero_snr."):
             backbone.schedule(10)
