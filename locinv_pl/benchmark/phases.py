@@ -13,7 +13,6 @@ from torch import Tensor
 from locinv_pl.measures.backbones import to_sample
 from locinv_pl.method.dynamic_tokens import token_context, token_losses
 from locinv_pl.method.task import Task
-from locinv_pl.networks.attention import Context
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.schedule import guided
 from locinv_pl.scenes.drawing import draw_scene
@@ -62,7 +61,7 @@ def phases_of(backbone: Backbone, task: Task, i: int) -> dict[str, Work]:
     """
     z_t, target = task.ddim_latent(i), task.ddim_latent(i + 1)
     schedule, t = task.schedule, task.schedule.timesteps[i]
-    plain = Context.of(task.plain)
+    plain = task.plain
     prefix = backbone.prefix(z_t, t)
     with torch.no_grad():
         backbone.predict(z_t, t, plain, prefix=prefix)  # fills it
@@ -83,8 +82,8 @@ def phases_of(backbone: Backbone, task: Task, i: int) -> dict[str, Work]:
         return token_losses(A, task, only=task.method.tokens.active).nan_to_num(0).sum()
 
     def null(fits: bool = True) -> Tensor:
-        null = task.empty.expand(len(z_t), -1, -1).clone().requires_grad_(fits)
-        predicted = backbone.predict(z_t, t, Context.of(null), prefix=prefix)
+        null = task.empty.keys.expand(len(z_t), -1, -1).clone().requires_grad_(fits)
+        predicted = backbone.predict(z_t, t, task.empty.expand(len(z_t)).with_states(null), prefix=prefix)
         z_s = schedule.step(z_t, guided(z_t, predicted, task.method.guidance_scale), i)
         return (z_s - target).square().mean()
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from locinv_pl.networks.architectures.stable_diffusion import StableDiffusion
 from locinv_pl.networks.attention import AttentionHook, AttentionHooks, Context, CrossAttentionMaps, Grid, Layer
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.prefix import Prefix
@@ -56,7 +57,7 @@ class _Explicit:
         return probs
 
 
-class Reference(Backbone):
+class Reference(StableDiffusion):
     """A backbone that does without some savings.
 
     Args:
@@ -75,7 +76,7 @@ class Reference(Backbone):
         self, z: Tensor, t: Tensor, context: Context, hook: AttentionHook | None = None, prefix: Prefix | None = None
     ) -> Tensor:
         if hook is not None:
-            self._conditional = Context(context.keys.detach(), context.values.detach())
+            self._conditional = Context(*(states.detach() for states in context.tensors))
         explicit: Any = _Explicit() if hook is None else AttentionHooks(hook, _Explicit())
         return super()._run(z, t, context, hook if self.savings.fused_attention else explicit, prefix)
 
@@ -109,7 +110,7 @@ class Reference(Backbone):
         cond = self._conditional
         if hook is not None or self.savings.conditional_once or cond is None:
             return super().predict(z, t, context, hook, prefix)
-        both = Context(torch.cat([context.keys, cond.keys]), torch.cat([context.values, cond.values]))
+        both = Context.cat([context, cond])
         twice = None if prefix is None else prefix.pick(torch.arange(len(z)).repeat(2))
         null, conditional = super().predict(torch.cat([z, z]), t, both, None, twice).chunk(2)
         return null + (conditional - conditional.detach())
@@ -141,8 +142,9 @@ def trainable(backbone: Backbone) -> Iterator[nn.Parameter]:
     Args:
         backbone: whose weights.
     """
-    yield from backbone.text_encoder.parameters()
-    for name, weight in backbone.unet.named_parameters():
+    for network in backbone.text.networks:
+        yield from network.parameters()
+    for name, weight in backbone.denoiser.named_parameters():
         if not any(f".{projection}." in name for projection in PROJECTIONS):
             yield weight
 

@@ -144,6 +144,7 @@ def denoise(
     every = list(range(len(ids)))
     moved = [target.row for target in rows.targets] if is_direct else every
     is_guided = backbone.needs_null(method.guidance_scale)
+    empty = plain.pick(rows.source_of) if method.null_text.policy == "npi" else backbone.encode_null().expand(len(ids))
     for i in range(len(schedule)):
         on_step()
         t = schedule.timesteps[i]
@@ -154,12 +155,12 @@ def denoise(
         if some:
             # 1. The text: V_t for shared nouns, and the source's context at the tokens that the settings keep.
             context = dynamic_context(backbone, method.tokens, ids, rows.embeddings(i, own), plain)
-            context = Context(rows.keep(context.keys)[some], rows.keep(context.values)[some])
+            context = context.with_states(rows.keep(context.keys), rows.keep(context.values)).pick(some)
             # 2. The guided DDIM step, both halves in one pass; attention goes from the source rows to the targets.
             halves = some + (moved if is_guided else [])
             if is_guided:
                 null = torch.stack([rows.inversions[n].null[i] for n in moved]).to(device)  # ∅_t, (g, L, D)
-                context = Context(torch.cat([context.keys, null]), torch.cat([context.values, null]))
+                context = Context.cat([context, empty.pick(moved).with_states(null)])
             predicted = backbone.predict(z[halves], t, context, control if acts else None)
             cond = predicted[: len(some)][[some.index(n) for n in moved]]  # (g, C, h, w)
             prediction = guided(cond, predicted[len(some) :], method.guidance_scale) if is_guided else cond
@@ -196,4 +197,4 @@ def plan(backbone: Backbone, rows: Rows, region: Tensor | None) -> tuple[Attenti
     if region is not None and not region.any():
         raise InputError("region: is empty; say where the edit may change the image")
     num_steps = rows.inversions[0].settings["num_steps"]
-    return AttentionEdit(rows, num_steps, backbone.device), Blend(rows, (h, w), region)
+    return AttentionEdit(rows, num_steps, backbone.device, backbone.coarsest((h, w))), Blend(rows, (h, w), region)

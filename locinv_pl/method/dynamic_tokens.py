@@ -33,7 +33,7 @@ from locinv_pl.networks.prefix import Prefix
 OF_PRIORS = ("similarity", "overlap", "leakage")  # that of an even map depends on the prior's area
 
 
-def dynamic_context(backbone: Backbone, policy: TokenPolicy, ids: Tensor, V: Tensor, plain: Tensor) -> Context:
+def dynamic_context(backbone: Backbone, policy: TokenPolicy, ids: Tensor, V: Tensor, plain: Context) -> Context:
     """What cross-attention sees of prompts with dynamic tokens.
 
     Args:
@@ -41,12 +41,12 @@ def dynamic_context(backbone: Backbone, policy: TokenPolicy, ids: Tensor, V: Ten
         policy: says whether tokens move at all, and whether they feed the values too.
         ids: token ids (B, L).
         V: input embeddings with V_t in the dynamic tokens' rows, (B, L, D).
-        plain: the text encoder's output for the words' own embeddings, (B, L, D).
+        plain: what the text encoders make of the words' own embeddings, (B, L, D). Its pooled states stay.
     """
     if policy.policy == "fixed":
-        return Context.of(plain)
-    keys = backbone.encode_text(ids, V)
-    return Context(keys, plain if policy.values == "prompt" else keys)
+        return plain
+    keys = backbone.encode_text(ids, V).keys
+    return plain.with_states(keys, plain.values if policy.values == "prompt" else keys)
 
 
 def token_context(backbone: Backbone, task: Task, V: Tensor, images: Tensor | slice = slice(None)) -> Context:
@@ -58,7 +58,7 @@ def token_context(backbone: Backbone, task: Task, V: Tensor, images: Tensor | sl
         V: their input embeddings with V_t in the dynamic tokens' rows, (b, L, D).
         images: which of the task's images, numbers (b,); all by default.
     """
-    return dynamic_context(backbone, task.method.tokens, task.prompts.ids[images], V, task.plain[images])
+    return dynamic_context(backbone, task.method.tokens, task.prompts.ids[images], V, task.plain.pick(images))
 
 
 def applicable(task: Task, images: Tensor | slice = slice(None)) -> Tensor:
@@ -187,7 +187,7 @@ def optimize_tokens(
 
     adamw = partial(torch.optim.AdamW, lr=policy.lr, weight_decay=policy.weight_decay)
     has_noun = torch.nonzero(task.prompts.has_noun[images].any(-1)).flatten()
-    descent = Descent(V, adamw, prefix, has_noun, task.prompts.dynamic[images])
+    descent = Descent(V, adamw, prefix, has_noun, task.prompts.dynamic[images], backbone.text.units)
     of = descent.of
     for _ in range(policy.max_steps if max_steps is None else max_steps):
         if not len(has_noun):

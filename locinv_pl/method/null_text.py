@@ -51,12 +51,15 @@ def optimize_null_text(
     tolerance = 1e-5 + i * 2e-5 if policy.early_stop else 0.0
     J = policy.max_steps if policy.policy == "optimize" and backbone.needs_null(w) else 0
 
+    pooled = (task.plain if policy.policy == "npi" else task.empty.expand(len(z_t))).pooled
+    if pooled is not None:  # the prompt's prefix depends on the prompt's own
+        prefix = backbone.prefix(z_t, t)
     descent = Descent(null, partial(torch.optim.Adam, lr=policy.lr * max(1 - i / 100, 0.01)), prefix)
     of, z_s, loss_of = descent.of, torch.empty_like(z_t), z_t.new_zeros(len(z_t))
     was_above = torch.ones(len(z_t), dtype=torch.bool, device=z_t.device)  # before the first step nothing is tested
     for j in range(J + 1):
         with torch.set_grad_enabled(j < J):  # the last pass is for z_{t-1} alone
-            context = Context.of(descent.embeddings)  # ∅, (b, L, D)
+            context = Context.of(descent.embeddings, None if pooled is None else of(pooled))  # ∅, (b, L, D)
             prediction = backbone.guide(of(cond), of(z_t), t, context, w, descent.prefix)  # (b, C, h, w)
             z = task.schedule.step(of(z_t), prediction, i)  # (b, C, h, w)
             loss = (z - of(target)).square().mean((1, 2, 3))  # (b,)
@@ -99,12 +102,12 @@ def null_text_step(
         ∅_t (B, L, D), z_{t-1} (B, C, h, w), the loss (B,), gradient steps taken (B,).
     """
     policy = task.method.null_text
-    empty = task.empty.expand(len(z_t), -1, -1)
+    empty = task.empty.keys.expand(len(z_t), -1, -1)
     if policy.policy == "direct" or cond is None:
         zeros = z_t.new_zeros(len(z_t))
         return empty, task.ddim_latent(i + 1), zeros, zeros.int()
     if policy.policy == "npi":
-        null = task.plain
+        null = task.plain.keys
     elif not (policy.policy == "optimize" and policy.carry_over):
         null = empty
     return optimize_null_text(backbone, task, z_t, i, cond, null.to(backbone.device), prefix)

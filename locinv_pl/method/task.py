@@ -67,8 +67,8 @@ class Task:
         prompts: the batch's token tensors.
         embeddings: the input embeddings to start from, (B, L, D): the words' own, or those of their tokens without the
             end-of-word mark.
-        plain: the text encoder's output for the unchanged prompts, (B, L, D).
-        empty: that for "", (1, L, D).
+        plain: what the text encoders make of the unchanged prompts, (B, L, D).
+        empty: that of "", (1, L, D).
         priors: S, (B, K, r, c), in [0, 1].
         fine_priors: S on the latents' grid, (B, K, h, w), in [0, 1].
         background: DPL's M, (B, r, c), 0 or 1; None where its loss doesn't count.
@@ -86,8 +86,8 @@ class Task:
     grid: Grid
     prompts: PromptBatch
     embeddings: Tensor
-    plain: Tensor
-    empty: Tensor
+    plain: Context
+    empty: Context
     priors: Tensor
     fine_priors: Tensor
     background: Tensor | None
@@ -105,7 +105,7 @@ class Task:
             samples=tuple(self.samples[b] for b in some),
             prompts=self.prompts.pick(some),
             embeddings=self.embeddings[some],
-            plain=self.plain[some],
+            plain=self.plain.pick(some),
             priors=self.priors[some],
             fine_priors=self.fine_priors[some],
             background=None if self.background is None else self.background[some],
@@ -122,11 +122,11 @@ class Task:
     def start(self) -> StepRecord:
         """The state before step 0: z_T, the embeddings to start from, ∅ of the empty prompt."""
         B = len(self.samples)
-        zeros = torch.zeros(B, device=self.plain.device)
+        zeros = torch.zeros(B, device=self.plain.keys.device)
         return StepRecord(
             latent=self.ddim_latent(0),
             tokens=self.embeddings,
-            null=self.empty.expand(B, -1, -1),
+            null=self.empty.keys.expand(B, -1, -1),
             maps=self.initial_maps[0],
             losses=zeros[:, None].expand(B, len(LOSSES)),
             thresholds=zeros.new_zeros(len(LOSSES)),
@@ -183,7 +183,7 @@ def prepare(backbone: Backbone, samples: Sequence[EditSample], method: Method, n
     schedule = backbone.schedule(num_steps)
     parts = SelfAttentionMaps(backbone.finest_grid(z_0.shape, 2 * resolution))
     estimates = moves and method.tokens.background.weight > 0
-    trajectory, A = ddim_invert(backbone, z_0, Context.of(plain), schedule, grid, parts if estimates else None)
+    trajectory, A = ddim_invert(backbone, z_0, plain, schedule, grid, parts if estimates else None)
     initial_maps = torch.stack([maps_of(A_t, prompts.nouns) for A_t in A])
     priors = torch.zeros(*prompts.has_noun.shape, *grid)
     h, w = z_0.shape[-2:]

@@ -58,21 +58,24 @@ def _denoise(backbone: Backbone, prompts: Sequence[str], z: Tensor, guidance_sca
     schedule, backbone = backbone.schedule(num_steps), backbone.guided_by(guidance_scale)
     is_guided = backbone.needs_null(guidance_scale)
     ids = torch.stack([tokenize(backbone.tokenizer, prompt, f"prompt {prompt!r}").ids for prompt in prompts])
-    null = [backbone.encode_null().expand(len(ids), -1, -1)] if is_guided else []
-    context = Context.of(torch.cat([backbone.encode_text(ids), *null]))
+    null = [backbone.encode_null().expand(len(ids))] if is_guided else []
+    context = Context.cat([backbone.encode_text(ids), *null])
     z = z.to(backbone.device)
     for i, t in enumerate(schedule.timesteps):
         prediction = backbone.predict(torch.cat([z, z]) if is_guided else z, t, context)
         if is_guided:
-            prediction = guided(*prediction.chunk(2), guidance_scale)
+            cond, null = prediction.chunk(2)
+            prediction = guided(cond, null, guidance_scale)
         z = schedule.step(z, prediction, i)
     return backbone.decode(z).cpu()
 
 
 def _shape(backbone: Backbone | FlowModel) -> tuple[int, int, int]:
     """(C, h, w) of a latent."""
-    net = backbone.pipeline.transformer if isinstance(backbone, FlowModel) else backbone.unet
-    return net.config.in_channels, net.config.sample_size, net.config.sample_size
+    if isinstance(backbone, FlowModel):
+        config = backbone.pipeline.transformer.config
+        return config.in_channels, config.sample_size, config.sample_size
+    return backbone.widths[1], backbone.latent_size, backbone.latent_size
 
 
 def _seeded(seed: int) -> torch.Generator:

@@ -23,7 +23,7 @@ from locinv_pl.method.policies import load_method
 from locinv_pl.method.task import prepare
 from locinv_pl.method.timestep import invert_step
 from locinv_pl.networks.attention import Context, CrossAttentionMaps
-from locinv_pl.networks.backbone import load_backbone
+from locinv_pl.networks.loading import load_backbone
 from locinv_pl.networks.tuning import Tuning
 from locinv_pl.words.tokens import prompt_batch
 
@@ -56,7 +56,7 @@ def gradients(backbone, task):
     with torch.no_grad():
         context = token_context(backbone, task, V)
         eps_cond, _ = backbone.predict_with_maps(z_t, t, context, task.grid, prefix)
-    null = task.empty.repeat(len(z_t), 1, 1).requires_grad_()
+    null = task.empty.keys.repeat(len(z_t), 1, 1).requires_grad_()
     eps_null = backbone.predict(z_t, t, Context.of(null), prefix=prefix)
     (eps_cond + eps_null).square().sum().backward()
     return [x.detach() for x in (A, losses, V.grad, eps_cond, eps_null, null.grad)]
@@ -124,7 +124,7 @@ def test_operations_agree_with_pytorchs_counter(tiny, task):
     with with_savings(tiny, NONE) as plain, torch.no_grad():  # explicit attention: PyTorch counts no other on a CPU
 
         def work():
-            plain.predict(z_t, t, Context.of(task.plain), CrossAttentionMaps(task.grid))
+            plain.predict(z_t, t, task.plain, CrossAttentionMaps(task.grid))
 
         with FlopCounterMode(display=False) as theirs:
             work()

@@ -47,7 +47,7 @@ def inversion(tiny_module: Backbone) -> Inversion:
 
 @pytest.fixture(scope="module")
 def tiny_module(tiny_folder) -> Backbone:
-    from locinv_pl.networks.backbone import load_backbone
+    from locinv_pl.networks.loading import load_backbone
 
     return load_backbone(str(tiny_folder))
 

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from locinv_pl.assets import EMBEDDED
 from locinv_pl.errors import InputError
 from locinv_pl.networks.attention import Context, CrossAttentionMaps
-from locinv_pl.networks.backbone import Backbone, load_backbone
+from locinv_pl.networks.backbone import Backbone
+from locinv_pl.networks.loading import load_backbone
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ class TestLoading:
         monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("asked the network"))
         backbone = load_backbone("me/tiny")
         assert backbone.name == "me/tiny"
-        assert torch.equal(backbone.encode_null(), tiny.encode_null())
+        assert torch.equal(backbone.encode_null().keys, tiny.encode_null().keys)
 
     @pytest.mark.parametrize("dtype", ["bfloat16", torch.float16])
     def test_dtype(self, tiny_folder, dtype):
@@ -227,14 +228,14 @@ class TestText:
 
     def test_a_prompts_own_embeddings_change_nothing(self, tiny):
         ids = token_ids(tiny, "a red cat", "a dog")
-        assert tiny.encode_text(ids).shape == (2, LENGTH, 32)
-        assert torch.equal(tiny.encode_text(ids, tiny.embed(ids)), tiny.encode_text(ids))
+        assert tiny.encode_text(ids).keys.shape == (2, LENGTH, 32)
+        assert torch.equal(tiny.encode_text(ids, tiny.embed(ids)).keys, tiny.encode_text(ids).keys)
 
     def test_others_do_and_later_tokens_see_them(self, tiny):
         ids = token_ids(tiny, "a red cat")
         V = tiny.embed(ids).clone()
         V[:, 3, ::2] += 1
-        before, after = tiny.encode_text(ids), tiny.encode_text(ids, V)
+        before, after = tiny.encode_text(ids).keys, tiny.encode_text(ids, V).keys
         assert torch.equal(before[:, :3], after[:, :3])
         assert not torch.allclose(before[:, 3:], after[:, 3:], atol=1e-3)
 
@@ -243,20 +244,20 @@ class TestText:
         V = tiny.embed(ids).clone().requires_grad_()
         table = tiny.text_encoder.get_input_embeddings().weight
         before = table.clone()
-        tiny.encode_text(ids, V).square().sum().backward()
+        tiny.encode_text(ids, V).keys.square().sum().backward()
         assert V.grad is not None and V.grad[0, 3].abs().sum() > 0
         assert table.grad is None
         assert torch.equal(table, before)
 
     def test_an_exception_leaves_the_encoder_as_it_was(self, tiny):
         ids = token_ids(tiny, "a red cat")
-        before = tiny.encode_text(ids)
+        before = tiny.encode_text(ids).keys
         with pytest.raises(RuntimeError):
             tiny.encode_text(ids, torch.zeros(1, LENGTH, 7))
-        assert torch.equal(tiny.encode_text(ids), before)
+        assert torch.equal(tiny.encode_text(ids).keys, before)
 
     def test_null_is_the_empty_prompt(self, tiny):
-        assert torch.equal(tiny.encode_null(), tiny.encode_text(token_ids(tiny, "")))
+        assert torch.equal(tiny.encode_null().keys, tiny.encode_text(token_ids(tiny, "")).keys)
 
 
 class TestNoise:

@@ -19,9 +19,9 @@ from locinv_pl.errors import InputError
 from locinv_pl.method.policies import Method, load_method
 from locinv_pl.method.task import prepare
 from locinv_pl.method.timestep import collect, invert_step
-from locinv_pl.networks.attention import Context
-from locinv_pl.networks.backbone import Backbone, load_backbone
+from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.generation import generate
+from locinv_pl.networks.loading import load_backbone
 from locinv_pl.networks.schedule import guidance_embedding
 
 LEVELS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -255,7 +255,7 @@ class TestWithoutNull:
 
     def test_the_scale_that_is_learned_counts(self, lcm):
         z, t = torch.randn(1, 4, 16, 16), torch.tensor(259)
-        context = Context.of(lcm.encode_null())
+        context = lcm.encode_null()
         one, other, same = (lcm.guided_by(w).predict(z, t, context) for w in (2.0, 8.0, 2.0))
         assert torch.equal(one, same) and not torch.allclose(one, other)
         assert lcm.guided_by(2.0) is lcm.guided_by(2.0) is not lcm
@@ -264,6 +264,6 @@ class TestWithoutNull:
         assert tiny.guided_by(3.0) is tiny
         assert tiny.needs_null(3.0) and not tiny.needs_null(1.0)
         z, t = torch.randn(1, 4, 16, 16), torch.tensor(259)
-        null, cond = Context.of(tiny.encode_null()), torch.randn(1, 4, 16, 16)
+        null, cond = tiny.encode_null(), torch.randn(1, 4, 16, 16)
         eps_null = tiny.predict(z, t, null)
         assert torch.equal(tiny.guide(cond, z, t, null, 3.0), eps_null + 3.0 * (cond - eps_null))

@@ -12,8 +12,9 @@ from locinv_pl.method.policies import Method, NullTextPolicy, TokenPolicy
 from locinv_pl.method.task import prepare
 from locinv_pl.method.timestep import invert_step
 from locinv_pl.networks.attention import Context
-from locinv_pl.networks.backbone import Backbone, load_backbone
+from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.graphs import LARGEST, Graphs
+from locinv_pl.networks.loading import load_backbone
 from locinv_pl.networks.tuning import Tuning
 from locinv_pl.types import StepRecord
 

@@ -8,9 +8,9 @@ from diffusers.models.activations import GEGLU
 from diffusers.models.resnet import ResnetBlock2D
 
 from locinv_pl.networks.attention import Context
-from locinv_pl.networks.backbone import load_backbone
 from locinv_pl.networks.forwards import set_forwards
 from locinv_pl.networks.fused import fused_forwards
+from locinv_pl.networks.loading import load_backbone
 
 kernels = pytest.importorskip("locinv_pl.networks.kernels", reason="needs Triton", exc_type=ImportError)
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from locinv_pl.cli.main import main
 from locinv_pl.editing.pipelines import EditorSettings, make_editor
 from locinv_pl.errors import InputError
-from locinv_pl.networks.backbone import load_backbone
+from locinv_pl.networks.loading import load_backbone
 
 
 def refusal(folder: Path | str) -> str:
@@ -64,7 +64,7 @@ def change(file: Path, **values: Any) -> None:
                 "addition_time_embed_dim": 8,
                 "projection_class_embeddings_input_dim": 80,
             },
-            "is Stable Diffusion XL's, which no editor takes",
+            "is Stable Diffusion XL's, its folder isn't",
         ),
         ({"time_cond_proj_dim": 9}, "unet/config.json: time_cond_proj_dim: Input should be a multiple of 2"),
         ({"num_class_embeds": 10}, "takes more than an image and a prompt (num_class_embeds)"),
@@ -175,7 +175,7 @@ def test_no_configuration(own_folder: Path, content: bytes) -> None:
 @pytest.mark.parametrize("length", [1e9, 10**30, 77])
 def test_prompts_are_as_long_as_the_text_encoder_takes(own_folder: Path, length: float) -> None:
     change(own_folder / "tokenizer/tokenizer_config.json", model_max_length=length)
-    assert load_backbone(str(own_folder)).encode_null().shape == (1, 20, 32)
+    assert load_backbone(str(own_folder)).encode_null().keys.shape == (1, 20, 32)
 
 
 def test_a_tokenizer_of_another_model(own_folder: Path) -> None:

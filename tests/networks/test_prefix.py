@@ -11,8 +11,9 @@ from locinv_pl.method.policies import LossTerm, Method, NullTextPolicy, TokenPol
 from locinv_pl.method.task import prepare
 from locinv_pl.method.timestep import invert_step
 from locinv_pl.networks.attention import Context, CrossAttentionMaps
-from locinv_pl.networks.backbone import Backbone, load_backbone
+from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.forwards import use_forwards
+from locinv_pl.networks.loading import load_backbone
 from locinv_pl.networks.schedule import guided
 
 GRID = (8, 8)
@@ -24,7 +25,7 @@ def backbone(request, tiny_folder) -> Backbone:
     backbone = load_backbone(str(tiny_folder))
     if request.param == "attention first":
         torch.manual_seed(1)
-        backbone.unet = UNet2DConditionModel(
+        backbone.denoiser = UNet2DConditionModel(
             sample_size=16,
             block_out_channels=[16, 32, 32],
             layers_per_block=2,
@@ -195,13 +196,13 @@ def test_a_whole_inversion_equals_the_plain_path_s(backbone):
     tokens = TokenPolicy(values="dynamic", max_steps=3, lr=1e-3, **terms)
     how = Method("test", 7.5, tokens, NullTextPolicy(max_steps=3, early_stop=False))
     task = prepare(backbone, [make_two_objects("one", 0)], how, 3, 8)
-    record, z, null = task.start(), task.trajectory[-1], task.empty
+    record, z, null = task.start(), task.trajectory[-1], task.empty.keys
     where, S, nouns = task.prompts.dynamic, task.priors[0].flatten(1), task.prompts.nouns[0]
     rows = task.embeddings[where]
 
     def text():
         V = task.embeddings.masked_scatter(where[..., None].expand_as(task.embeddings), rows)
-        return backbone.encode_text(task.prompts.ids, V)
+        return backbone.encode_text(task.prompts.ids, V).keys
 
     for i in range(3):
         record = invert_step(backbone, task, i, record)

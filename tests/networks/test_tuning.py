@@ -11,7 +11,8 @@ from locinv_pl.method.policies import Method, NullTextPolicy, TokenPolicy
 from locinv_pl.method.task import prepare
 from locinv_pl.method.timestep import invert_step
 from locinv_pl.networks.attention import Context, attention_layers
-from locinv_pl.networks.backbone import Backbone, load_backbone
+from locinv_pl.networks.backbone import Backbone
+from locinv_pl.networks.loading import load_backbone
 from locinv_pl.networks.tuning import Tuning, set_memory_format, use_one_thread
 
 GRID, T = (8, 8), torch.tensor(500)
@@ -155,13 +156,14 @@ def test_half_precision_weights_leave_what_is_optimized_in_fp32(tiny, tiny_folde
     for backbone in (half, tiny):
         task = prepare(backbone, [make_two_objects("one", 0)], HOW, 4, 8)
         records.append(invert_step(backbone, task, 0, task.start()))
-        tensors = [task.embeddings, task.plain, task.trajectory, task.schedule.signal, *vars(records[-1]).values()]
+        tensors = [task.embeddings, task.plain.keys, task.trajectory, task.schedule.signal, *vars(records[-1]).values()]
         kinds = {x.dtype for x in tensors if isinstance(x, torch.Tensor) and x.is_floating_point()}
         assert kinds == {torch.float32}
     state = [x for optimizer in optimizers for row in optimizer.state.values() for x in row.values()]
     assert len(optimizers) == 4 and state and {x.dtype for x in state} == {torch.float32}
     ours, plain = records
-    moved = [(r.null - t).flatten() for r, t in zip(records, (half.encode_null(), tiny.encode_null()), strict=True)]
+    starts = half.encode_null().keys, tiny.encode_null().keys
+    moved = [(r.null - start).flatten() for r, start in zip(records, starts, strict=True)]
     assert torch.cosine_similarity(*moved, dim=0) > 0.5  # gradients in half precision still point that way
     assert ours.null_steps.tolist() == plain.null_steps.tolist() == [2]
     torch.testing.assert_close(ours.losses[0, :3], plain.losses[0, :3], rtol=0.05, atol=0.05)
