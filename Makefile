@@ -4,8 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := data=scenes data.num_images=6 data.batch_size=3 trainer.accelerator=cpu
 # Tests that start processes, run whole models or interpret kernels: not of `make fast`.
-SLOW := benchmark callbacks cli comparison measures pretrain run editing/test_editors.py io/test_disk.py \
-	$(addprefix datamodules/test_,coco_edit.py completion.py foundation.py) \
+SLOW := benchmark callbacks cli comparison grounding measures pretrain run editing/test_editors.py io/test_disk.py \
+	$(addprefix datamodules/test_,coco_edit.py completion.py) \
 	$(addprefix networks/test_,generation.py graphs.py kernels.py memory.py tuning.py)
 
 .PHONY: help demo test fast lint format docs tree clean

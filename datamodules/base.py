@@ -40,8 +40,8 @@ from lightning.pytorch import LightningDataModule
 
 from locinv_pl.datamodules.completion import Captions, Completion
 from locinv_pl.datamodules.entries import Entry, EntrySamples, OnError, PriorKind, Problems
-from locinv_pl.datamodules.foundation import FoundationModels
 from locinv_pl.errors import InputError, check_choice, tell
+from locinv_pl.grounding.models import FoundationModels
 from locinv_pl.io.frames import Fit, Frame
 from locinv_pl.run.loader import TimestepLoader, local_queue
 from locinv_pl.run.module import LocInvModule
@@ -54,7 +54,8 @@ class EditDataModule(LightningDataModule, ABC):
 
     Args:
         prior: which localization prior a noun gets: "segment" for masks (boxes where there is no mask), "box"
-            for filled boxes, "grounded_sam" for masks that foundation models find on the image.
+            for filled boxes, "grounded_sam" for masks that Grounding DINO and SAM find on the image, "sam3" for masks
+            that SAM 3 finds alone.
         batch_size: the number of images that are inverted together, 1 or more.
         size: side of the images in pixels; the backbone's own by default.
         fit: how images that aren't square become what the model takes: "crop" shows the centred square, "pad"
@@ -66,7 +67,8 @@ class EditDataModule(LightningDataModule, ABC):
         pin_memory: True puts images into page-locked memory, which makes copies to a GPU faster.
         words: what finds nouns and adjectives in prompts: "dictionary", "spacy", or "spacy:PIPELINE".
         caption: "blip" captions images that have no prompt; "given" refuses them.
-        models: the foundation models behind ``prior=grounded_sam`` and ``caption=blip``.
+        models: the foundation models behind ``prior=grounded_sam``, ``prior=sam3`` and ``caption=blip``; with
+            ``prior=sam3`` the segmenter is "facebook/sam3" by default, and there is no detector.
         shard: "3/8" takes the third of eight equal parts of the images, for arrays of jobs that share a run's
             folder; all of them by default.
         model: the module that the images are for: it knows the size of images, the number of timesteps, the limit
@@ -107,7 +109,8 @@ class EditDataModule(LightningDataModule, ABC):
         self.prior, self.batch_size, self.size, self.fit = prior, batch_size, size, fit
         self.on_error: OnError = on_error
         self.num_workers, self.pin_memory = num_workers, pin_memory
-        self.words, self.caption, self.models = words, caption, models
+        self.words, self.caption = words, caption
+        self.models = models.without_detector() if prior == "sam3" else models
 
     @abstractmethod
     def entries(self, side: int, problems: Problems) -> Sequence[Entry]:
@@ -130,7 +133,7 @@ class EditDataModule(LightningDataModule, ABC):
 
     def read(self, side: int, problems: Problems) -> EntrySamples:
         """The samples at a side of ``side`` pixels, opened one by one when asked for."""
-        complete = Completion(self.prior == "grounded_sam", self.caption, self.models, self.words)
+        complete = Completion(self._finds_priors, self.caption, self.models, self.words)
         return EntrySamples(self.entries(side, problems), self.prior, side, self.fit, complete)
 
     def setup(self, stage: str) -> None:
@@ -180,7 +183,11 @@ class EditDataModule(LightningDataModule, ABC):
 
     @property
     def _needs_models(self) -> bool:
-        return self.prior == "grounded_sam" or self.caption == "blip"
+        return self._finds_priors or self.caption == "blip"
+
+    @property
+    def _finds_priors(self) -> bool:
+        return self.prior in ("grounded_sam", "sam3")
 
     @property
     def _model(self) -> LocInvModule:

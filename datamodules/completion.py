@@ -12,8 +12,10 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 
 from locinv_pl.datamodules.entries import Entry, Mention, Shape
-from locinv_pl.datamodules.foundation import Blip, Found, FoundationModels, GroundedSam
 from locinv_pl.errors import InputError
+from locinv_pl.grounding.captions import Blip
+from locinv_pl.grounding.models import FoundationModels
+from locinv_pl.grounding.nouns import Found, GroundedSam
 from locinv_pl.types import Span
 from locinv_pl.words import load_words
 
@@ -24,10 +26,10 @@ class Completion:
     """Completes entries whose image is open.
 
     Args:
-        grounds: whether nouns get their priors from Grounding DINO and SAM; masks of the data stay what attention
-            IoU is measured against.
+        grounds: whether nouns get their priors from the models; masks of the data stay what attention IoU is
+            measured against.
         captions: "blip" captions images that have no prompt; "given" refuses them.
-        models: the hub ids, thresholds, cache and device of Grounding DINO, SAM and BLIP.
+        models: the hub ids, thresholds, cache and device of detector, segmenter and captioner.
         words: finds the nouns of prompts whose nouns the data doesn't name.
     """
 
@@ -50,7 +52,7 @@ class Completion:
         found = self._sam.find(image, [mention.word for mention in mentions])
         if not found:
             raise InputError(
-                f"{entry.path}: Grounding DINO finds no noun of {entry.prompt!r} on it; "
+                f"{entry.path}: no noun of {entry.prompt!r} is found on it; "
                 f"lower data.models.box_threshold, or give a mask"
             )
         known = [m for m in mentions if m.word in found]

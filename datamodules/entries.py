@@ -26,7 +26,7 @@ from locinv_pl.priors import Box
 from locinv_pl.types import Adjective, Edit, EditSample, Noun, Span, overlap
 
 Rle = dict[str, Any]  # COCO's compressed run lengths: {"size": [H, W], "counts": ...}
-PriorKind = Literal["segment", "box", "grounded_sam"]
+PriorKind = Literal["segment", "box", "grounded_sam", "sam3"]
 OnError = Literal["raise", "skip"]
 BIDI = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # turn the direction of what follows
 

@@ -47,7 +47,7 @@ IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".a
 class FolderDataModule(EditDataModule):
     """A folder with images and one YAML or JSONL file of prompts, priors and edits.
 
-    Without such a file every image of the folder is taken, with ``caption=blip`` and ``prior=grounded_sam``.
+    Without such a file every image of the folder is taken, with ``caption=blip`` and a prior that is found on it.
 
     Args:
         root: the folder that holds the images; paths of the list are relative to it.
@@ -96,7 +96,7 @@ class FolderDataModule(EditDataModule):
         if len(found) > 1:
             names = ", ".join(path.name for path in found)
             raise InputError(f"{root}: has several lists of images ({names}); name one in data.samples=")
-        if not found and not (self.caption == "blip" and self.prior == "grounded_sam"):
+        if not found and not (self.caption == "blip" and self._finds_priors):
             raise InputError(f"{root}: has no list of images; write samples.yaml, see datamodules/folder.py")
         return found[0] if found else None
 

@@ -21,6 +21,7 @@ LEVELS: tuple[dict[str, str], ...] = (
     {"measures": "maps, reconstructions and edits as numbers"},
     {"editing": "Prompt-to-Prompt, blending, other editors"},
     {"method": "one timestep: dynamic tokens, then null text"},
+    {"grounding": "nouns, boxes and points to masks, by foundation models"},
     {"networks": "the frozen model: schedule, attention, speed"},
     {"words": "nouns, adjectives, tokens, alignment"},
     {"scenes": "drawn worlds", "io": "files, images, frames"},

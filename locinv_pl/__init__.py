@@ -6,11 +6,12 @@ from pathlib import Path
 if not ((_here := Path(__file__).resolve().parent) / "configs" / "__init__.py").is_file():
     __path__.append(str(_here.parent))
 
-from locinv_pl.api import invert
-from locinv_pl.editing.prompt_to_prompt import edit, reconstruct
+from locinv_pl.api import adjectives, invert, iter_invert, nouns, open_image
+from locinv_pl.editing.prompt_to_prompt import Edited, edit, iter_edit, reconstruct
 from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError
 from locinv_pl.method.policies import Method, load_method
+from locinv_pl.method.progress import Progress
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.loading import load_backbone
 from locinv_pl.types import Edit, EditSample, Inversion, Noun
@@ -22,13 +23,20 @@ __all__ = [
     "Edit",
     "EditSample",
     "EditSettings",
+    "Edited",
     "InputError",
     "Inversion",
     "Method",
     "Noun",
+    "Progress",
+    "adjectives",
     "edit",
     "invert",
+    "iter_edit",
+    "iter_invert",
     "load_backbone",
     "load_method",
+    "nouns",
+    "open_image",
     "reconstruct",
 ]

@@ -264,6 +264,14 @@ def embedded() -> Backbone:
     return load_backbone("embedded")
 
 
+@pytest.fixture(scope="session")
+def foundation_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny foundation models: detector, segmenter (SAM), sam2, sam3, captioner; copy them before changing them."""
+    from foundation_models import write_models
+
+    return write_models(tmp_path_factory.mktemp("foundation"), make_tokenizer())
+
+
 def make_image(size: int = 32, seed: int = 0) -> torch.Tensor:
     """A smooth image (3, size, size) in [0, 1]."""
     import torch

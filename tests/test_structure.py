@@ -25,6 +25,7 @@ ORDER = (
     "scenes",
     "words",
     "networks",
+    "grounding",
     "method",
     "editing",
     "measures",

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from locinv_pl.editing.rows import Rows, Target
 from locinv_pl.networks.attention import Layer
+from locinv_pl.words import load_words
 
 
 class AttentionEdit:
@@ -61,6 +62,7 @@ class AttentionEdit:
             [max(t.settings.self_resolution, coarsest) ** 2 * shape for t in targets]
         )  # queries, (n,)
         self.maps: Tensor | None = None
+        self._count = 0  # of the maps that have been added up
 
     def wants(self, layer: Layer) -> bool:
         """Cross-attention always, self-attention while it is taken over."""
@@ -87,7 +89,16 @@ class AttentionEdit:
         if layer.queries == self.grid[0] * self.grid[1]:
             mean = edited.float().mean(1).unflatten(1, self.grid)  # (R, r, c, L)
             self.maps = mean if self.maps is None else self.maps + mean
+            self._count += 1
         return edited
+
+    def noun_maps(self, target: Target) -> dict[str, Tensor]:
+        """The mean attention so far to every noun of a target prompt, (r, c) by the noun, on the CPU."""
+        if self.maps is None:
+            return {}
+        mean = (self.maps[target.row] / self._count).cpu()
+        nouns = {noun.text: target.positions(noun.text) for noun in load_words().nouns(target.tokens.prompt)}
+        return {noun: mean[..., positions].mean(-1) for noun, positions in nouns.items()}
 
     def acts(self) -> bool:
         """Whether anything is still to be changed at this step: nothing is once all shares of the steps are over."""

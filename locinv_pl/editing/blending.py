@@ -48,6 +48,11 @@ class Blend:
         self.size = (int(size[0]), int(size[1]))
         self.targets = [target for target in rows.targets if target.settings.blend != "none"]
         self.masks = {target.row: self._mask(target, region) for target in self.targets}
+        self._last = {row: mask for row, mask in self.masks.items() if mask is not None}
+
+    def last(self, row: int) -> Tensor:
+        """M of the last step, (h, w), on the CPU; 1 everywhere where a target has not been blended."""
+        return self._last.get(row, torch.ones(self.size)).cpu()
 
     @property
     def runs(self) -> bool:
@@ -69,6 +74,7 @@ class Blend:
             known = self.masks[target.row]
             mask = self._running(target, control) if known is None else known
             if mask is not None:
+                self._last[target.row] = mask
                 source = z[target.source_row]
                 blended[target.row] = source + mask.to(z.device) * (z[target.row] - source)
         return blended

@@ -19,9 +19,9 @@ import torch
 import yaml
 from torch import Tensor
 
-from locinv_pl.editing.prompt_to_prompt import nothing
 from locinv_pl.errors import InputError, check_choices
 from locinv_pl.method.policies import preset_file
+from locinv_pl.method.progress import nothing
 from locinv_pl.networks.architectures.stable_diffusion import StableDiffusion
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.loading import load_backbone

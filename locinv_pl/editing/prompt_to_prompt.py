@@ -9,8 +9,9 @@ back on the source where they are not to change.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError
 from locinv_pl.method.dynamic_tokens import dynamic_context
 from locinv_pl.method.policies import Method
+from locinv_pl.method.progress import Progress, finish, last_result, nothing
 from locinv_pl.networks.attention import Context
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.memory import freeze_gc
@@ -29,12 +31,34 @@ from locinv_pl.networks.schedule import guided
 from locinv_pl.types import Edit, Inversion
 
 
-def nothing() -> None:
-    """Do nothing: what happens before a timestep where nobody asks for more."""
+@dataclass(frozen=True, eq=False)
+class Edited:
+    """What n edits of an image have made.
+
+    Args:
+        edits: the target prompts, n of them.
+        settings: how each was made, n of them.
+        images: (n, 3, H, W) in [0, 1], on the CPU.
+        reconstruction: of the source prompt, (3, H, W) in [0, 1]: what an edit leaves as it is.
+        masks: m of the last timestep, where an edit may differ from the reconstruction, (n, h, w) in [0, 1].
+        maps: for each edit the attention to every noun of its target prompt, (r, c) by the noun: the mean over the
+            timesteps in which attention was taken over, and over layers; nothing where none was.
+        changed: for each edit the stretches of words that differ, as (the source's, the target's).
+    """
+
+    edits: tuple[Edit, ...]
+    settings: tuple[EditSettings, ...]
+    images: Tensor
+    reconstruction: Tensor
+    masks: Tensor
+    maps: tuple[Mapping[str, Tensor], ...]
+    changed: tuple[tuple[tuple[str, str], ...], ...]
 
 
 @torch.no_grad()
-def reconstruct(backbone: Backbone, inversions: Sequence[Inversion], on_step: Callable[[], None] = nothing) -> Tensor:
+def reconstruct(
+    backbone: Backbone, inversions: Sequence[Inversion], after_each: Callable[[], None] = nothing
+) -> Tensor:
     """Make the images again, from their inversions alone.
 
         f = f(z_t, ∅_t) + w (f(z_t, V_t) - f(z_t, ∅_t)),  z_{t-1} = DDIM step
@@ -42,7 +66,7 @@ def reconstruct(backbone: Backbone, inversions: Sequence[Inversion], on_step: Ca
     Args:
         backbone: the one that made the inversions.
         inversions: B of them, of one configuration and image size.
-        on_step: called before every timestep.
+        after_each: called after every timestep.
 
     Returns:
         (B, 3, H, W) in [0, 1], on the CPU.
@@ -51,10 +75,9 @@ def reconstruct(backbone: Backbone, inversions: Sequence[Inversion], on_step: Ca
         InputError: the inversions come from another backbone, or from different configurations.
     """
     rows = Rows.of(backbone, inversions, [[] for _ in inversions])
-    return backbone.decode(denoise(backbone, rows, on_step=on_step)).cpu()
+    return backbone.decode(finish(denoise(backbone, rows), after_each)).cpu()
 
 
-@torch.no_grad()
 def edit(
     backbone: Backbone,
     inversion: Inversion,
@@ -62,9 +85,38 @@ def edit(
     settings: EditSettings | Sequence[EditSettings] = EditSettings(),
     region: Tensor | None = None,
     with_source: bool = False,
-    on_step: Callable[[], None] = nothing,
+    after_each: Callable[[], None] = nothing,
 ) -> Tensor:
     """Edit an inverted image; several edits run as one batch over one source row.
+
+    Args:
+        backbone: as for :func:`iter_edit`.
+        inversion: as for :func:`iter_edit`.
+        prompts: as for :func:`iter_edit`.
+        settings: as for :func:`iter_edit`.
+        region: as for :func:`iter_edit`.
+        with_source: whether the reconstruction comes before the edits.
+        after_each: called after every timestep.
+
+    Returns:
+        (n, 3, H, W), or (1 + n, 3, H, W) with the source, in [0, 1], on the CPU.
+
+    Raises:
+        InputError: as :func:`iter_edit` does.
+    """
+    made = last_result(iter_edit(backbone, inversion, prompts, settings, region), after_each)
+    return torch.cat([made.reconstruction[None], made.images]) if with_source else made.images
+
+
+@torch.no_grad()
+def iter_edit(
+    backbone: Backbone,
+    inversion: Inversion,
+    prompts: str | Edit | Sequence[str | Edit],
+    settings: EditSettings | Sequence[EditSettings] = EditSettings(),
+    region: Tensor | None = None,
+) -> Iterator[Progress[Edited]]:
+    """Edit an inverted image, telling how far it has come; closing the generator cancels the edit.
 
     Args:
         backbone: the one that made the inversion.
@@ -73,24 +125,38 @@ def edit(
         settings: how Prompt-to-Prompt edits; all prompts alike, or each by its own of n settings.
         region: where edits may change the image, (H, W), above 0 inside. The edits are then made with
             ``blend="prior"``, and the region takes the place of the priors.
-        with_source: whether the reconstruction comes before the edits.
-        on_step: called before every timestep.
 
-    Returns:
-        (n, 3, H, W), or (1 + n, 3, H, W) with the source, in [0, 1], on the CPU.
+    Yields:
+        the progress after every timestep; the last one has the result.
 
     Raises:
         InputError: the inversion comes from another backbone, a target prompt is too long or has no word, the
             settings name a word that it hasn't, the region is empty or of another size, or, for ``blend="prior"``,
             what the prompt changes has no place.
     """
+    began = time.perf_counter()
     targets = [prompts] if isinstance(prompts, (str, Edit)) else list(prompts)
     each = [settings] * len(targets) if isinstance(settings, EditSettings) else list(settings)
     if region is not None:
         each = [replace(one, blend="prior") for one in each]
     rows = Rows.of(backbone, [inversion], [targets], [each])
-    z = denoise(backbone, rows, region, on_step)
-    return backbone.decode(z if with_source else z[1:]).cpu()
+    control, blend = plan(backbone, rows, region)
+    steps, T = denoise(backbone, rows, region, (control, blend)), inversion.num_steps
+    for i in range(T - 1):
+        next(steps)
+        yield Progress("edit", i + 1, T, time.perf_counter() - began)
+    images = backbone.decode(finish(steps)).cpu()
+    h, w = inversion.noise.shape[-2:]
+    result = Edited(
+        edits=tuple(target.edit for target in rows.targets),
+        settings=tuple(target.settings for target in rows.targets),
+        images=images[1:],
+        reconstruction=images[0],
+        masks=torch.stack([blend.last(target.row) for target in rows.targets]) if blend else torch.zeros(0, h, w),
+        maps=tuple(control.noun_maps(target) if control else {} for target in rows.targets),
+        changed=tuple(target.changed_words for target in rows.targets),
+    )
+    yield Progress("edit", T, T, time.perf_counter() - began, result=result)
 
 
 def check_edit(
@@ -111,20 +177,23 @@ def check_edit(
     plan(backbone, Rows.of(backbone, [inversion], [[prompt]], settings), region)
 
 
-@freeze_gc()
+@torch.no_grad()
 def denoise(
     backbone: Backbone,
     rows: Rows,
     region: Tensor | None = None,
-    on_step: Callable[[], None] = nothing,
-) -> Tensor:
+    planned: tuple[AttentionEdit | None, Blend | None] | None = None,
+) -> Generator[int, None, Tensor]:
     """Denoise a batch of rows from their inversions' noise.
 
     Args:
         backbone: the one that made the inversions.
         rows: R rows.
         region: where the targets among them may change the image, (H, W).
-        on_step: called before every timestep.
+        planned: what :func:`plan` answers for these rows, where the caller wants to look at it afterwards.
+
+    Yields:
+        the number of every timestep that is done, 0 to T - 1.
 
     Returns:
         z_0 of the rows, (R, C, h, w).
@@ -138,7 +207,7 @@ def denoise(
     ids = torch.stack([tokens.ids for tokens in rows.tokens])  # (R, L)
     own, plain = backbone.embed(ids), backbone.encode_text(ids)  # (R, L, D) each
     z = torch.stack([inversion.noise for inversion in rows.inversions]).to(device)  # (R, C, h, w)
-    control, blend = plan(backbone, rows, region)
+    control, blend = planned or plan(backbone, rows, region)
     # Direct inversion: the sources stay on the DDIM trajectory, and are predicted for their attention alone.
     is_direct = method.null_text.policy == "direct" or any(target.settings.direct for target in rows.targets)
     every = list(range(len(ids)))
@@ -146,31 +215,32 @@ def denoise(
     is_guided = backbone.needs_null(method.guidance_scale)
     empty = plain.pick(rows.source_of) if method.null_text.policy == "npi" else backbone.encode_null().expand(len(ids))
     for i in range(len(schedule)):
-        on_step()
-        t = schedule.timesteps[i]
-        if control is not None:
-            control.step = i
-        acts = control is not None and blend is not None and (control.acts() or blend.runs)
-        some = every if acts else moved
-        if some:
-            # 1. The text: V_t for shared nouns, and the source's context at the tokens that the settings keep.
-            context = dynamic_context(backbone, method.tokens, ids, rows.embeddings(i, own), plain)
-            context = context.with_states(rows.keep(context.keys), rows.keep(context.values)).pick(some)
-            # 2. The guided DDIM step, both halves in one pass; attention goes from the source rows to the targets.
-            halves = some + (moved if is_guided else [])
-            if is_guided:
-                null = torch.stack([rows.inversions[n].null[i] for n in moved]).to(device)  # ∅_t, (g, L, D)
-                context = Context.cat([context, empty.pick(moved).with_states(null)])
-            predicted = backbone.predict(z[halves], t, context, control if acts else None)
-            cond = predicted[: len(some)][[some.index(n) for n in moved]]  # (g, C, h, w)
-            prediction = guided(cond, predicted[len(some) :], method.guidance_scale) if is_guided else cond
-            z[moved] = schedule.step(z[moved], prediction, i)
-        if is_direct:
-            for n in rows.sources:
-                z[n] = rows.inversions[n].trajectory[len(schedule) - 1 - i].to(device)
-        # 3. The targets return to their sources where they are not to change.
-        if control is not None and blend is not None:
-            z = blend(z, control)
+        with freeze_gc():
+            t = schedule.timesteps[i]
+            if control is not None:
+                control.step = i
+            acts = control is not None and blend is not None and (control.acts() or blend.runs)
+            some = every if acts else moved
+            if some:
+                # 1. The text: V_t for shared nouns, and the source's context at the tokens that the settings keep.
+                context = dynamic_context(backbone, method.tokens, ids, rows.embeddings(i, own), plain)
+                context = context.with_states(rows.keep(context.keys), rows.keep(context.values)).pick(some)
+                # 2. The guided DDIM step, both halves in one pass; attention goes from the source rows to the targets.
+                halves = some + (moved if is_guided else [])
+                if is_guided:
+                    null = torch.stack([rows.inversions[n].null[i] for n in moved]).to(device)  # ∅_t, (g, L, D)
+                    context = Context.cat([context, empty.pick(moved).with_states(null)])
+                predicted = backbone.predict(z[halves], t, context, control if acts else None)
+                cond = predicted[: len(some)][[some.index(n) for n in moved]]  # (g, C, h, w)
+                prediction = guided(cond, predicted[len(some) :], method.guidance_scale) if is_guided else cond
+                z[moved] = schedule.step(z[moved], prediction, i)
+            if is_direct:
+                for n in rows.sources:
+                    z[n] = rows.inversions[n].trajectory[len(schedule) - 1 - i].to(device)
+            # 3. The targets return to their sources where they are not to change.
+            if control is not None and blend is not None:
+                z = blend(z, control)
+        yield i
     return z
 
 

@@ -53,6 +53,15 @@ class Target:
         """Whether the prompts differ in adjectives only."""
         return self.change == "attribute"
 
+    @property
+    def changed_words(self) -> tuple[tuple[str, str], ...]:
+        """The stretches of words that differ, as (the source's, the target's); "" where one has no words there."""
+        prompts = self.source.prompt, self.tokens.prompt
+        return tuple(
+            (_stretch(prompts[0], change.source), _stretch(prompts[1], change.target))
+            for change in self.alignment.changed
+        )
+
     def positions(self, word: str) -> list[int]:
         """The target's tokens of every occurrence of a word.
 
@@ -190,6 +199,11 @@ class Rows:
                 if source in place:
                     V[n, position] = inversion.tokens[i, place[source]].to(V)
         return V
+
+
+def _stretch(prompt: str, spans: Sequence[Span]) -> str:
+    """The part of a prompt from the first of some spans to the last."""
+    return prompt[spans[0][0] : spans[-1][1]] if spans else ""
 
 
 def as_edit(source: str, prompt: str | Edit) -> Edit:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from locinv_pl.io.files import digest
 from locinv_pl.method.background import estimate_background
 from locinv_pl.method.policies import LOSSES, Method
+from locinv_pl.method.progress import finish
 from locinv_pl.networks.attention import (
     AttentionHook,
     Context,
@@ -154,6 +155,13 @@ def settings_of(backbone: Backbone, method: Method, num_steps: int, resolution: 
 
 
 def prepare(backbone: Backbone, samples: Sequence[EditSample], method: Method, num_steps: int, resolution: int) -> Task:
+    """What :func:`iter_prepare` returns in the end, of the same arguments."""
+    return finish(iter_prepare(backbone, samples, method, num_steps, resolution))
+
+
+def iter_prepare(
+    backbone: Backbone, samples: Sequence[EditSample], method: Method, num_steps: int, resolution: int
+) -> Generator[Tensor, None, Task]:
     """Encode a batch's images and prompts and invert them by DDIM under the plain prompt.
 
     Args:
@@ -162,6 +170,12 @@ def prepare(backbone: Backbone, samples: Sequence[EditSample], method: Method, n
         method: says which tokens move and where they start, how priors come onto the grid, and which z_0 is taken.
         num_steps: T.
         resolution: cells of the attention grid along its shorter side; 16 in the paper.
+
+    Yields:
+        A_t^k of the nouns after every step, (B, K, r, c), from the clean latent to noise.
+
+    Returns:
+        the task, from which the timesteps go on.
 
     Raises:
         InputError: a prompt is too long, there is no such resolution, or no such number of steps.
@@ -183,8 +197,12 @@ def prepare(backbone: Backbone, samples: Sequence[EditSample], method: Method, n
     schedule = backbone.schedule(num_steps)
     parts = SelfAttentionMaps(backbone.finest_grid(z_0.shape, 2 * resolution))
     estimates = moves and method.tokens.background.weight > 0
-    trajectory, A = ddim_invert(backbone, z_0, plain, schedule, grid, parts if estimates else None)
-    initial_maps = torch.stack([maps_of(A_t, prompts.nouns) for A_t in A])
+    trajectory, maps = [z_0], []
+    for z_t, A_t in ddim_invert(backbone, z_0, plain, schedule, grid, parts if estimates else None):
+        trajectory.append(z_t)
+        maps.append(maps_of(A_t, prompts.nouns))
+        yield maps[-1]
+    initial_maps = torch.stack(maps[::-1])
     priors = torch.zeros(*prompts.has_noun.shape, *grid)
     h, w = z_0.shape[-2:]
     fine_priors = torch.zeros(*prompts.has_noun.shape, h, w)
@@ -204,7 +222,7 @@ def prepare(backbone: Backbone, samples: Sequence[EditSample], method: Method, n
         priors=priors.to(device),
         fine_priors=fine_priors,
         background=_background(parts, initial_maps.mean(0), prompts) if estimates else None,
-        trajectory=trajectory,
+        trajectory=torch.stack(trajectory),
         initial_maps=initial_maps,
         settings=settings_of(backbone, method, num_steps, resolution),
         seconds=time.perf_counter() - began,
@@ -222,7 +240,6 @@ def _background(parts: SelfAttentionMaps, A: Tensor, prompts: PromptBatch) -> Te
     return torch.stack([estimate_background(rows, maps[real], parts.grid) for rows, maps, real in each]).to(A.device)
 
 
-@freeze_gc()
 @torch.no_grad()
 def ddim_invert(
     backbone: Backbone,
@@ -231,7 +248,7 @@ def ddim_invert(
     schedule: Schedule,
     grid: Grid,
     also: AttentionHook | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> Iterator[tuple[Tensor, Tensor]]:
     """DDIM inversion with guidance 1: from the clean latent to noise.
 
     Source: Song et al., Denoising Diffusion Implicit Models, arXiv 2010.02502, eq. 12, run backwards.
@@ -244,13 +261,13 @@ def ddim_invert(
         grid: (r, c), the attention grid to read.
         also: a further hook on the attention; None reads A_t alone.
 
-    Returns:
-        the trajectory z̄_0..z̄_T (T+1, B, C, h, w) and the plain maps A_t (T, B, r, c, L), noisiest first.
+    Yields:
+        z̄_t (B, C, h, w) and the plain maps A_t (B, r, c, L) of the T steps, the noisiest last.
     """
-    trajectory, A = [z_0], []
+    z_s = z_0
     for i in reversed(range(len(schedule))):
-        z_s, t = trajectory[-1], schedule.timesteps[i]
-        prediction, A_t = backbone.predict_with_maps(z_s, t, context, grid, also=also)  # (B, C, h, w), (B, r, c, L)
-        trajectory.append(schedule.step(z_s, prediction, i, inverse=True))
-        A.append(A_t)
-    return torch.stack(trajectory), torch.stack(A[::-1])
+        with freeze_gc():
+            t = schedule.timesteps[i]
+            prediction, A_t = backbone.predict_with_maps(z_s, t, context, grid, also=also)  # (B, C, h, w), (B, r, c, L)
+            z_s = schedule.step(z_s, prediction, i, inverse=True)
+        yield z_s, A_t

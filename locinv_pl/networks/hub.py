@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from locinv_pl.errors import InputError
 
+Read = TypeVar("Read")
 MOST_MISSING = 0.1  # share of a network's weights that a download may lack, after a library's renamings
 
 
@@ -37,18 +40,22 @@ def load_pretrained(key: str, name: str, network: Any, processor: Any) -> Loaded
     Raises:
         InputError: the folder is missing, incomplete, damaged or of another kind, or the hub has no such model.
     """
-    folder = Path(name).expanduser()
-    where = str(folder)
-    if not folder.is_dir() and (folder.exists() or folder.is_absolute() or name[:1] == "." or where.count("/") > 1):
-        raise InputError(f"{key}: no such folder; download the model and give its folder, or give a hub id")
-    try:
-        return _from_disk_or_hub(key, where, network, processor)
-    except InputError:
-        raise
-    except Exception as error:  # the libraries raise a dozen kinds for one damaged download
-        raise InputError(
-            f"{key}: can't be loaded ({reason(error)}); download it again, whole, or give another folder or hub id"
-        ) from error
+    return _from_disk_or_hub(key, name, partial(_read_model, key, network, processor))
+
+
+def model_kind(key: str, name: str) -> str:
+    """What a model's configuration says it is, in transformers' terms, such as "sam2"; its weights aren't read.
+
+    Weights of a video model hold those of its image model: "sam2_video" is of kind "sam2".
+
+    Args:
+        key: names the model in errors, as in "data.models.segmenter=NAME".
+        name: a folder or a hub id.
+
+    Raises:
+        InputError: the folder is missing or has no configuration that can be read, or the hub has no such model.
+    """
+    return _from_disk_or_hub(key, name, _read_kind)
 
 
 def ask_hub(key: str, name: str) -> None:
@@ -77,24 +84,39 @@ def ask_hub(key: str, name: str) -> None:
         ) from None
 
 
-def _from_disk_or_hub(key: str, where: str, network: Any, processor: Any) -> Loaded:
-    if Path(where).is_dir():
-        return _read_model(key, where, network, processor, local_files_only=True)
-    with suppress(OSError):  # a model in the hub's cache needs no network connection
-        return _read_model(key, where, network, processor, local_files_only=True)
-    ask_hub(key, where)
-    return _read_model(key, where, network, processor, local_files_only=False)
+def _from_disk_or_hub(key: str, name: str, read: Callable[[str, bool], Read]) -> Read:
+    """What ``read`` makes of a model's folder or hub id; its second argument forbids the network."""
+    folder = Path(name).expanduser()
+    where = str(folder)
+    if not folder.is_dir() and (folder.exists() or folder.is_absolute() or name[:1] == "." or where.count("/") > 1):
+        raise InputError(f"{key}: no such folder; download the model and give its folder, or give a hub id")
+    try:
+        if folder.is_dir():
+            return read(where, True)
+        with suppress(OSError):  # a model in the hub's cache needs no network connection
+            return read(where, True)
+        ask_hub(key, where)
+        return read(where, False)
+    except InputError:
+        raise
+    except Exception as error:  # the libraries raise a dozen kinds for one damaged download
+        raise InputError(
+            f"{key}: can't be loaded ({reason(error)}); download it again, whole, or give another folder or hub id"
+        ) from error
 
 
-def _read_model(key: str, where: str, network: Any, processor: Any, local_files_only: bool) -> Loaded:
+def _read_kind(where: str, local_files_only: bool) -> str:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(where, local_files_only=local_files_only).model_type.removesuffix("_video")
+
+
+def _read_model(key: str, network: Any, processor: Any, where: str, local_files_only: bool) -> Loaded:
     """Load a model, and check what transformers would make up: a network of another kind, weights, a vocabulary.
 
     Images are prepared with Pillow, also where torchvision is installed: it rounds otherwise.
     """
-    from transformers import AutoConfig
-
-    there = AutoConfig.from_pretrained(where, local_files_only=local_files_only).model_type
-    wanted = network.config_class.model_type
+    there, wanted = _read_kind(where, local_files_only), network.config_class.model_type
     if there != wanted:
         raise InputError(f"{key}: is a model of kind {there}; give one of kind {wanted}")
     net, report = network.from_pretrained(

@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from locinv_pl.editing.prompt_to_prompt import edit, nothing
+from locinv_pl.editing.prompt_to_prompt import edit
 from locinv_pl.editing.rows import Rows
 from locinv_pl.editing.settings import EditSettings, strengths
 from locinv_pl.errors import tell
 from locinv_pl.measures.candidates import assess
 from locinv_pl.measures.edits import JUDGE, Measures, MeasureSettings
+from locinv_pl.method.progress import nothing
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.types import Edit, Inversion
 
@@ -43,7 +44,7 @@ def edit_best(
     settings: EditSettings,
     region: Tensor | None,
     measures: Callable[[], Measures],
-    on_step: Callable[[], None] = nothing,
+    after_each: Callable[[], None] = nothing,
 ) -> tuple[Tensor, list[list[Candidate]]]:
     """Edit an inverted image; of every edit's N strengths the one with the highest score is kept.
 
@@ -56,7 +57,7 @@ def edit_best(
         settings: how they are made; ``candidates`` is N.
         region: where they may change the image, (H, W), as :func:`~locinv_pl.editing.prompt_to_prompt.edit` takes it.
         measures: gives what compares the strengths; called for N > 1 alone.
-        on_step: called before every timestep.
+        after_each: called after every timestep.
 
     Returns:
         the reconstruction and the edits that are kept, (1 + n, 3, H, W) in [0, 1], on the CPU; and for each edit its
@@ -66,13 +67,13 @@ def edit_best(
         InputError: as :func:`~locinv_pl.editing.prompt_to_prompt.edit` does.
     """
     if settings.candidates == 1 or not edits:
-        return edit(backbone, inversion, edits, settings, region, True, on_step), []
+        return edit(backbone, inversion, edits, settings, region, True, after_each), []
     networks = measures()  # before anything is made: they may be missing
     values, ways = zip(*strengths(settings), strict=True)
     shown: list[Tensor] = []
     candidates = []
     for each in edits:
-        images = edit(backbone, inversion, [each] * len(ways), ways, region, True, on_step)
+        images = edit(backbone, inversion, [each] * len(ways), ways, region, True, after_each)
         place = _place(backbone, inversion, each, settings, region)
         rows = assess(networks, images[0], images[1:], each.prompt, place)
         scores = [row["score"] or 0.0 for row in rows]

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from foundation_models import settings
 from PIL import Image
-from test_foundation import folder, settings  # noqa: F401 (a fixture, and the tiny models' settings)
 
 from locinv_pl.datamodules.entries import Problems
 from locinv_pl.datamodules.folder import FolderDataModule
-from locinv_pl.datamodules.foundation import Blip, Found, FoundationModels, GroundedSam
 from locinv_pl.errors import InputError
+from locinv_pl.grounding.captions import Blip
+from locinv_pl.grounding.models import FoundationModels
+from locinv_pl.grounding.nouns import Found, GroundedSam
 
 WIDTH, HEIGHT = 70, 40
 
@@ -85,9 +87,7 @@ def test_a_noun_that_is_not_found_has_no_prior(root: Path, answers: list[Any]) -
     write(root, prompt="a ghost and a dog")
     assert [noun.word for noun in read(root)[0].nouns] == ["dog"]
     write(root, prompt="a ghost")
-    with pytest.raises(
-        InputError, match="pets.png: Grounding DINO finds no noun of 'a ghost' on it; lower data.models"
-    ):
+    with pytest.raises(InputError, match="pets.png: no noun of 'a ghost' is found on it; lower data.models"):
         read(root)[0]
 
 
@@ -100,8 +100,8 @@ def test_a_missing_prompt_is_written(root: Path, answers: list[Any]) -> None:
         read(root)[0]
 
 
-def test_with_networks_of_the_real_classes(root: Path, folder: Path, tmp_path: Path) -> None:  # noqa: F811
-    models = settings(folder, tmp_path / "cache", box_threshold=0.0, text_threshold=0.0)
+def test_with_networks_of_the_real_classes(root: Path, foundation_folder: Path, tmp_path: Path) -> None:
+    models = settings(foundation_folder, tmp_path / "cache", box_threshold=0.0, text_threshold=0.0)
     write(root, prompt="a cat and a dog")
     (first,), (again,) = read(root, models=models), read(root, models=models)
     assert 1 <= len(first.nouns) <= 2
@@ -110,8 +110,23 @@ def test_with_networks_of_the_real_classes(root: Path, folder: Path, tmp_path: P
     assert list((tmp_path / "cache").rglob("*.json"))
 
 
+def test_sam3_finds_the_nouns_alone(root: Path, foundation_folder: Path, tmp_path: Path) -> None:
+    models = settings(foundation_folder, tmp_path / "cache", segmenter=str(foundation_folder / "sam3"))
+    write(root, prompt="a cat and a dog")
+    (alone,) = read(root, prior="sam3", models=models)
+    expected = GroundedSam(models).find(Image.open(root / "pets.png"), ["cat", "dog"])
+    assert [noun.word for noun in alone.nouns] == list(expected) == ["cat", "dog"]
+    for noun in alone.nouns:
+        assert torch.equal(noun.prior, padded(expected[noun.word]))
+    with pytest.raises(InputError, match="is a model of kind sam, which finds no nouns without a detector"):
+        read(root, prior="sam3", models=settings(foundation_folder, tmp_path / "cache"))[0]
+
+
 def test_settings_name_the_models_where_they_matter(root: Path) -> None:
     plain = FolderDataModule(str(root)).settings
     grounded = FolderDataModule(str(root), prior="grounded_sam", models=FoundationModels(detector="x")).settings
     assert "models" not in plain and grounded["models"]["detector"] == "x"
     json.dumps(grounded)
+    for segmenter, expected in (("facebook/sam-vit-base", "facebook/sam3"), ("mine", "mine")):
+        alone = FolderDataModule(str(root), prior="sam3", models=FoundationModels(segmenter=segmenter)).settings
+        assert (alone["models"]["detector"], alone["models"]["segmenter"]) == ("", expected)

@@ -13,6 +13,7 @@ from locinv_pl.editing.prompt_to_prompt import check_edit, denoise, edit, plan
 from locinv_pl.editing.rows import Rows, changed_nouns
 from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError
+from locinv_pl.method.progress import finish
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.prompt_weights import read_weights
 from locinv_pl.run.edits import edit_row
@@ -57,7 +58,7 @@ def test_a_noun_that_describes_a_noun_changes_it(tiny, source, target, words):
 def test_with_the_prior_blend_far_latents_stay(tiny: Backbone, inversion: Inversion, target: str) -> None:
     rows = Rows.of(tiny, [inversion], [[target]], PRIOR)
     with torch.no_grad():
-        z = denoise(tiny, rows)
+        z = finish(denoise(tiny, rows))
     differs = (z[0] != z[1]).any(0)
     near = torch.zeros(16, 16, dtype=torch.bool)
     near[:11, :11] = True
@@ -178,7 +179,7 @@ class TestBlendedWords:
         asked = [Edit("a red zebra and a dog", "x", ("red", "zebra"))]
         rows = Rows.of(tiny, [inversion], [asked], EditSettings(blend_threshold=0.9, blend_start=0.0))
         with torch.no_grad():
-            z = denoise(tiny, rows)
+            z = finish(denoise(tiny, rows))
         same = (z[0] == z[1]).all(0)
         assert same.any() and not same.all()
 

@@ -15,6 +15,7 @@ from locinv_pl.editing.rows import Rows, changed_nouns
 from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError
 from locinv_pl.method.policies import Method, NullTextPolicy, TokenPolicy, load_method
+from locinv_pl.method.progress import finish
 from locinv_pl.method.task import prepare
 from locinv_pl.method.timestep import collect, invert_step
 from locinv_pl.networks.attention import Layer
@@ -83,7 +84,7 @@ def test_an_edit_made_twice_is_equal(tiny_module, inversion):
 def test_the_source_branch_does_not_see_the_target(tiny_module, inversion):
     rows = Rows.of(tiny_module, [inversion], [["a red zebra and a dog"]])
     with torch.no_grad():
-        z = denoise(tiny_module, rows)
+        z = finish(denoise(tiny_module, rows))
     back = tiny_module.decode(z[:1]).cpu()
     torch.testing.assert_close(back, reconstruct(tiny_module, [inversion]), rtol=0, atol=1e-4)
 
@@ -184,7 +185,7 @@ def test_blending_by_attention_keeps_to_the_changed_noun_s_maps(tiny_module, inv
 
     def denoised(threshold: float) -> torch.Tensor:
         settings = EditSettings(blend="attention", blend_threshold=threshold)
-        return denoise(tiny_module, Rows.of(tiny_module, [looked], [["a red zebra and a dog"]], settings))
+        return finish(denoise(tiny_module, Rows.of(tiny_module, [looked], [["a red zebra and a dog"]], settings)))
 
     with torch.no_grad():
         z, loose = denoised(0.65), denoised(0.5)
@@ -198,7 +199,9 @@ def test_blending_without_a_noun_of_the_inversion_follows_the_words_maps_so_far(
     """As in Prompt-to-Prompt: from a step on."""
 
     def denoised(settings: EditSettings) -> torch.Tensor:
-        return denoise(tiny_module, Rows.of(tiny_module, [inversion], [["a red cat and a dog on grass"]], settings))
+        return finish(
+            denoise(tiny_module, Rows.of(tiny_module, [inversion], [["a red cat and a dog on grass"]], settings))
+        )
 
     with torch.no_grad():
         free = denoised(NO_BLEND)
@@ -231,7 +234,7 @@ def test_with_the_prior_blend_the_rest_is_the_reconstruction_exactly(tiny_module
         tiny_module, [inversion], [["a red zebra and a dog"]], EditSettings(blend="prior", blend_margin=0.07)
     )
     with torch.no_grad():
-        z = denoise(tiny_module, rows)
+        z = finish(denoise(tiny_module, rows))
     differs = (z[0] != z[1]).any(0)
     near = torch.zeros(16, 16, dtype=torch.bool)
     near[:11, :11] = True  # the cat's quarter, 8x8 latent pixels, a margin of one and its softened edge
@@ -245,7 +248,7 @@ def test_a_region_takes_the_place_of_the_priors(tiny_module, inversion):
     region = torch.zeros(32, 32)
     region[-8:, :8] = 1
     with torch.no_grad():
-        z = denoise(tiny_module, rows, region)
+        z = finish(denoise(tiny_module, rows, region))
     differs = (z[0] != z[1]).any(0)
     assert differs[-4:, :4].any() and not differs[:9].any() and not differs[:, 8:].any()
 
@@ -253,7 +256,7 @@ def test_a_region_takes_the_place_of_the_priors(tiny_module, inversion):
 def test_direct_puts_the_source_on_the_trajectory(tiny_module, inversion):
     rows = Rows.of(tiny_module, [inversion], [["a red zebra and a dog"]], EditSettings(direct=True, blend="prior"))
     with torch.no_grad():
-        z = denoise(tiny_module, rows)
+        z = finish(denoise(tiny_module, rows))
     assert torch.equal(z[0], inversion.trajectory[0])
     same = z[1] == inversion.trajectory[0]
     assert same.any() and not same.all()

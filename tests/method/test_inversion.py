@@ -215,20 +215,10 @@ def test_box_priors_are_another_S_and_nothing_else(tiny):
 # -- the call from a notebook ---------------------------------------------------------------------
 
 
-def test_presets_by_name_and_on_step(tiny, sample):
-    seen = []
+def test_presets_by_name(tiny, sample):
     priors = {"cat": sample.nouns[0].prior}
-    inversion = invert(
-        tiny,
-        sample.image,
-        sample.prompt,
-        priors,
-        method="nti",
-        num_steps=2,
-        resolution=R,
-        on_step=lambda i, r: seen.append(i),
-    )
-    assert seen == [0, 1] and inversion.num_steps == 2
+    inversion = invert(tiny, sample.image, sample.prompt, priors, method="nti", num_steps=2, resolution=R)
+    assert inversion.num_steps == 2
     assert Method.from_dict(inversion.settings["method"]) == load_method("nti")
     assert inversion.noise.shape == (4, 16, 16) and inversion.maps.shape == (2, 1, R, R)
 

@@ -10,161 +10,34 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-import transformers
+from foundation_models import QUERIES, into_hub_cache, make_photo, make_tokenizer, settings, use_hub_cache
 from PIL import Image
 from transformers import (
-    BertConfig,
-    BertTokenizer,
-    BlipConfig,
     BlipForConditionalGeneration,
-    BlipImageProcessorPil,
     BlipProcessor,
-    BlipTextConfig,
-    BlipVisionConfig,
-    GroundingDinoConfig,
     GroundingDinoForObjectDetection,
-    GroundingDinoImageProcessorPil,
     GroundingDinoProcessor,
-    SamConfig,
-    SamImageProcessorPil,
-    SamMaskDecoderConfig,
     SamModel,
     SamProcessor,
-    SamPromptEncoderConfig,
-    SamVisionConfig,
-    SwinConfig,
 )
 
-from locinv_pl.datamodules import foundation
-from locinv_pl.datamodules.foundation import Blip, Found, FoundationModels, GroundedSam, assign_boxes, phrase_tokens
 from locinv_pl.errors import InputError
-
-WORDS = ["a", "cat", "dog", "##s", "teddy", "bear", "hot", "zebra"]
-MARKS = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]", 1012: ".", 1029: "?"}  # as in BERT
-QUERIES = 12
-
-
-def make_tokenizer(folder: Path) -> BertTokenizer:
-    """WordPiece with BERT's ids for the marks, which Grounding DINO knows by number."""
-    vocab = [f"[unused{n}]" for n in range(max(MARKS) + 1)]
-    vocab[200 : 200 + len(WORDS)] = WORDS
-    for n, mark in MARKS.items():
-        vocab[n] = mark
-    (folder / "vocab.txt").write_text("\n".join(vocab))
-    return BertTokenizer(vocab=str(folder / "vocab.txt"))
-
-
-def write_detector(folder: Path, tokenizer: BertTokenizer) -> None:
-    config = GroundingDinoConfig(
-        backbone_config=SwinConfig(
-            image_size=32,
-            patch_size=4,
-            embed_dim=8,
-            depths=[1] * 4,
-            num_heads=[1, 1, 2, 2],
-            window_size=2,
-            out_indices=[2, 3, 4],
-        ),
-        text_config=BertConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=32,
-            max_position_embeddings=64,
-        ),
-        num_queries=QUERIES,
-        d_model=64,
-        encoder_layers=1,
-        decoder_layers=2,
-        encoder_ffn_dim=32,
-        decoder_ffn_dim=32,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        max_text_len=32,
-    )
-    network = GroundingDinoForObjectDetection(config)
-    for layer in network.bbox_embed[0].layers:
-        layer.weight.data.normal_(std=0.5)  # random boxes; they are the proposals otherwise
-    network.save_pretrained(folder)
-    images = GroundingDinoImageProcessorPil(size={"shortest_edge": 48, "longest_edge": 96})
-    GroundingDinoProcessor(images, tokenizer).save_pretrained(folder)
-
-
-def write_segmenter(folder: Path) -> None:
-    config = SamConfig(
-        vision_config=SamVisionConfig(
-            hidden_size=16,
-            output_channels=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            image_size=64,
-            patch_size=8,
-            window_size=4,
-            global_attn_indexes=[0],
-            num_pos_feats=8,
-            mlp_dim=32,
-            initializer_range=0.2,
-        ),
-        prompt_encoder_config=SamPromptEncoderConfig(hidden_size=16, image_size=64, patch_size=8),
-        mask_decoder_config=SamMaskDecoderConfig(
-            hidden_size=16, mlp_dim=32, num_hidden_layers=1, num_attention_heads=2, iou_head_hidden_dim=16
-        ),
-        initializer_range=0.2,
-    )
-    SamModel(config).save_pretrained(folder)
-    images = SamImageProcessorPil(size={"longest_edge": 64}, pad_size={"height": 64, "width": 64})
-    SamProcessor(images).save_pretrained(folder)
-
-
-def write_captioner(folder: Path, tokenizer: BertTokenizer) -> None:
-    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = BlipTextConfig(
-        **size,
-        vocab_size=len(tokenizer) + 2,  # BLIP's own marks are not in the tokenizer
-        bos_token_id=len(tokenizer),
-        sep_token_id=102,
-        max_position_embeddings=32,
-        initializer_range=0.5,
-    )
-    vision = BlipVisionConfig(**size, image_size=32, patch_size=8, initializer_range=0.5)
-    config = BlipConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), initializer_range=0.5)
-    BlipForConditionalGeneration(config).save_pretrained(folder)
-    BlipProcessor(BlipImageProcessorPil(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The three models; copy them before changing them."""
-    root = tmp_path_factory.mktemp("foundation")
-    tokenizer = make_tokenizer(root)
-    torch.manual_seed(0)
-    write_detector(root / "detector", tokenizer)
-    write_segmenter(root / "segmenter")
-    write_captioner(root / "captioner", tokenizer)
-    return root
-
-
-def settings(folder: Path, cache: Path, **changes) -> FoundationModels:
-    """Every box counts, if not said otherwise."""
-    parts = {part: str(folder / part) for part in ("detector", "segmenter", "captioner")}
-    return FoundationModels(**{**parts, "box_threshold": 0.0, "text_threshold": 0.0, "cache": str(cache), **changes})
+from locinv_pl.grounding import segmentation
+from locinv_pl.grounding.captions import Blip
+from locinv_pl.grounding.detection import assign_boxes, phrase_tokens
+from locinv_pl.grounding.models import FoundationModels
+from locinv_pl.grounding.nouns import Found, GroundedSam
 
 
 @pytest.fixture
-def models(folder: Path, tmp_path: Path) -> FoundationModels:
-    return settings(folder, tmp_path / "cache")
+def models(foundation_folder: Path, tmp_path: Path) -> FoundationModels:
+    return settings(foundation_folder, tmp_path / "cache")
 
 
 @pytest.fixture
-def own_models(folder: Path, tmp_path: Path) -> FoundationModels:
+def own_models(foundation_folder: Path, tmp_path: Path) -> FoundationModels:
     """With copies of the models' folders, to damage."""
-    return settings(Path(shutil.copytree(folder, tmp_path / "models")), tmp_path / "cache")
-
-
-def make_photo(width: int = 70, height: int = 40, seed: int = 0) -> Image.Image:
-    noise = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+    return settings(Path(shutil.copytree(foundation_folder, tmp_path / "models")), tmp_path / "cache")
 
 
 def cached(models: FoundationModels, kind: str = "masks") -> list[Path]:
@@ -306,8 +179,9 @@ class TestFinding:
         assert len(found) > 1
         assert sum(len(f.boxes) for f in found.values()) == QUERIES
 
-    def test_nothing_passes_the_highest_threshold(self, models):
-        nowhere = replace(models, segmenter="./nowhere")  # nor is it asked
+    def test_nothing_passes_the_highest_threshold(self, own_models):
+        (Path(own_models.segmenter) / "model.safetensors").unlink()  # it isn't asked; its configuration says what it is
+        nowhere = own_models
         assert GroundedSam(replace(nowhere, box_threshold=1)).find(make_photo(), ["cat", "dog"]) == {}
         assert GroundedSam(replace(nowhere, text_threshold=1)).find(make_photo(), ["cat", "dog"]) == {}
 
@@ -326,7 +200,7 @@ class TestFinding:
 
     def test_boxes_at_once_change_nothing(self, models, tmp_path, monkeypatch):
         together = GroundedSam(models).find(make_photo(), ["cat", "dog"])
-        monkeypatch.setattr(foundation, "BOXES_AT_ONCE", 5)
+        monkeypatch.setattr(segmentation, "AT_ONCE", 5)
         other = GroundedSam(replace(models, cache=str(tmp_path / "other")))
         assert_same(together, other.find(make_photo(), ["cat", "dog"]))
 
@@ -495,10 +369,7 @@ class TestLoading:
 
     def hub_layout(self, models: FoundationModels, part: str, to: Path) -> None:
         """The files as the hub's models have them, in the hub's cache under me/tiny."""
-        model = to / "models--me--tiny"
-        (model / "refs").mkdir(parents=True)
-        (model / "refs/main").write_text("0" * 40)
-        snapshot = Path(shutil.copytree(getattr(models, part), model / "snapshots" / ("0" * 40)))
+        snapshot = into_hub_cache(getattr(models, part), to)
         processor = json.loads((snapshot / "processor_config.json").read_text())
         (snapshot / "processor_config.json").unlink()
         (snapshot / "preprocessor_config.json").write_text(
@@ -515,11 +386,11 @@ class TestLoading:
             self.hub_layout(models, part, tmp_path / part)
         finder, captioner = (kind(replace(models, cache=str(tmp_path / "new"))) for kind in (GroundedSam, Blip))
         for part, its in (("detector", finder), ("segmenter", finder), ("captioner", captioner)):
-            for module in (huggingface_hub.constants, huggingface_hub.file_download, transformers.utils.hub):
-                for name in ("HF_HUB_CACHE", "TRANSFORMERS_CACHE"):
-                    monkeypatch.setattr(module, name, str(tmp_path / part), raising=False)
+            use_hub_cache(tmp_path / part, monkeypatch)
             its.models = replace(its.models, **{part: "me/tiny"})
             getattr(its, f"_{part}")
+            if part == "segmenter":
+                assert its._kind == "sam"
         assert_same(answers[0], finder.find(make_photo(), ["dog"]))
         assert answers[1] == captioner.caption(make_photo())
 
@@ -558,6 +429,8 @@ class TestLoading:
     def test_another_kind(self, models):
         swapped = replace(models, detector=models.captioner)
         assert "is a model of kind blip; give one of kind grounding-dino" in self.message(swapped, "detector")
+        swapped = replace(models, segmenter=models.captioner)
+        assert "is a model of kind blip; give one of kind sam, sam2 or sam3" in self.message(swapped, "segmenter")
 
     def test_lacking_weights(self, own_models):
         network = BlipForConditionalGeneration.from_pretrained(own_models.captioner)
