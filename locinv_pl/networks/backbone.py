@@ -27,8 +27,8 @@ from locinv_pl.networks.tuning import Tuning
 class Backbone(ABC):
     """VAE, text encoders, denoiser and noise schedule, weights frozen.
 
-    ``PARTS`` names the components in a model's folder, each with its class in diffusers or transformers; the loader
-    hands them to the architecture by these names.
+    ``PIPELINES`` are the classes that a model_index.json of the architecture names, ``PARTS`` the components in its
+    folder, each with its class in diffusers or transformers; the loader hands them over by these names.
 
     Args:
         name: what it was loaded from; goes into result files.
@@ -39,6 +39,7 @@ class Backbone(ABC):
         tuning: how the networks are run.
     """
 
+    PIPELINES: ClassVar[tuple[str, ...]] = ()
     PARTS: ClassVar[dict[str, str]]
 
     def __init__(

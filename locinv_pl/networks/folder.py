@@ -18,7 +18,7 @@ from locinv_pl.errors import InputError, one_line
 
 LARGEST = 1 << 20  # bytes of a configuration
 AGAIN = "download the model again, whole, in diffusers' layout"
-TAKEN = "give a folder of Stable Diffusion 1.x or 2.x"
+TAKEN = "give a folder of Stable Diffusion 1.x, 2.x or XL"
 WITH_THEIR_OWN = {"inpaint": ("an inpainting model", 2, 1), "instruct_pix2pix": ("an instruction model", 2, 0)}
 """Editors with UNets of their own: what such a model is, and (a, b) where it takes a C + b channels, C a latent's."""
 WEIGHTS = re.compile(
@@ -51,6 +51,8 @@ class _UNet(_Config):
     block_out_channels: list[Size] = Field([1], min_length=1)
     down_block_types: list[str] = Field([""], min_length=1)
     addition_embed_type: str | None = None
+    addition_time_embed_dim: Size | None = None
+    projection_class_embeddings_input_dim: Size | None = None
     class_embed_type: str | None = None
     num_class_embeds: int | None = None
     encoder_hid_dim_type: str | None = None
@@ -68,6 +70,7 @@ class _VAE(_Config):
 class _TextEncoder(_Config):
     model_type: str = "clip_text_model"
     hidden_size: Size = 512
+    projection_dim: Size = 512
     max_position_embeddings: Size = 77
     vocab_size: Words = 49408
 
@@ -101,6 +104,7 @@ def _schema(part: str) -> tuple[str, type[_Config]]:
 class Architecture(Protocol):
     """What a folder is compared with; :class:`~locinv_pl.networks.backbone.Backbone` says more."""
 
+    PIPELINES: ClassVar[tuple[str, ...]]
     PARTS: ClassVar[dict[str, str]]
 
     @classmethod
@@ -127,7 +131,7 @@ def check_folder(folder: Path, key: str, architecture: type[Architecture], for_e
     Raises:
         InputError: it is another model, a part of one, a LoRA or one file, or something is missing or damaged.
     """
-    _refuse_others(folder, key)
+    _refuse_others(folder, key, architecture)
     configs = {}
     for part in architecture.PARTS:
         file = _schema(part)[0]
@@ -283,11 +287,13 @@ def _refuse_lora(path: Path, key: str) -> NoReturn:
     )
 
 
-def _refuse_others(folder: Path, key: str) -> None:
+def _refuse_others(folder: Path, key: str, architecture: type[Architecture]) -> None:
     """Name what isn't Stable Diffusion by the files that tell it."""
     family = str(pipeline_of(folder).get("_class_name", ""))
+    if family.startswith("StableDiffusionXL") and not (folder / "text_encoder").is_dir():
+        raise InputError(f"{key}: is Stable Diffusion XL's refiner, which ends what the base model begins; {TAKEN}")
     for prefix, name in FAMILIES.items():
-        if family.startswith(prefix):
+        if family.startswith(prefix) and family not in architecture.PIPELINES:
             raise InputError(f"{key}: is {name} ({family}), which no editor takes; {TAKEN}")
     if (folder / "transformer").is_dir() and not (folder / "unet").is_dir():
         raise InputError(f"{key}: is a diffusion transformer ({family or 'transformer/'}), not a UNet; {TAKEN}")

@@ -75,30 +75,6 @@ def test_unets_of_other_models(own_folder: Path, unet: dict[str, Any], says: str
     assert says in refusal(own_folder)
 
 
-def test_a_full_stable_diffusion_xl(own_folder: Path) -> None:
-    """As its pipeline saves it: two text encoders, and a UNet that takes both and the image's size."""
-    from diffusers import StableDiffusionXLPipeline
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
-
-    write_unet(
-        own_folder,
-        cross_attention_dim=64,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=80,
-    )
-    parts = {name: _part(own_folder, name) for name in ("vae", "unet", "text_encoder", "tokenizer", "scheduler")}
-    second = CLIPTextModelWithProjection(
-        CLIPTextConfig(vocab_size=100, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
-    )
-    pipe = StableDiffusionXLPipeline(
-        **parts, text_encoder_2=second, tokenizer_2=parts["tokenizer"], add_watermarker=False
-    )
-    xl = own_folder.parent / "xl"
-    pipe.save_pretrained(xl)
-    assert "is Stable Diffusion XL (StableDiffusionXLPipeline), which no editor takes" in refusal(xl)
-
-
 def _part(folder: Path, name: str) -> Any:
     import diffusers
     import transformers
