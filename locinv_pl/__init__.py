@@ -12,7 +12,8 @@ from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError
 from locinv_pl.method.policies import Method, load_method
 from locinv_pl.method.progress import Progress
-from locinv_pl.networks.backbone import Backbone, load_backbone
+from locinv_pl.networks.backbone import Backbone
+from locinv_pl.networks.loading import load_backbone
 from locinv_pl.types import Edit, EditSample, Inversion, Noun
 
 __version__ = "0.1.0"
