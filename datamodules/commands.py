@@ -15,7 +15,8 @@ from locinv_pl.datamodules.preview import write_preview
 from locinv_pl.drawing import stack_strips, to_png
 from locinv_pl.errors import InputError, one_line
 from locinv_pl.io.files import write_atomically, write_json
-from locinv_pl.networks.backbone import Backbone, load_backbone
+from locinv_pl.networks.backbone import Backbone
+from locinv_pl.networks.loading import load_backbone
 from locinv_pl.words.tokens import check_prompt, tokenize
 
 

@@ -28,7 +28,8 @@ from locinv_pl.method.policies import Method, load_method
 from locinv_pl.method.progress import Progress, last_result
 from locinv_pl.method.task import Task, iter_prepare
 from locinv_pl.method.timestep import collect, invert_step
-from locinv_pl.networks.backbone import Backbone, load_backbone
+from locinv_pl.networks.backbone import Backbone
+from locinv_pl.networks.loading import load_backbone
 from locinv_pl.priors import box_mask, check_box
 from locinv_pl.run.candidates import edit_best, load_measures
 from locinv_pl.run.contents import InversionScores
@@ -119,7 +120,7 @@ def invert(
     """Invert one image.
 
     Args:
-        backbone: from :func:`~locinv_pl.networks.backbone.load_backbone`.
+        backbone: from :func:`~locinv_pl.networks.loading.load_backbone`.
         image: a file, a PIL image, a (3, H, W) tensor or an (H, W, 3) array; floats are in [0, 1], integers are
             scaled by their type. Its sides must be multiples of the backbone's latent grid; :func:`open_image` cuts
             any image to the model's size.

@@ -251,7 +251,7 @@ def own_folder(tiny_folder: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def tiny(tiny_folder: Path) -> Backbone:
     """The tiny model."""
-    from locinv_pl.networks.backbone import load_backbone
+    from locinv_pl.networks.loading import load_backbone
 
     return load_backbone(str(tiny_folder))
 
@@ -259,7 +259,7 @@ def tiny(tiny_folder: Path) -> Backbone:
 @pytest.fixture(scope="session")
 def embedded() -> Backbone:
     """The model inside the package."""
-    from locinv_pl.networks.backbone import load_backbone
+    from locinv_pl.networks.loading import load_backbone
 
     return load_backbone("embedded")
 

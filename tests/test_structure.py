@@ -50,7 +50,8 @@ LAZY: set[tuple[str, str]] = set()
 LIGHTNING = {"run", "cli", "pretrain"}
 DIFFUSERS = {
     "networks/attention.py",
-    "networks/backbone.py",
+    "networks/loading.py",
+    *(f"networks/architectures/{path.name}" for path in (ROOT / "locinv_pl/networks/architectures").glob("*.py")),
     "networks/fused.py",
     "networks/sd3.py",
     "editing/pipelines.py",

@@ -3,7 +3,7 @@
 import os
 
 from locinv_pl.app import build
-from locinv_pl.networks.backbone import load_backbone
+from locinv_pl.networks.loading import load_backbone
 
 if __name__ == "__main__":
     backbone = load_backbone(os.environ.get("BACKBONE", "embedded"), device=os.environ.get("DEVICE", "cpu"))

@@ -18,7 +18,8 @@ from locinv_pl.benchmark.reference import NONE, Savings, ladder, without
 from locinv_pl.benchmark.sd15 import NAME, random_sd15
 from locinv_pl.errors import InputError
 from locinv_pl.method.policies import load_method
-from locinv_pl.networks.backbone import Backbone, load_backbone
+from locinv_pl.networks.backbone import Backbone
+from locinv_pl.networks.loading import load_backbone
 from locinv_pl.networks.tuning import Tuning
 from locinv_pl.types import EditSample
 

@@ -15,7 +15,6 @@ from locinv_pl.benchmark.reference import Savings, with_savings
 from locinv_pl.method.policies import Method, ParallelPolicy
 from locinv_pl.method.task import Task, prepare
 from locinv_pl.method.timestep import invert_step
-from locinv_pl.networks.attention import Context
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.memory import freeze_gc
 from locinv_pl.types import EditSample, StepRecord
@@ -68,8 +67,8 @@ class Mode:
             seconds = seconds_of(
                 lambda: found.append(prepare(limited, samples, method, num_steps, resolution)), backbone.device
             )
-        z_t, t, abar_t = found[0].trajectory[-1], found[0].schedule.timesteps[0], found[0].schedule.alphas[0]
-        backbone.attention_maps(z_t, t, abar_t, Context.of(found[0].plain), found[0].grid, backbone.prefix(z_t, t))
+        z_t, t = found[0].trajectory[-1], found[0].schedule.timesteps[0]
+        backbone.attention_maps(z_t, t, found[0].plain, found[0].grid, backbone.prefix(z_t, t))
         return cls(backbone, savings, found[0], seconds)
 
     def with_method(self, method: Method) -> Mode:
@@ -223,7 +222,7 @@ def weight_bytes(backbone: Backbone) -> int:
     Args:
         backbone: its VAE, text encoder and UNet count.
     """
-    networks = (backbone.vae, backbone.text_encoder, backbone.unet)
+    networks = (backbone.vae, *backbone.text.networks, backbone.denoiser)
     return sum(weight.nbytes for net in networks for weight in net.parameters())
 
 

@@ -13,9 +13,8 @@ from torch import Tensor
 from locinv_pl.measures.backbones import to_sample
 from locinv_pl.method.dynamic_tokens import token_context, token_losses
 from locinv_pl.method.task import Task
-from locinv_pl.networks.attention import Context
 from locinv_pl.networks.backbone import Backbone
-from locinv_pl.networks.schedule import ddim_step, guided_noise
+from locinv_pl.networks.schedule import guided
 from locinv_pl.scenes.drawing import draw_scene
 from locinv_pl.types import Adjective, EditSample
 
@@ -61,35 +60,35 @@ def phases_of(backbone: Backbone, task: Task, i: int) -> dict[str, Work]:
         i: step, 0 the noisiest.
     """
     z_t, target = task.ddim_latent(i), task.ddim_latent(i + 1)
-    t, (abar_t, abar_s) = task.schedule.timesteps[i], task.schedule.alphas[i : i + 2]
-    plain = Context.of(task.plain)
+    schedule, t = task.schedule, task.schedule.timesteps[i]
+    plain = task.plain
     prefix = backbone.prefix(z_t, t)
     with torch.no_grad():
-        backbone.predict_noise(z_t, t, abar_t, plain, prefix=prefix)  # fills it
+        backbone.predict(z_t, t, plain, prefix=prefix)  # fills it
 
     @torch.no_grad()
     def ddim() -> Tensor:
-        eps, _ = backbone.noise_and_maps(z_t, t, abar_t, plain, task.grid)
-        return ddim_step(z_t, eps, abar_t, abar_s)
+        prediction, _ = backbone.predict_with_maps(z_t, t, plain, task.grid)
+        return schedule.step(z_t, prediction, i)
 
     @torch.no_grad()
     def conditional() -> Tensor:
         context = token_context(backbone, task, task.embeddings)
-        return backbone.noise_and_maps(z_t, t, abar_t, context, task.grid, backbone.prefix(z_t, t))[0]
+        return backbone.predict_with_maps(z_t, t, context, task.grid, backbone.prefix(z_t, t))[0]
 
     def maps() -> Tensor:
         V = task.embeddings.clone().requires_grad_()
-        A = backbone.attention_maps(z_t, t, abar_t, token_context(backbone, task, V), task.grid, prefix)
+        A = backbone.attention_maps(z_t, t, token_context(backbone, task, V), task.grid, prefix)
         return token_losses(A, task, only=task.method.tokens.active).nan_to_num(0).sum()
 
     def null(fits: bool = True) -> Tensor:
-        null = task.empty.expand(len(z_t), -1, -1).clone().requires_grad_(fits)
-        eps_null = backbone.predict_noise(z_t, t, abar_t, Context.of(null), prefix=prefix)
-        z_s = ddim_step(z_t, guided_noise(z_t, eps_null, task.method.guidance_scale), abar_t, abar_s)
+        null = task.empty.keys.expand(len(z_t), -1, -1).clone().requires_grad_(fits)
+        predicted = backbone.predict(z_t, t, task.empty.expand(len(z_t)).with_states(null), prefix=prefix)
+        z_s = schedule.step(z_t, guided(z_t, predicted, task.method.guidance_scale), i)
         return (z_s - target).square().mean()
 
     @torch.no_grad()
-    def guided() -> Tensor:
+    def guided_pass() -> Tensor:
         return null(fits=False)
 
     @torch.no_grad()
@@ -106,7 +105,7 @@ def phases_of(backbone: Backbone, task: Task, i: int) -> dict[str, Work]:
         "maps": maps if moves else _nothing,
         "conditional": conditional,
         "null": (lambda: null().backward()) if fits else _nothing,
-        "guided": guided,
+        "guided": guided_pass,
     }
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from locinv_pl.networks.architectures.stable_diffusion import StableDiffusion
 from locinv_pl.networks.attention import AttentionHook, AttentionHooks, Context, CrossAttentionMaps, Grid, Layer
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.prefix import Prefix
@@ -56,7 +57,7 @@ class _Explicit:
         return probs
 
 
-class Reference(Backbone):
+class Reference(StableDiffusion):
     """A backbone that does without some savings.
 
     Args:
@@ -75,7 +76,7 @@ class Reference(Backbone):
         self, z: Tensor, t: Tensor, context: Context, hook: AttentionHook | None = None, prefix: Prefix | None = None
     ) -> Tensor:
         if hook is not None:
-            self._conditional = Context(context.keys.detach(), context.values.detach())
+            self._conditional = Context(*(states.detach() for states in context.tensors))
         explicit: Any = _Explicit() if hook is None else AttentionHooks(hook, _Explicit())
         return super()._run(z, t, context, hook if self.savings.fused_attention else explicit, prefix)
 
@@ -84,36 +85,35 @@ class Reference(Backbone):
         return super().prefix(z, t) if self.savings.prefix else Prefix(())
 
     def attention_maps(
-        self, z: Tensor, t: Tensor, abar_t: Tensor, context: Context, grid: Grid, prefix: Prefix | None = None
+        self, z: Tensor, t: Tensor, context: Context, grid: Grid, prefix: Prefix | None = None
     ) -> Tensor:
         """A_t; without ``stop_at_maps`` the UNet runs to its end."""
         if self.savings.stop_at_maps:
-            return super().attention_maps(z, t, abar_t, context, grid, prefix)
+            return super().attention_maps(z, t, context, grid, prefix)
         maps = CrossAttentionMaps(grid)
         self._run(z, t, context, maps, prefix)
         return maps.A
 
-    def predict_noise(
+    def predict(
         self,
         z: Tensor,
         t: Tensor,
-        abar_t: Tensor,
         context: Context,
         hook: AttentionHook | None = None,
         prefix: Prefix | None = None,
     ) -> Tensor:
-        """ε(z_t, t, context); a pass without a hook is one of the null text.
+        """f(z_t, t, context); a pass without a hook is one of the null text.
 
         Without ``conditional_once`` it carries the conditional half along, with the context of the last pass that
         read maps. That half has its own graph and changes neither the value nor ∂/∂∅.
         """
         cond = self._conditional
         if hook is not None or self.savings.conditional_once or cond is None:
-            return super().predict_noise(z, t, abar_t, context, hook, prefix)
-        both = Context(torch.cat([context.keys, cond.keys]), torch.cat([context.values, cond.values]))
+            return super().predict(z, t, context, hook, prefix)
+        both = Context.cat([context, cond])
         twice = None if prefix is None else prefix.pick(torch.arange(len(z)).repeat(2))
-        eps_null, eps_cond = super().predict_noise(torch.cat([z, z]), t, abar_t, both, None, twice).chunk(2)
-        return eps_null + (eps_cond - eps_cond.detach())
+        null, conditional = super().predict(torch.cat([z, z]), t, both, None, twice).chunk(2)
+        return null + (conditional - conditional.detach())
 
 
 @contextmanager
@@ -142,8 +142,9 @@ def trainable(backbone: Backbone) -> Iterator[nn.Parameter]:
     Args:
         backbone: whose weights.
     """
-    yield from backbone.text_encoder.parameters()
-    for name, weight in backbone.unet.named_parameters():
+    for network in backbone.text.networks:
+        yield from network.parameters()
+    for name, weight in backbone.denoiser.named_parameters():
         if not any(f".{projection}." in name for projection in PROJECTIONS):
             yield weight
 

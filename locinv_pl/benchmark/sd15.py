@@ -10,6 +10,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from locinv_pl.assets import EMBEDDED
+from locinv_pl.networks.architectures.stable_diffusion import StableDiffusion
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.tuning import Tuning
 
@@ -57,4 +58,4 @@ def random_sd15(
     tokenizer = CLIPTokenizer.from_pretrained(EMBEDDED / "tokenizer", model_max_length=77)
     for net in (vae, text_encoder, unet):
         nn.Module.to(net, dtype)  # diffusers' own talks about it
-    return Backbone(NAME, vae, text_encoder, tokenizer, unet, scheduler, tuning)
+    return StableDiffusion(NAME, vae, text_encoder, tokenizer, unet, scheduler, tuning)

@@ -9,7 +9,7 @@ from locinv_pl.cli.photo import Finder, device_of
 from locinv_pl.errors import InputError, check_choice, tell
 from locinv_pl.grounding.models import FoundationModels
 from locinv_pl.method.policies import load_method
-from locinv_pl.networks.backbone import load_backbone
+from locinv_pl.networks.loading import load_backbone
 
 
 def app(

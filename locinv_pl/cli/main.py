@@ -19,7 +19,7 @@ from locinv_pl.cli.lightning_cli import SUBCOMMANDS, run_trainer, translate
 from locinv_pl.cli.parsers import Parser, readable
 from locinv_pl.errors import InputError
 from locinv_pl.io.arguments import arguments, group_file, read_words
-from locinv_pl.networks.backbone import silence_loading
+from locinv_pl.networks.loading import silence_loading
 
 DESCRIPTION = """Invert images, reconstruct them, edit them and score the edits.
 

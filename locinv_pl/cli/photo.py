@@ -27,7 +27,7 @@ from locinv_pl.io.reading import expanded
 from locinv_pl.measures.edits import MeasureSettings
 from locinv_pl.method.policies import Method, load_method
 from locinv_pl.method.progress import Progress
-from locinv_pl.networks.backbone import load_backbone
+from locinv_pl.networks.loading import load_backbone
 from locinv_pl.photo import PhotoRun, command_of, open_photo, save_photo
 from locinv_pl.run.names import file_name
 from locinv_pl.types import Inversion

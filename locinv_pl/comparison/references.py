@@ -24,8 +24,9 @@ from locinv_pl.drawing import to_array, to_png
 from locinv_pl.errors import InputError
 from locinv_pl.io.files import read_image, read_json, write_atomically
 from locinv_pl.measures.edits import Measures, MeasureSettings
-from locinv_pl.networks.backbone import Backbone, load_backbone
+from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.generation import generate
+from locinv_pl.networks.loading import load_backbone
 from locinv_pl.networks.tuning import Tuning, use_one_thread
 from locinv_pl.run.contents import EditScores
 from locinv_pl.run.edits import list_edits

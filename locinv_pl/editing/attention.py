@@ -40,12 +40,13 @@ class AttentionEdit:
             self-attention, and c.
         num_steps: T.
         device: where the attention is computed.
+        coarsest: cells along the shorter side of the coarsest grid, on which self-attention is taken over in any case.
 
     Raises:
         InputError: the settings name a word that a target prompt hasn't.
     """
 
-    def __init__(self, rows: Rows, num_steps: int, device: torch.device):
+    def __init__(self, rows: Rows, num_steps: int, device: torch.device, coarsest: int = 0):
         self.num_steps, self.step = num_steps, 0
         targets = rows.targets
         self.source = torch.tensor([t.source_row for t in targets], device=device)  # (n,)
@@ -57,7 +58,9 @@ class AttentionEdit:
         grid = rows.inversions[0].maps.shape[-2:]
         self.grid = (int(grid[0]), int(grid[1]))
         shape = max(grid) / min(grid)
-        self.finest = torch.tensor([t.settings.self_resolution**2 * shape for t in targets])  # queries, (n,)
+        self.finest = torch.tensor(
+            [max(t.settings.self_resolution, coarsest) ** 2 * shape for t in targets]
+        )  # queries, (n,)
         self.maps: Tensor | None = None
         self._count = 0  # of the maps that have been added up
 

@@ -22,7 +22,9 @@ from torch import Tensor
 from locinv_pl.errors import InputError, check_choices
 from locinv_pl.method.policies import preset_file
 from locinv_pl.method.progress import nothing
-from locinv_pl.networks.backbone import Backbone, load_backbone
+from locinv_pl.networks.architectures.stable_diffusion import StableDiffusion
+from locinv_pl.networks.backbone import Backbone
+from locinv_pl.networks.loading import load_backbone
 from locinv_pl.types import Span, overlap
 from locinv_pl.words import load_words
 from locinv_pl.words.alignment import edit_kind, word_changes
@@ -162,6 +164,10 @@ class PipelineEditor(ABC):
                 backbone = load_backbone(settings.model, settings.dtype, backbone.device, for_editors=True)
             except InputError as error:
                 raise InputError(f"{self._name}: {error}") from error
+        if type(backbone) is not StableDiffusion:
+            raise InputError(
+                f"{self._name}: model {backbone.name!r} isn't of Stable Diffusion 1.x's or 2.x's layout; give another"
+            )
         self.unet, takes = backbone.unet, backbone.unet.config.in_channels
         allowed = [a * backbone.vae.config.latent_channels + b for a, b in self.channels]
         if takes not in allowed:

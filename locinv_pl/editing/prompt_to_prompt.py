@@ -27,7 +27,7 @@ from locinv_pl.method.progress import Progress, finish, last_result, nothing
 from locinv_pl.networks.attention import Context
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.memory import freeze_gc
-from locinv_pl.networks.schedule import ddim_step, guided_noise
+from locinv_pl.networks.schedule import guided
 from locinv_pl.types import Edit, Inversion
 
 
@@ -61,7 +61,7 @@ def reconstruct(
 ) -> Tensor:
     """Make the images again, from their inversions alone.
 
-        ε = ε(z_t, ∅_t) + w (ε(z_t, V_t) - ε(z_t, ∅_t)),  z_{t-1} = DDIM step
+        f = f(z_t, ∅_t) + w (f(z_t, V_t) - f(z_t, ∅_t)),  z_{t-1} = DDIM step
 
     Args:
         backbone: the one that made the inversions.
@@ -211,28 +211,29 @@ def denoise(
     # Direct inversion: the sources stay on the DDIM trajectory, and are predicted for their attention alone.
     is_direct = method.null_text.policy == "direct" or any(target.settings.direct for target in rows.targets)
     every = list(range(len(ids)))
-    guided = [target.row for target in rows.targets] if is_direct else every
+    moved = [target.row for target in rows.targets] if is_direct else every
     is_guided = backbone.needs_null(method.guidance_scale)
+    empty = plain.pick(rows.source_of) if method.null_text.policy == "npi" else backbone.encode_null().expand(len(ids))
     for i in range(len(schedule)):
         with freeze_gc():
-            t, (abar_t, abar_s) = schedule.timesteps[i], schedule.alphas[i : i + 2]
+            t = schedule.timesteps[i]
             if control is not None:
                 control.step = i
             acts = control is not None and blend is not None and (control.acts() or blend.runs)
-            some = every if acts else guided
+            some = every if acts else moved
             if some:
                 # 1. The text: V_t for shared nouns, and the source's context at the tokens that the settings keep.
                 context = dynamic_context(backbone, method.tokens, ids, rows.embeddings(i, own), plain)
-                context = Context(rows.keep(context.keys)[some], rows.keep(context.values)[some])
-                # 2. The guided DDIM step, both halves in one pass; attention goes from the sources to the targets.
-                halves = some + (guided if is_guided else [])
+                context = context.with_states(rows.keep(context.keys), rows.keep(context.values)).pick(some)
+                # 2. The guided DDIM step, both halves in one pass; attention goes from the source rows to the targets.
+                halves = some + (moved if is_guided else [])
                 if is_guided:
-                    null = torch.stack([rows.inversions[n].null[i] for n in guided]).to(device)  # ∅_t, (g, L, D)
-                    context = Context(torch.cat([context.keys, null]), torch.cat([context.values, null]))
-                eps = backbone.predict_noise(z[halves], t, abar_t, context, control if acts else None)
-                eps_cond = eps[: len(some)][[some.index(n) for n in guided]]  # (g, C, h, w)
-                eps = guided_noise(eps_cond, eps[len(some) :], method.guidance_scale) if is_guided else eps_cond
-                z[guided] = ddim_step(z[guided], eps, abar_t, abar_s)
+                    null = torch.stack([rows.inversions[n].null[i] for n in moved]).to(device)  # ∅_t, (g, L, D)
+                    context = Context.cat([context, empty.pick(moved).with_states(null)])
+                predicted = backbone.predict(z[halves], t, context, control if acts else None)
+                cond = predicted[: len(some)][[some.index(n) for n in moved]]  # (g, C, h, w)
+                prediction = guided(cond, predicted[len(some) :], method.guidance_scale) if is_guided else cond
+                z[moved] = schedule.step(z[moved], prediction, i)
             if is_direct:
                 for n in rows.sources:
                     z[n] = rows.inversions[n].trajectory[len(schedule) - 1 - i].to(device)
@@ -266,4 +267,4 @@ def plan(backbone: Backbone, rows: Rows, region: Tensor | None) -> tuple[Attenti
     if region is not None and not region.any():
         raise InputError("region: is empty; say where the edit may change the image")
     num_steps = rows.inversions[0].settings["num_steps"]
-    return AttentionEdit(rows, num_steps, backbone.device), Blend(rows, (h, w), region)
+    return AttentionEdit(rows, num_steps, backbone.device, backbone.coarsest((h, w))), Blend(rows, (h, w), region)

@@ -151,6 +151,12 @@ class Rows:
             rows.inversions.extend([inversion] * (1 + len(asked)))
         return rows
 
+    @property
+    def source_of(self) -> list[int]:
+        """Every row's source row, which of a source is itself."""
+        found = {target.row: target.source_row for target in self.targets}
+        return [found.get(n, n) for n in range(len(self.tokens))]
+
     def keep(self, states: Tensor) -> Tensor:
         """The rows' context with the source's at the shared tokens that the settings of a target keep.
 

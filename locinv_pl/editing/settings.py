@@ -29,7 +29,7 @@ class EditSettings:
             More of it keeps the shapes of the source.
         attribute_steps: that share where the prompts differ in adjectives only, since the object then keeps its shape.
         self_resolution: side in cells of the finest attention grid on which self-attention is taken over; on grids
-            that aren't square, the shorter side.
+            that aren't square, the shorter side. A model's coarsest grid is always among them.
         reweight: factors on the attention to words of the target prompt: ``{"snowy": 2.0}``. Below 1 weakens a word,
             below 0 turns it round. Weights in brackets, "a (snowy:2) road", do the same for one occurrence.
         keep: at which tokens that both prompts share the target has the source's text context in place of its own. A

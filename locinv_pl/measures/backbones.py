@@ -18,8 +18,9 @@ from locinv_pl.measures.judge import Judge, Sighting
 from locinv_pl.measures.metrics import attention_iou, psnr
 from locinv_pl.method.policies import load_method
 from locinv_pl.method.task import prepare
-from locinv_pl.networks.backbone import Backbone, load_backbone, model_folder
+from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.generation import generate
+from locinv_pl.networks.loading import load_backbone, model_folder
 from locinv_pl.networks.sd3 import FlowModel, load_flow_model
 from locinv_pl.scenes.drawing import Scene, draw_scene, with_article, world
 from locinv_pl.scenes.edits import make_edits
@@ -305,7 +306,7 @@ def ddim_iou(backbone: Backbone, scenes: Sequence[Scene], batch_size: int = 10) 
     method, values = load_method("ddim"), []
     for start in range(0, len(scenes), batch_size):
         samples = [to_sample(scene, str(start + n)) for n, scene in enumerate(scenes[start : start + batch_size])]
-        task = prepare(backbone, samples, method, NUM_STEPS, resolution=backbone.unet.config.sample_size // 2)
+        task = prepare(backbone, samples, method, NUM_STEPS, resolution=backbone.latent_size // 2)
         for b, sample in enumerate(samples):
             maps = task.initial_maps[:, b, : len(sample.nouns)].mean(0).cpu()
             values += attention_iou(maps, torch.stack([noun.mask for noun in sample.nouns])).tolist()

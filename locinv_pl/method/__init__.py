@@ -5,7 +5,7 @@ Where a formula stands:
 - L_sim, L_ovl, L_adj, L_leak, L_mar, DPL's losses, TH_i: ``losses.py``, a function each
 - V_t, phase 1 of a timestep: ``dynamic_tokens.py``, :func:`optimize_tokens`
 - ∅_t, phase 2: ``null_text.py``, :func:`optimize_null_text`
-- the DDIM step and guidance: ``locinv_pl/networks/schedule.py``, :func:`ddim_step`, :func:`guided_noise`
+- the DDIM step and guidance: ``locinv_pl/networks/schedule.py``, :class:`Schedule`, :func:`guided`
 - z̄_0..z̄_T, DDIM inversion: ``task.py``, :func:`ddim_invert`
 - M, DPL's background: ``background.py``, :func:`estimate_background`
 - a whole timestep: ``timestep.py``, :func:`invert_step`

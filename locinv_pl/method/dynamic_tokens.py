@@ -33,7 +33,7 @@ from locinv_pl.networks.prefix import Prefix
 OF_PRIORS = ("similarity", "overlap", "leakage")  # that of an even map depends on the prior's area
 
 
-def dynamic_context(backbone: Backbone, policy: TokenPolicy, ids: Tensor, V: Tensor, plain: Tensor) -> Context:
+def dynamic_context(backbone: Backbone, policy: TokenPolicy, ids: Tensor, V: Tensor, plain: Context) -> Context:
     """What cross-attention sees of prompts with dynamic tokens.
 
     Args:
@@ -41,12 +41,12 @@ def dynamic_context(backbone: Backbone, policy: TokenPolicy, ids: Tensor, V: Ten
         policy: says whether tokens move at all, and whether they feed the values too.
         ids: token ids (B, L).
         V: input embeddings with V_t in the dynamic tokens' rows, (B, L, D).
-        plain: the text encoder's output for the words' own embeddings, (B, L, D).
+        plain: what the text encoders make of the words' own embeddings, (B, L, D). Its pooled states stay.
     """
     if policy.policy == "fixed":
-        return Context.of(plain)
-    keys = backbone.encode_text(ids, V)
-    return Context(keys, plain if policy.values == "prompt" else keys)
+        return plain
+    keys = backbone.encode_text(ids, V).keys
+    return plain.with_states(keys, plain.values if policy.values == "prompt" else keys)
 
 
 def token_context(backbone: Backbone, task: Task, V: Tensor, images: Tensor | slice = slice(None)) -> Context:
@@ -58,7 +58,7 @@ def token_context(backbone: Backbone, task: Task, V: Tensor, images: Tensor | sl
         V: their input embeddings with V_t in the dynamic tokens' rows, (b, L, D).
         images: which of the task's images, numbers (b,); all by default.
     """
-    return dynamic_context(backbone, task.method.tokens, task.prompts.ids[images], V, task.plain[images])
+    return dynamic_context(backbone, task.method.tokens, task.prompts.ids[images], V, task.plain.pick(images))
 
 
 def applicable(task: Task, images: Tensor | slice = slice(None)) -> Tensor:
@@ -180,21 +180,21 @@ def optimize_tokens(
     """
     policy = task.method.tokens
     at = torch.as_tensor(i).expand(len(z_t))
-    t, abar_t = task.schedule.timesteps[at], task.schedule.alphas[at]
+    t = task.schedule.timesteps[at]
     images = torch.arange(len(z_t), device=z_t.device) if images is None else images
     λ = torch.tensor([term.weight for term in policy.losses.values()], device=z_t.device)  # (n,)
     TH = torch.stack([step_thresholds(policy, j) for j in at.tolist()]).to(z_t.device)  # (b, n)
 
     adamw = partial(torch.optim.AdamW, lr=policy.lr, weight_decay=policy.weight_decay)
     has_noun = torch.nonzero(task.prompts.has_noun[images].any(-1)).flatten()
-    descent = Descent(V, adamw, prefix, has_noun, task.prompts.dynamic[images])
+    descent = Descent(V, adamw, prefix, has_noun, task.prompts.dynamic[images], backbone.text.units)
     of = descent.of
     for _ in range(policy.max_steps if max_steps is None else max_steps):
         if not len(has_noun):
             break
         with torch.enable_grad():
             context = token_context(backbone, task, descent.embeddings, of(images))  # of V_t, (b', L, D)
-            A = backbone.attention_maps(of(z_t), of(t), of(abar_t), context, task.grid, descent.prefix)  # (b', r, c, L)
+            A = backbone.attention_maps(of(z_t), of(t), context, task.grid, descent.prefix)  # (b', r, c, L)
             losses = token_losses(A, task, of(images), policy.active)  # (b', n)
             going = (losses >= of(TH)).any(-1)  # (b',); no NaN is
             if not going.any():

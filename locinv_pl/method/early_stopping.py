@@ -22,6 +22,7 @@ class Descent:
         prefix: of the latents of all images; None computes everything.
         rows: the images to optimise, (n,); all by default.
         where: the embeddings to optimise, bool, (B, L); all by default.
+        units: how far an optimizer's step moves each number, (L, E), times its learning rate; 1 by default.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class Descent:
         prefix: Prefix | None = None,
         rows: Tensor | None = None,
         where: Tensor | None = None,
+        units: Tensor | None = None,
     ):
         self.rows = torch.arange(len(start), device=start.device) if rows is None else rows
         self.prefix = prefix if prefix is None or len(self.rows) == len(start) else prefix.pick(self.rows)
@@ -38,19 +40,23 @@ class Descent:
         self._all = start.clone()
         self._where = None if where is None else where[self.rows, :, None]  # (n, L, 1)
         moved = start[self.rows]
-        self._parameters = (moved if self._where is None else moved[self._where[..., 0]]).requires_grad_()
+        self._units = None if units is None else units.expand_as(moved)
+        self._parameters = self._optimized(moved if units is None else moved / units).requires_grad_()
         self._optimizer = optimizer([self._parameters])
 
     def of(self, x: Tensor) -> Tensor:
         """What belongs to the images that go on: (B, ...) to (n, ...)."""
         return x[self.rows]
 
+    def _optimized(self, x: Tensor) -> Tensor:
+        """What is optimised of (n, L, D)."""
+        return x if self._where is None else x[self._where[..., 0]]
+
     @property
     def embeddings(self) -> Tensor:
         """Those of the images that go on, (n, L, D); differentiable."""
-        if self._where is None:
-            return self._parameters
-        return self._all[self.rows].masked_scatter(self._where, self._parameters)
+        moved = self._parameters if self._units is None else self._parameters * self._optimized(self._units)
+        return moved if self._where is None else self._all[self.rows].masked_scatter(self._where, moved)
 
     @property
     def result(self) -> Tensor:
@@ -72,6 +78,7 @@ class Descent:
             self._parameters = keep_rows(self._optimizer, each)
             self.rows, self.prefix = self.rows[going], self.prefix and self.prefix.pick(going)
             self._where = None if self._where is None else self._where[going]
+            self._units = None if self._units is None else self._units[going]
         if scale != 1:
             self._parameters.grad.div_(scale)  # type: ignore[union-attr]
         self._optimizer.step()

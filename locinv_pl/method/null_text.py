@@ -12,7 +12,6 @@ from locinv_pl.method.task import Task
 from locinv_pl.networks.attention import Context
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.prefix import Prefix
-from locinv_pl.networks.schedule import ddim_step
 
 
 def optimize_null_text(
@@ -20,7 +19,7 @@ def optimize_null_text(
     task: Task,
     z_t: Tensor,
     i: int,
-    eps_cond: Tensor,
+    cond: Tensor,
     null: Tensor,
     prefix: Prefix | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -30,7 +29,7 @@ def optimize_null_text(
 
     An image stops as soon as its loss is below the policy's tolerance, with ``step_first`` a gradient step later, and
     leaves the batch. The conditional prediction doesn't depend on ∅ and comes from outside. Nothing is fitted where
-    guidance takes no ε(∅), as for w = 1.
+    guidance takes no f(∅), as for w = 1.
 
     Source: Mokady et al., Null-text Inversion, arXiv 2211.09794, eq. 3.
 
@@ -39,7 +38,7 @@ def optimize_null_text(
         task: the batch.
         z_t: latents, (B, C, h, w).
         i: step, 0 the noisiest.
-        eps_cond: ε(z_t, t, V_t), (B, C, h, w).
+        cond: f(z_t, t, V_t), (B, C, h, w).
         null: ∅ to start from, (B, L, D).
         prefix: of z_t; None computes everything.
 
@@ -47,19 +46,22 @@ def optimize_null_text(
         ∅_t (B, L, D), z_{t-1} (B, C, h, w), the loss (B,), gradient steps taken (B,).
     """
     policy, w = task.method.null_text, task.method.guidance_scale
-    t, (abar_t, abar_s) = task.schedule.timesteps[i], task.schedule.alphas[i : i + 2]
+    t = task.schedule.timesteps[i]
     target, numel = task.ddim_latent(i + 1), z_t[0].numel()  # z̄_{t-1}, (B, C, h, w)
     tolerance = 1e-5 + i * 2e-5 if policy.early_stop else 0.0
     J = policy.max_steps if policy.policy == "optimize" and backbone.needs_null(w) else 0
 
+    pooled = (task.plain if policy.policy == "npi" else task.empty.expand(len(z_t))).pooled
+    if pooled is not None:  # the prompt's prefix depends on the prompt's own
+        prefix = backbone.prefix(z_t, t)
     descent = Descent(null, partial(torch.optim.Adam, lr=policy.lr * max(1 - i / 100, 0.01)), prefix)
     of, z_s, loss_of = descent.of, torch.empty_like(z_t), z_t.new_zeros(len(z_t))
     was_above = torch.ones(len(z_t), dtype=torch.bool, device=z_t.device)  # before the first step nothing is tested
     for j in range(J + 1):
         with torch.set_grad_enabled(j < J):  # the last pass is for z_{t-1} alone
-            context = Context.of(descent.embeddings)  # ∅, (b, L, D)
-            eps = backbone.guide(of(eps_cond), of(z_t), t, abar_t, context, w, descent.prefix)  # (b, C, h, w)
-            z = ddim_step(of(z_t), eps, abar_t, abar_s)  # (b, C, h, w)
+            context = Context.of(descent.embeddings, None if pooled is None else of(pooled))  # ∅, (b, L, D)
+            prediction = backbone.guide(of(cond), of(z_t), t, context, w, descent.prefix)  # (b, C, h, w)
+            z = task.schedule.step(of(z_t), prediction, i)  # (b, C, h, w)
             loss = (z - of(target)).square().mean((1, 2, 3))  # (b,)
             z_s[descent.rows], loss_of[descent.rows] = z.detach(), loss.detach()
             above = loss >= tolerance  # (b,)
@@ -77,7 +79,7 @@ def null_text_step(
     task: Task,
     z_t: Tensor,
     i: int,
-    eps_cond: Tensor | None,
+    cond: Tensor | None,
     null: Tensor,
     prefix: Prefix | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -92,7 +94,7 @@ def null_text_step(
         task: the batch.
         z_t: latents, (B, C, h, w).
         i: step, 0 the noisiest.
-        eps_cond: ε(z_t, t, V_t), (B, C, h, w); ``direct`` needs none.
+        cond: f(z_t, t, V_t), (B, C, h, w); ``direct`` needs none.
         null: ∅_{t+1}, (B, L, D).
         prefix: of z_t; None computes everything.
 
@@ -100,12 +102,12 @@ def null_text_step(
         ∅_t (B, L, D), z_{t-1} (B, C, h, w), the loss (B,), gradient steps taken (B,).
     """
     policy = task.method.null_text
-    empty = task.empty.expand(len(z_t), -1, -1)
-    if policy.policy == "direct" or eps_cond is None:
+    empty = task.empty.keys.expand(len(z_t), -1, -1)
+    if policy.policy == "direct" or cond is None:
         zeros = z_t.new_zeros(len(z_t))
         return empty, task.ddim_latent(i + 1), zeros, zeros.int()
     if policy.policy == "npi":
-        null = task.plain
+        null = task.plain.keys
     elif not (policy.policy == "optimize" and policy.carry_over):
         null = empty
-    return optimize_null_text(backbone, task, z_t, i, eps_cond, null.to(backbone.device), prefix)
+    return optimize_null_text(backbone, task, z_t, i, cond, null.to(backbone.device), prefix)

@@ -23,7 +23,7 @@ from locinv_pl.networks.attention import (
 )
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.memory import freeze_gc
-from locinv_pl.networks.schedule import Schedule, ddim_step
+from locinv_pl.networks.schedule import Schedule
 from locinv_pl.priors import prior_on_grid
 from locinv_pl.types import EditSample, StepRecord
 from locinv_pl.words.tokens import PromptBatch, prompt_batch, unmarked_ids
@@ -68,8 +68,8 @@ class Task:
         prompts: the batch's token tensors.
         embeddings: the input embeddings to start from, (B, L, D): the words' own, or those of their tokens without the
             end-of-word mark.
-        plain: the text encoder's output for the unchanged prompts, (B, L, D).
-        empty: that for "", (1, L, D).
+        plain: what the text encoders make of the unchanged prompts, (B, L, D).
+        empty: that of "", (1, L, D).
         priors: S, (B, K, r, c), in [0, 1].
         fine_priors: S on the latents' grid, (B, K, h, w), in [0, 1].
         background: DPL's M, (B, r, c), 0 or 1; None where its loss doesn't count.
@@ -87,8 +87,8 @@ class Task:
     grid: Grid
     prompts: PromptBatch
     embeddings: Tensor
-    plain: Tensor
-    empty: Tensor
+    plain: Context
+    empty: Context
     priors: Tensor
     fine_priors: Tensor
     background: Tensor | None
@@ -106,7 +106,7 @@ class Task:
             samples=tuple(self.samples[b] for b in some),
             prompts=self.prompts.pick(some),
             embeddings=self.embeddings[some],
-            plain=self.plain[some],
+            plain=self.plain.pick(some),
             priors=self.priors[some],
             fine_priors=self.fine_priors[some],
             background=None if self.background is None else self.background[some],
@@ -123,11 +123,11 @@ class Task:
     def start(self) -> StepRecord:
         """The state before step 0: z_T, the embeddings to start from, ∅ of the empty prompt."""
         B = len(self.samples)
-        zeros = torch.zeros(B, device=self.plain.device)
+        zeros = torch.zeros(B, device=self.plain.keys.device)
         return StepRecord(
             latent=self.ddim_latent(0),
             tokens=self.embeddings,
-            null=self.empty.expand(B, -1, -1),
+            null=self.empty.keys.expand(B, -1, -1),
             maps=self.initial_maps[0],
             losses=zeros[:, None].expand(B, len(LOSSES)),
             thresholds=zeros.new_zeros(len(LOSSES)),
@@ -198,7 +198,7 @@ def iter_prepare(
     parts = SelfAttentionMaps(backbone.finest_grid(z_0.shape, 2 * resolution))
     estimates = moves and method.tokens.background.weight > 0
     trajectory, maps = [z_0], []
-    for z_t, A_t in ddim_invert(backbone, z_0, Context.of(plain), schedule, grid, parts if estimates else None):
+    for z_t, A_t in ddim_invert(backbone, z_0, plain, schedule, grid, parts if estimates else None):
         trajectory.append(z_t)
         maps.append(maps_of(A_t, prompts.nouns))
         yield maps[-1]
@@ -267,7 +267,7 @@ def ddim_invert(
     z_s = z_0
     for i in reversed(range(len(schedule))):
         with freeze_gc():
-            t, (abar_t, abar_s) = schedule.timesteps[i], schedule.alphas[i : i + 2]
-            eps, A_t = backbone.noise_and_maps(z_s, t, abar_t, context, grid, also=also)  # (B, C, h, w), (B, r, c, L)
-            z_s = ddim_step(z_s, eps, abar_s, abar_t)
+            t = schedule.timesteps[i]
+            prediction, A_t = backbone.predict_with_maps(z_s, t, context, grid, also=also)  # (B, C, h, w), (B, r, c, L)
+            z_s = schedule.step(z_s, prediction, i, inverse=True)
         yield z_s, A_t

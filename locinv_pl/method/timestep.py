@@ -45,7 +45,7 @@ def invert_step(backbone: Backbone, task: Task, i: int, before: StepRecord) -> S
     began = time.perf_counter()
     method, z_t = task.method, before.latent.to(backbone.device)
     backbone = backbone.guided_by(method.guidance_scale)
-    t, abar_t = task.schedule.timesteps[i], task.schedule.alphas[i]
+    t = task.schedule.timesteps[i]
     V, token_steps = before.tokens.to(backbone.device), torch.zeros(len(z_t), dtype=torch.int32)
     prefix = backbone.prefix(z_t, t)
     if method.tokens.policy == "optimize" and i % method.tokens.every == 0:
@@ -54,12 +54,11 @@ def invert_step(backbone: Backbone, task: Task, i: int, before: StepRecord) -> S
     with torch.no_grad():
         context = token_context(backbone, task, V)
         if method.null_text.policy == "direct":  # z̄_{t-1} is known: no noise is to be predicted
-            each = t.expand(len(z_t)), abar_t.expand(len(z_t))
-            eps_cond, A = None, backbone.attention_maps(z_t, *each, context, task.grid, prefix)  # (B, r, c, L)
+            cond, A = None, backbone.attention_maps(z_t, t.expand(len(z_t)), context, task.grid, prefix)  # (B, r, c, L)
         else:
-            eps_cond, A = backbone.noise_and_maps(z_t, t, abar_t, context, task.grid, prefix)  # and (B, C, h, w)
+            cond, A = backbone.predict_with_maps(z_t, t, context, task.grid, prefix)  # and (B, C, h, w)
         losses = token_losses(A, task)  # (B, n)
-    null, z_s, null_loss, null_steps = null_text_step(backbone, task, z_t, i, eps_cond, before.null, prefix)
+    null, z_s, null_loss, null_steps = null_text_step(backbone, task, z_t, i, cond, before.null, prefix)
     return StepRecord(
         latent=z_s,
         tokens=V,

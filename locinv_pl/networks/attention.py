@@ -24,22 +24,40 @@ Grid = tuple[int, int]
 
 
 class Context(NamedTuple):
-    """What cross-attention looks at.
+    """The text that a denoiser is given.
 
     Keys and values are one tensor in Stable Diffusion; LocInv may let dynamic tokens move the keys alone.
 
     Args:
         keys: states that every layer's K is projected from, (B, L, D).
         values: states that its V is projected from, (B, L, D).
+        pooled: states of the whole prompt, (B, P), which enter beside the timestep; None where a model takes none.
     """
 
     keys: Tensor
     values: Tensor
+    pooled: Tensor | None = None
 
     @classmethod
-    def of(cls, states: Tensor) -> Context:
+    def of(cls, states: Tensor, pooled: Tensor | None = None) -> Context:
         """The same states for keys and values."""
-        return cls(states, states)
+        return cls(states, states, pooled)
+
+    @classmethod
+    def cat(cls, contexts: Sequence[Context]) -> Context:
+        """Those of several batches as one."""
+        pooled = [context.pooled for context in contexts if context.pooled is not None]
+        keys, values = (torch.cat(states) for states in zip(*((c.keys, c.values) for c in contexts), strict=True))
+        return cls(keys, values, torch.cat(pooled) if pooled else None)
+
+    def with_states(self, keys: Tensor, values: Tensor | None = None) -> Context:
+        """Other states beside the same pooled ones; the values are the keys by default."""
+        return Context(keys, keys if values is None else values, self.pooled)
+
+    def expand(self, B: int) -> Context:
+        """The context of one prompt, for B images."""
+        pooled = None if self.pooled is None else self.pooled.expand(B, -1)
+        return Context(self.keys.expand(B, -1, -1), self.values.expand(B, -1, -1), pooled)
 
     def pick(self, images: Any) -> Context:
         """The context of some images of the batch.
@@ -47,12 +65,17 @@ class Context(NamedTuple):
         Args:
             images: a slice, numbers (b,) or a mask (B,).
         """
-        return Context(self.keys[images], self.values[images])
+        return Context(*(states[images] for states in self.tensors))
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The states that there are."""
+        return tuple(states for states in self if states is not None)
 
     def to(self, dtype: torch.dtype) -> Context:
         """In another type."""
-        keys = self.keys.to(dtype)
-        return Context(keys, keys if self.values is self.keys else self.values.to(dtype))
+        keys, pooled = self.keys.to(dtype), None if self.pooled is None else self.pooled.to(dtype)
+        return Context(keys, keys if self.values is self.keys else self.values.to(dtype), pooled)
 
 
 @dataclass(frozen=True)

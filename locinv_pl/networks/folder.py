@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 from safetensors import SafetensorError, safe_open
@@ -18,7 +18,7 @@ from locinv_pl.errors import InputError, one_line
 
 LARGEST = 1 << 20  # bytes of a configuration
 AGAIN = "download the model again, whole, in diffusers' layout"
-TAKEN = "give a folder of Stable Diffusion 1.x or 2.x"
+TAKEN = "give a folder of Stable Diffusion 1.x, 2.x or XL"
 WITH_THEIR_OWN = {"inpaint": ("an inpainting model", 2, 1), "instruct_pix2pix": ("an instruction model", 2, 0)}
 """Editors with UNets of their own: what such a model is, and (a, b) where it takes a C + b channels, C a latent's."""
 WEIGHTS = re.compile(
@@ -51,6 +51,8 @@ class _UNet(_Config):
     block_out_channels: list[Size] = Field([1], min_length=1)
     down_block_types: list[str] = Field([""], min_length=1)
     addition_embed_type: str | None = None
+    addition_time_embed_dim: Size | None = None
+    projection_class_embeddings_input_dim: Size | None = None
     class_embed_type: str | None = None
     num_class_embeds: int | None = None
     encoder_hid_dim_type: str | None = None
@@ -68,6 +70,7 @@ class _VAE(_Config):
 class _TextEncoder(_Config):
     model_type: str = "clip_text_model"
     hidden_size: Size = 512
+    projection_dim: Size = 512
     max_position_embeddings: Size = 77
     vocab_size: Words = 49408
 
@@ -84,70 +87,112 @@ class _Tokenizer(_Config):
     model_max_length: PositiveInt | PositiveFloat = 77
 
 
-PARTS: dict[str, tuple[str, type[_Config]]] = {
+SCHEMAS: dict[str, tuple[str, type[_Config]]] = {
     "vae": ("config.json", _VAE),
     "text_encoder": ("config.json", _TextEncoder),
     "unet": ("config.json", _UNet),
     "tokenizer": ("tokenizer_config.json", _Tokenizer),
     "scheduler": ("scheduler_config.json", _Scheduler),
 }
+"""By component, without the number of a second or third one, its configuration's file and what that holds."""
 
 
-def check_folder(folder: Path, key: str, for_editors: bool = False) -> None:
+def _schema(part: str) -> tuple[str, type[_Config]]:
+    return SCHEMAS[part.rstrip("_23")]
+
+
+class Architecture(Protocol):
+    """What a folder is compared with; :class:`~locinv_pl.networks.backbone.Backbone` says more."""
+
+    PIPELINES: ClassVar[tuple[str, ...]]
+    PARTS: ClassVar[dict[str, str]]
+
+    @classmethod
+    def check(cls, configs: Mapping[str, Any], key: str, for_editors: bool) -> None:
+        """Compare the components' configurations with each other."""
+
+
+def pipeline_of(folder: Path) -> dict[str, Any]:
+    """The content of a folder's model_index.json; nothing where there is none."""
+    with suppress(OSError, ValidationError):
+        return _read(folder / "model_index.json")
+    return {}
+
+
+def check_folder(folder: Path, key: str, architecture: type[Architecture], for_editors: bool = False) -> None:
     """A folder must hold every component of a model that can be inverted, with its configuration and weights.
 
     Args:
         folder: the model's.
         key: names it in errors, as in "backbone=NAME".
-        for_editors: whether its UNet may take the channels of an editor's, besides its latents'.
+        architecture: the one that its model_index.json names.
+        for_editors: whether its denoiser may take the channels of an editor's, besides its latents'.
 
     Raises:
         InputError: it is another model, a part of one, a LoRA or one file, or something is missing or damaged.
     """
-    _refuse_others(folder, key)
+    _refuse_others(folder, key, architecture)
     configs = {}
-    for part, (file, _) in PARTS.items():
+    for part in architecture.PARTS:
+        file = _schema(part)[0]
         try:
             configs[part] = _read(folder / part / file)
         except (OSError, ValidationError):
             raise InputError(f"{key}: {part}/{file} is missing or damaged; {AGAIN}") from None
-    check_configs(configs, key, for_editors)
-    for part in ("vae", "text_encoder", "unet"):
-        if not any(map(_is_weights, (folder / part).iterdir())):
+    check_configs(configs, key, architecture, for_editors)
+    for part in architecture.PARTS:
+        if part.startswith("tokenizer"):
+            vocabulary = [folder / part / file for file in ("tokenizer.json", "vocab.json")]
+            if not any(path.is_file() for path in vocabulary):  # transformers would make one up
+                raise InputError(f"{key}: {part}/ has no vocabulary; download the model again, whole")
+        elif part != "scheduler" and not any(map(_is_weights, (folder / part).iterdir())):
             raise InputError(f"{key}: {part}/ has no weights; download the model again, whole")
-    vocabulary = [folder / "tokenizer" / file for file in ("tokenizer.json", "vocab.json")]
-    if not any(path.is_file() for path in vocabulary):  # transformers would make one up
-        raise InputError(f"{key}: tokenizer/ has no vocabulary; download the model again, whole")
 
 
-def check_configs(configs: Mapping[str, Mapping[str, Any]], key: str, for_editors: bool = False) -> None:
-    """The components' configurations must be those of one Stable Diffusion 1.x or 2.x.
+def check_configs(
+    configs: Mapping[str, Mapping[str, Any]], key: str, architecture: type[Architecture], for_editors: bool = False
+) -> None:
+    """The components' configurations must be those of one model of an architecture.
 
     Args:
-        configs: by component; those of "unet", "vae", "text_encoder" and "scheduler".
+        configs: by component; tokenizers may be left out.
         key: names the model in errors, as in "backbone=NAME".
-        for_editors: whether its UNet may take the channels of an editor's, besides its latents'.
+        architecture: the one that its model_index.json names.
+        for_editors: whether its denoiser may take the channels of an editor's, besides its latents'.
 
     Raises:
         InputError: a value has another type, or the components are of another model or don't fit each other.
     """
     found: dict[str, Any] = {}
     for part, values in configs.items():
+        file, schema = _schema(part)
         try:
             plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-            found[part] = PARTS[part][1].model_validate(plain)
+            found[part] = schema.model_validate(plain)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(step) for step in first["loc"])
-            raise InputError(f"{key}: {part}/{PARTS[part][0]}: {where}: {one_line(first['msg'])}; {AGAIN}") from None
-    unet, vae, text, scheduler = (found[part] for part in ("unet", "vae", "text_encoder", "scheduler"))
-    for part, kind, known in (("unet", unet.kind, "UNet2DConditionModel"), ("vae", vae.kind, "AutoencoderKL")):
-        if kind != known:
-            raise InputError(f"{key}: its {part} is a {kind}, not a {known}; {TAKEN}")
-    if text.model_type not in ("clip_text_model", "clip"):
-        raise InputError(f"{key}: its text encoder is a {text.model_type}, not CLIP's; {TAKEN}")
-    if unet.addition_embed_type is not None:
-        raise InputError(f"{key}: its UNet is Stable Diffusion XL's, which no editor takes; {TAKEN}")
+            raise InputError(f"{key}: {part}/{file}: {where}: {one_line(first['msg'])}; {AGAIN}") from None
+    for part, kind in architecture.PARTS.items():
+        if part in ("vae", "unet", "transformer") and found[part].kind != kind:
+            raise InputError(f"{key}: its {part} is a {found[part].kind}, not a {kind}; {TAKEN}")
+        if kind.startswith("CLIPText") and found[part].model_type not in ("clip_text_model", "clip"):
+            raise InputError(f"{key}: its text encoder is a {found[part].model_type}, not CLIP's; {TAKEN}")
+    architecture.check(found, key, for_editors)
+
+
+def check_unet(unet: Any, vae: Any, scheduler: Any, key: str) -> None:
+    """A UNet that denoises by DDIM takes an image and a prompt alone, and latents that no VAE shifts.
+
+    Args:
+        unet: its configuration.
+        vae: the VAE's.
+        scheduler: the scheduler's.
+        key: names the model in errors.
+
+    Raises:
+        InputError: it takes more, or is a flow model.
+    """
     for name in ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type"):
         if getattr(unet, name) is not None:
             raise InputError(f"{key}: its UNet takes more than an image and a prompt ({name}); {TAKEN}")
@@ -155,16 +200,20 @@ def check_configs(configs: Mapping[str, Mapping[str, Any]], key: str, for_editor
         raise InputError(f"{key}: its VAE shifts latents (shift_factor), as Stable Diffusion 3's does; {TAKEN}")
     if "FlowMatch" in scheduler.kind:
         raise InputError(f"{key}: is a flow model ({scheduler.kind}), which DDIM can't invert; {TAKEN}")
-    widths = unet.cross_attention_dim if isinstance(unet.cross_attention_dim, list) else [unet.cross_attention_dim]
-    if set(widths) != {text.hidden_size}:
-        raise InputError(
-            f"{key}: its UNet takes text of width {widths[0]}, its text encoder gives {text.hidden_size}: the two are "
-            f"of different models; {TAKEN}"
-        )
-    _check_channels(unet, vae, key, for_editors)
 
 
-def _check_channels(unet: _UNet, vae: _VAE, key: str, for_editors: bool) -> None:
+def check_channels(unet: Any, vae: Any, key: str, for_editors: bool = False) -> None:
+    """A UNet's channels must be its latents'.
+
+    Args:
+        unet: its configuration.
+        vae: the VAE's.
+        key: names the model in errors.
+        for_editors: whether the UNet may take the channels of an editor's.
+
+    Raises:
+        InputError: they aren't.
+    """
     if unet.out_channels != vae.latent_channels:
         raise InputError(
             f"{key}: its UNet gives {unet.out_channels} channels, its VAE's latents have {vae.latent_channels}; {TAKEN}"
@@ -238,17 +287,17 @@ def _refuse_lora(path: Path, key: str) -> NoReturn:
     )
 
 
-def _refuse_others(folder: Path, key: str) -> None:
+def _refuse_others(folder: Path, key: str, architecture: type[Architecture]) -> None:
     """Name what isn't Stable Diffusion by the files that tell it."""
-    family = ""
-    with suppress(OSError, ValidationError):
-        family = str(_read(folder / "model_index.json").get("_class_name", ""))
+    family = str(pipeline_of(folder).get("_class_name", ""))
+    if family.startswith("StableDiffusionXL") and not (folder / "text_encoder").is_dir():
+        raise InputError(f"{key}: is Stable Diffusion XL's refiner, which ends what the base model begins; {TAKEN}")
     for prefix, name in FAMILIES.items():
-        if family.startswith(prefix):
+        if family.startswith(prefix) and family not in architecture.PIPELINES:
             raise InputError(f"{key}: is {name} ({family}), which no editor takes; {TAKEN}")
     if (folder / "transformer").is_dir() and not (folder / "unet").is_dir():
         raise InputError(f"{key}: is a diffusion transformer ({family or 'transformer/'}), not a UNet; {TAKEN}")
-    if any((folder / part).is_dir() for part in PARTS):
+    if any((folder / part).is_dir() for part in SCHEMAS):
         return
     if (folder / "adapter_config.json").is_file() or any(folder.glob("*lora*.safetensors")):
         _refuse_lora(folder, key)

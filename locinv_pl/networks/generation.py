@@ -9,7 +9,7 @@ from torch import Tensor
 
 from locinv_pl.networks.attention import Context
 from locinv_pl.networks.backbone import Backbone
-from locinv_pl.networks.schedule import ddim_step, guided_noise
+from locinv_pl.networks.schedule import guided
 from locinv_pl.networks.sd3 import FlowModel
 from locinv_pl.words.tokens import tokenize
 
@@ -56,25 +56,26 @@ def generate(
 def _denoise(backbone: Backbone, prompts: Sequence[str], z: Tensor, guidance_scale: float, num_steps: int) -> Tensor:
     """The DDIM step, from noise (B, C, h, w) to images (B, 3, H, W)."""
     schedule, backbone = backbone.schedule(num_steps), backbone.guided_by(guidance_scale)
-    guided = backbone.needs_null(guidance_scale)
+    is_guided = backbone.needs_null(guidance_scale)
     ids = torch.stack([tokenize(backbone.tokenizer, prompt, f"prompt {prompt!r}").ids for prompt in prompts])
-    null = [backbone.encode_null().expand(len(ids), -1, -1)] if guided else []
-    context = Context.of(torch.cat([backbone.encode_text(ids), *null]))
+    null = [backbone.encode_null().expand(len(ids))] if is_guided else []
+    context = Context.cat([backbone.encode_text(ids), *null])
     z = z.to(backbone.device)
     for i, t in enumerate(schedule.timesteps):
-        abar_t, abar_s = schedule.alphas[i : i + 2]
-        eps = backbone.predict_noise(torch.cat([z, z]) if guided else z, t, abar_t, context)
-        if guided:
-            eps_cond, eps_null = eps.chunk(2)
-            eps = guided_noise(eps_cond, eps_null, guidance_scale)
-        z = ddim_step(z, eps, abar_t, abar_s)
+        prediction = backbone.predict(torch.cat([z, z]) if is_guided else z, t, context)
+        if is_guided:
+            cond, null = prediction.chunk(2)
+            prediction = guided(cond, null, guidance_scale)
+        z = schedule.step(z, prediction, i)
     return backbone.decode(z).cpu()
 
 
 def _shape(backbone: Backbone | FlowModel) -> tuple[int, int, int]:
     """(C, h, w) of a latent."""
-    net = backbone.pipeline.transformer if isinstance(backbone, FlowModel) else backbone.unet
-    return net.config.in_channels, net.config.sample_size, net.config.sample_size
+    if isinstance(backbone, FlowModel):
+        config = backbone.pipeline.transformer.config
+        return config.in_channels, config.sample_size, config.sample_size
+    return backbone.widths[1], backbone.latent_size, backbone.latent_size
 
 
 def _seeded(seed: int) -> torch.Generator:

@@ -105,17 +105,19 @@ def run_pass(
     if graphs is None:
         return run(z, t, context, prefix)
     if prefix is None:
-        return graphs((what, None), lambda z, t, context: run(z, t, context, None), z, t.to(z.device), context)
+        return graphs(
+            (what, None), lambda z, t, text: run(z, t, Context(*text), None), z, t.to(z.device), context.tensors
+        )
 
     modules = prefix.modules
 
-    def of_tensors(z: Tensor, t: Tensor, context: Context, known: dict[nn.Module, Any]) -> Any:
+    def of_tensors(z: Tensor, t: Tensor, text: tuple[Tensor, ...], known: dict[nn.Module, Any]) -> Any:
         own = Prefix(modules, dict(known))
-        answer = run(z, t, context, own)
+        answer = run(z, t, Context(*text), own)
         return answer, {module: output for module, output in own.outputs.items() if module not in known}
 
     kind = what, tuple(prefix.outputs)
-    answer, added = graphs(kind, of_tensors, z, t.to(z.device), context, prefix.outputs)
+    answer, added = graphs(kind, of_tensors, z, t.to(z.device), context.tensors, prefix.outputs)
     prefix.outputs |= tree_map(Tensor.detach, added)
     return answer
 

@@ -1,4 +1,4 @@
-"""The DDIM schedule, its one step, used in both directions, and guidance."""
+"""The noise schedule, its one step, used in both directions, and guidance."""
 
 from __future__ import annotations
 
@@ -11,43 +11,128 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """T timesteps, noisiest first, and the noise level at each and after the last.
+    """T timesteps, noisiest first, the noise level at each and after the last, and what a network answers there.
+
+        z_t = signal · z_0 + noise · ε
 
     Args:
-        timesteps: t_0 > t_1 > ... > t_{T-1}, shape (T,); what the UNet is told.
-        alphas: ᾱ at those timesteps, then ᾱ of the clean latent, shape (T+1,), in (0, 1], rising. Step i goes from
-            ``alphas[i]`` to ``alphas[i + 1]``.
+        timesteps: t_0 > t_1 > ... > t_{T-1}, shape (T,); what the network is told.
+        signal: at those timesteps, then that of the clean latent, shape (T+1,), in [0, 1], rising. Step i goes from
+            ``signal[i]`` to ``signal[i + 1]``.
+        noise: likewise, in [0, 1], falling.
+        kind: what the network predicts. ``epsilon``: the noise ε; ``v_prediction``: signal · ε - noise · z_0;
+            ``sample``: z_0; ``flow``: the velocity u = ε - z_0 of a rectified flow, where signal + noise = 1.
 
     >>> import torch
-    >>> len(Schedule(torch.tensor([981, 961]), torch.tensor([0.1, 0.2, 1.0])))
-    2
+    >>> schedule = Schedule.of_alphas(torch.tensor([981, 961]), torch.tensor([0.36, 0.64, 1.0]))
+    >>> len(schedule), schedule.signal, schedule.noise
+    (2, tensor([0.6000, 0.8000, 1.0000]), tensor([0.8000, 0.6000, 0.0000]))
     """
 
     timesteps: Tensor
-    alphas: Tensor
+    signal: Tensor
+    noise: Tensor
+    kind: str = "epsilon"
+
+    @classmethod
+    def of_alphas(cls, timesteps: Tensor, alphas: Tensor, kind: str = "epsilon") -> Schedule:
+        """A schedule that keeps the variance: signal √ᾱ, noise √(1-ᾱ).
+
+        Args:
+            timesteps: (T,).
+            alphas: ᾱ, the cumulative product of α, shape (T+1,), in (0, 1].
+            kind: what the network predicts.
+        """
+        return cls(timesteps, alphas.sqrt(), (1 - alphas).sqrt(), kind)
 
     def __len__(self) -> int:
         return len(self.timesteps)
 
+    def step(self, z: Tensor, prediction: Tensor, i: int, inverse: bool = False) -> Tensor:
+        """The deterministic step i, from level i to level i + 1, or with ``inverse`` from level i + 1 to level i.
 
-def guided_noise(eps_cond: Tensor, eps_null: Tensor, w: float) -> Tensor:
-    """Classifier-free guidance: ε = ε(∅) + w (ε(c) - ε(∅)).
+            z_s = signal_s · (z_t - noise_t ε) / signal_t + noise_s ε,
+
+        with the ε that the prediction at timestep i amounts to. Where signal + noise = 1 this is Euler's step
+        z_s = z_t + (noise_s - noise_t) u, which a flow takes: it divides by nothing.
+
+        Source: Song et al., Denoising Diffusion Implicit Models, arXiv 2010.02502, eq. 12 with σ = 0; Liu et al.,
+        Flow Straight and Fast, arXiv 2209.03003; v: Salimans and Ho, arXiv 2202.00512.
+
+        >>> import torch
+        >>> schedule = Schedule.of_alphas(torch.tensor([1]), torch.tensor([0.64, 1.0]))
+        >>> schedule.step(torch.tensor([1.0]), torch.tensor([0.6]), 0)  # (1 - 0.6 * 0.6) / 0.8
+        tensor([0.8000])
+        >>> schedule.step(torch.tensor([0.8]), torch.tensor([0.6]), 0, inverse=True)
+        tensor([1.])
+
+        Args:
+            z: latent at the step's beginning, of any shape.
+            prediction: what the network answers, told timestep i, guided or not; shape of z.
+            i: step, 0 the noisiest.
+            inverse: whether the step adds noise.
+
+        Returns:
+            the latent at the step's end, shape of z.
+        """
+        start, stop = (i + 1, i) if inverse else (i, i + 1)
+        if self.kind == "flow":
+            return z + (self.noise[stop] - self.noise[start]) * prediction
+        eps = self._to_noise(prediction, z, i)
+        z_0 = (z - self.noise[start] * eps) / self.signal[start]
+        return self.signal[stop] * z_0 + self.noise[stop] * eps
+
+    def halfway(self, z: Tensor, prediction: Tensor, i: int, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        """Where a flow is halfway through step i, for a step of second order.
+
+        The whole step with the prediction that is made there errs by the third power of its length, Euler's by the
+        second.
+
+        Source: Wang et al., RF-Solver, arXiv 2411.04746, eq. 9: with the derivative of u as the difference between both
+        ends of half a step, its second-order expansion is this rule.
+
+        Args:
+            z: latent at the step's beginning.
+            prediction: u there, shape of z.
+            i: step, 0 the noisiest.
+            inverse: whether the step adds noise.
+
+        Returns:
+            the latent halfway, shape of z, and its timestep, a scalar.
+        """
+        start, stop = (i + 1, i) if inverse else (i, i + 1)
+        times = [*self.timesteps, torch.zeros_like(self.timesteps[0])]
+        return z + (self.noise[stop] - self.noise[start]) / 2 * prediction, (times[start] + times[stop]) / 2
+
+    def _to_noise(self, prediction: Tensor, z: Tensor, i: int) -> Tensor:
+        """ε of what a network answers at timestep i."""
+        if self.kind == "v_prediction":
+            return self.signal[i] * prediction + self.noise[i] * z
+        if self.kind == "sample":
+            return (z - self.signal[i] * prediction) / self.noise[i]
+        return prediction
+
+
+def guided(cond: Tensor, null: Tensor, w: float) -> Tensor:
+    """Classifier-free guidance of predictions, whatever their kind: f = f(∅) + w (f(c) - f(∅)).
+
+    ε, v, z_0 and u of one latent are linear in each other, so that guidance of one is guidance of all.
 
     >>> import torch
-    >>> guided_noise(torch.tensor([1.0]), torch.tensor([0.5]), w=7.5)  # 0.5 + 7.5 * 0.5
+    >>> guided(torch.tensor([1.0]), torch.tensor([0.5]), w=7.5)  # 0.5 + 7.5 * 0.5
     tensor([4.2500])
 
     Source: Ho and Salimans, Classifier-Free Diffusion Guidance, arXiv 2207.12598.
 
     Args:
-        eps_cond: ε(c), noise predicted under the prompt, of any shape.
-        eps_null: ε(∅), noise predicted under the null text, of the same shape.
-        w: guidance scale; 1 gives ``eps_cond``, 0 gives ``eps_null``.
+        cond: f(c), what is predicted under the prompt, of any shape.
+        null: f(∅), what is predicted under the null text, of the same shape.
+        w: guidance scale; 1 gives ``cond``, 0 gives ``null``.
 
     Returns:
-        ε, of the same shape.
+        f, of the same shape.
     """
-    return eps_null + w * (eps_cond - eps_null)
+    return null + w * (cond - null)
 
 
 def guidance_embedding(w: float, width: int) -> Tensor:
@@ -71,30 +156,3 @@ def guidance_embedding(w: float, width: int) -> Tensor:
     frequencies = torch.exp(torch.arange(half, dtype=torch.float32) * (-math.log(10000.0) / (half - 1)))
     angles = 1000.0 * (w - 1) * frequencies
     return torch.cat([angles.sin(), angles.cos()])[None]
-
-
-def ddim_step(z_t: Tensor, eps: Tensor, abar_t: Tensor, abar_s: Tensor) -> Tensor:
-    """Deterministic DDIM step from noise level ᾱ_t to ᾱ_s; denoising if s < t, inversion if s > t.
-
-        z_s = √ᾱ_s · (z_t - √(1-ᾱ_t) ε) / √ᾱ_t + √(1-ᾱ_s) ε
-
-    >>> import torch
-    >>> z_t, eps = torch.tensor([1.0]), torch.tensor([0.6])
-    >>> ddim_step(z_t, eps, torch.tensor(0.64), torch.tensor(1.0))  # (1 - 0.6 * 0.6) / 0.8
-    tensor([0.8000])
-    >>> ddim_step(z_t, eps, torch.tensor(0.64), torch.tensor(0.36))  # 0.6 * 0.8 + 0.8 * 0.6
-    tensor([0.9600])
-
-    Source: Song et al., Denoising Diffusion Implicit Models, arXiv 2010.02502, eq. 12 with σ = 0.
-
-    Args:
-        z_t: latent, of any shape.
-        eps: predicted noise ε, shape of z_t.
-        abar_t: ᾱ_t at z_t, the cumulative product of the schedule's α, a scalar in (0, 1].
-        abar_s: ᾱ_s at z_s, likewise.
-
-    Returns:
-        z_s, shape of z_t.
-    """
-    z_0 = (z_t - (1 - abar_t).sqrt() * eps) / abar_t.sqrt()
-    return abar_s.sqrt() * z_0 + (1 - abar_s).sqrt() * eps

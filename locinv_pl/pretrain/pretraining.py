@@ -34,7 +34,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from locinv_pl.errors import InputError
 from locinv_pl.io.files import write_json
-from locinv_pl.networks.backbone import model_folder
+from locinv_pl.networks.loading import model_folder
 from locinv_pl.pretrain.batches import Batches, Column, images, rows
 from locinv_pl.pretrain.clip import ClipModule, build_clip, text_config
 from locinv_pl.pretrain.corpus import Corpus, draw_corpus

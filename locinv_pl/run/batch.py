@@ -22,7 +22,8 @@ from locinv_pl.method.dynamic_tokens import applicable
 from locinv_pl.method.policies import Method
 from locinv_pl.method.task import Task, prepare
 from locinv_pl.method.timestep import collect, invert_step
-from locinv_pl.networks.backbone import Backbone, load_backbone
+from locinv_pl.networks.backbone import Backbone
+from locinv_pl.networks.loading import load_backbone
 from locinv_pl.networks.memory import halving
 from locinv_pl.networks.tuning import Tuning
 from locinv_pl.run.results import Result, score

@@ -21,7 +21,8 @@ from locinv_pl.measures.edits import Measures, MeasureSettings, edit_region
 from locinv_pl.measures.metrics import fp32
 from locinv_pl.method.policies import Method
 from locinv_pl.method.task import settings_of
-from locinv_pl.networks.backbone import Backbone, load_backbone
+from locinv_pl.networks.backbone import Backbone
+from locinv_pl.networks.loading import load_backbone
 from locinv_pl.networks.tuning import Tuning
 from locinv_pl.run.batch import Engine, MicroBatch, Outcome, advance, begin, make_engine
 from locinv_pl.run.candidates import Candidate, edit_best, load_measures

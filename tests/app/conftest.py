@@ -41,7 +41,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     pytest.importorskip("gradio", reason='no Gradio: pip install "locinv_pl[app]"')
     from locinv_pl.app.page import Asked, Page
     from locinv_pl.grounding import FoundationModels
-    from locinv_pl.networks.backbone import load_backbone
+    from locinv_pl.networks.loading import load_backbone
 
     class Recording(Page):
         asked: Asked

@@ -23,7 +23,7 @@ from locinv_pl.method.policies import load_method
 from locinv_pl.method.task import prepare
 from locinv_pl.method.timestep import invert_step
 from locinv_pl.networks.attention import Context, CrossAttentionMaps
-from locinv_pl.networks.backbone import load_backbone
+from locinv_pl.networks.loading import load_backbone
 from locinv_pl.networks.tuning import Tuning
 from locinv_pl.words.tokens import prompt_batch
 
@@ -47,17 +47,17 @@ def close(found, wanted, relative=1e-5):
 
 def gradients(backbone, task):
     """Maps, losses and ∂/∂V of a token step, z_{t-1} before its step and ∂/∂∅ of a null-text step."""
-    z_t, t, abar_t = task.trajectory[-1], task.schedule.timesteps[0], task.schedule.alphas[0]
+    z_t, t = task.trajectory[-1], task.schedule.timesteps[0]
     prefix = backbone.prefix(z_t, t)
     V = task.embeddings.detach().clone().requires_grad_()
-    A = backbone.attention_maps(z_t, t, abar_t, token_context(backbone, task, V), task.grid, prefix)
+    A = backbone.attention_maps(z_t, t, token_context(backbone, task, V), task.grid, prefix)
     losses = token_losses(A, task, only=task.method.tokens.active).nan_to_num(0)
     losses.sum().backward()
     with torch.no_grad():
         context = token_context(backbone, task, V)
-        eps_cond, _ = backbone.noise_and_maps(z_t, t, abar_t, context, task.grid, prefix)
-    null = task.empty.repeat(len(z_t), 1, 1).requires_grad_()
-    eps_null = backbone.predict_noise(z_t, t, abar_t, Context.of(null), prefix=prefix)
+        eps_cond, _ = backbone.predict_with_maps(z_t, t, context, task.grid, prefix)
+    null = task.empty.keys.repeat(len(z_t), 1, 1).requires_grad_()
+    eps_null = backbone.predict(z_t, t, Context.of(null), prefix=prefix)
     (eps_cond + eps_null).square().sum().backward()
     return [x.detach() for x in (A, losses, V.grad, eps_cond, eps_null, null.grad)]
 
@@ -120,11 +120,11 @@ def test_operations_by_hand(device, frozen):
 
 
 def test_operations_agree_with_pytorchs_counter(tiny, task):
-    z_t, t, abar_t = task.trajectory[-1], task.schedule.timesteps[0], task.schedule.alphas[0]
+    z_t, t = task.trajectory[-1], task.schedule.timesteps[0]
     with with_savings(tiny, NONE) as plain, torch.no_grad():  # explicit attention: PyTorch counts no other on a CPU
 
         def work():
-            plain.predict_noise(z_t, t, abar_t, Context.of(task.plain), CrossAttentionMaps(task.grid))
+            plain.predict(z_t, t, task.plain, CrossAttentionMaps(task.grid))
 
         with FlopCounterMode(display=False) as theirs:
             work()

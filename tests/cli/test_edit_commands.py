@@ -23,7 +23,7 @@ from locinv_pl.cli.main import main
 from locinv_pl.editing.pipelines import EditorSettings, make_editor
 from locinv_pl.io.files import read_json, write_json
 from locinv_pl.measures.judge import load_judge
-from locinv_pl.networks.backbone import load_backbone
+from locinv_pl.networks.loading import load_backbone
 from locinv_pl.run import module
 
 STEPS = 2

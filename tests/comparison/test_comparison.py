@@ -28,8 +28,9 @@ from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError
 from locinv_pl.measures.judge import Judge, load_judge
 from locinv_pl.method.policies import load_method
-from locinv_pl.networks.backbone import Backbone, load_backbone
+from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.generation import generate
+from locinv_pl.networks.loading import load_backbone
 from locinv_pl.priors import prior_on_grid
 from locinv_pl.types import Inversion
 

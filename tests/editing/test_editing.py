@@ -48,7 +48,7 @@ def inversion(tiny_module: Backbone) -> Inversion:
 
 @pytest.fixture(scope="module")
 def tiny_module(tiny_folder) -> Backbone:
-    from locinv_pl.networks.backbone import load_backbone
+    from locinv_pl.networks.loading import load_backbone
 
     return load_backbone(str(tiny_folder))
 
@@ -316,13 +316,13 @@ def test_edits_of_a_batch_have_their_own_settings(tiny_module, inversion):
 
 def test_a_direct_edit_predicts_its_source_for_attention_alone(tiny_module, inversion, monkeypatch):
     """The source's latents are known: it has no guidance, and no pass at all once no attention is taken over."""
-    passes, predict = [], type(tiny_module).predict_noise
+    passes, predict = [], type(tiny_module).predict
 
     def counted(self, z, *args, **kwargs):
         passes.append(len(z))
         return predict(self, z, *args, **kwargs)
 
-    monkeypatch.setattr(type(tiny_module), "predict_noise", counted)
+    monkeypatch.setattr(type(tiny_module), "predict", counted)
     shares = {"cross_replace_steps": 0.5, "swap_steps": 0.5, "self_replace_steps": 0.5, "attribute_steps": 0.5}
     edit(tiny_module, inversion, ["a red zebra and a dog", "a blue cat and a dog"], EditSettings(**shares, direct=True))
     taken = -(-T // 2)

@@ -24,15 +24,19 @@ def short(name: str) -> Method:
     return dataclasses.replace(how, tokens=tokens, null_text=null)
 
 
+def table(backbone):
+    return backbone.text_encoder.get_input_embeddings().weight
+
+
 def test_dynamic_tokens_start_without_the_end_of_word_mark(tiny, sample):
     word, piece = (prepare(tiny, [sample], method(start=start), 1, R) for start in ("word", "piece"))
     dynamic = word.prompts.dynamic[0]
     assert torch.equal(word.embeddings, tiny.embed(word.prompts.ids))
     assert torch.equal(piece.embeddings[0, ~dynamic], word.embeddings[0, ~dynamic])
-    end = torch.tensor([tiny.tokenizer.eos_token_id])
+    end = table(tiny)[tiny.tokenizer.eos_token_id]
     for n in torch.nonzero(dynamic).flatten():  # the tiny vocabulary has no "cat" without its mark
-        assert torch.equal(piece.embeddings[0, n], tiny.embed(end)[0])
-    assert torch.equal(piece.plain, word.plain)  # the DDIM inversion is of the words
+        assert torch.equal(piece.embeddings[0, n], end)
+    assert torch.equal(piece.plain.keys, word.plain.keys)  # the DDIM inversion is of the words
     assert torch.equal(piece.trajectory, word.trajectory) and torch.equal(piece.start().tokens, piece.embeddings)
 
 
@@ -40,7 +44,7 @@ def test_a_noun_of_several_tokens_starts_without_the_mark_of_its_last_one(tiny, 
     noun = dataclasses.replace(sample.nouns[0], word="zebra", span=(2, 7))
     zebra = dataclasses.replace(sample, prompt="a zebra on grass", nouns=(noun,), adjectives=())
     task = prepare(tiny, [zebra], method(start="piece"), 1, R)
-    expected = tiny.embed(torch.tensor(tiny.tokenizer.convert_tokens_to_ids(["z", "e", "b", "r", "a"])))
+    expected = table(tiny)[tiny.tokenizer.convert_tokens_to_ids(["z", "e", "b", "r", "a"])]
     assert torch.equal(task.embeddings[0, task.prompts.dynamic[0]], expected)
 
 
@@ -80,13 +84,13 @@ def test_the_published_formulas_are_those_of_the_maps(tiny, sample):
     counts = {"marginals": LossTerm(1.0), "balance": LossTerm(1.0, 25.0, 0.0)}
     task, records = run(tiny, [sample], method(formulas="published", max_steps=1, null="direct", **counts), stop=1)
     plain, others = run(tiny, [sample], method(max_steps=1, null="direct", **counts), stop=1)
-    context = Context.of(task.plain)
-    at = task.schedule.timesteps[0], task.schedule.alphas[0]
+    context = task.plain
+    t = task.schedule.timesteps[0]
     losses = dict(zip(task.method.tokens.losses, records[0].losses[0], strict=True))
     torch.testing.assert_close(losses["marginals"], joint_marginal_loss(records[0].maps, task.priors)[0])
     with torch.no_grad():
-        moved = Context.of(tiny.encode_text(task.prompts.ids, records[0].tokens)).keys
-        _, A = tiny.noise_and_maps(task.trajectory[-1], *at, Context(moved, context.values), task.grid)
+        moved = tiny.encode_text(task.prompts.ids, records[0].tokens).keys
+        _, A = tiny.predict_with_maps(task.trajectory[-1], t, Context(moved, context.values), task.grid)
     expected = attention_balancing_loss(maps_of(contrast_tokens(A), task.prompts.nouns), sigma=0.5**0.5)[0]
     torch.testing.assert_close(losses["balance"], expected, rtol=1e-4, atol=1e-5)
     for name, loss in zip(plain.method.tokens.losses, others[0].losses[0], strict=True):
@@ -97,7 +101,7 @@ def test_the_published_formulas_are_those_of_the_maps(tiny, sample):
 def test_a_null_text_may_step_before_it_is_tested(tiny, sample):
     """An image beside the trajectory takes one step all the same, and one more after the loss that is small enough."""
     start = prepare(tiny, [sample], method(), T, R)
-    z_T, null = start.trajectory[-1], start.empty
+    z_T, null = start.trajectory[-1], start.empty.keys
     eps = torch.zeros_like(z_T)
     steps = {}
     for far in (1e-3, 0.06):

@@ -16,7 +16,7 @@ from locinv_pl.method.policies import LOSSES, LossTerm, NullTextPolicy, TokenPol
 from locinv_pl.method.task import prepare
 from locinv_pl.method.timestep import collect, invert_step
 from locinv_pl.networks.attention import Context, maps_of
-from locinv_pl.networks.schedule import ddim_step, guided_noise
+from locinv_pl.networks.schedule import guided
 from locinv_pl.run.module import LocInvModule
 
 
@@ -90,7 +90,7 @@ def test_null_text_brings_the_step_closer_to_the_trajectory(tiny, sample):
     _, plain = run(tiny, [sample], method("fixed", "none"), stop=1)
     _, fitted = run(tiny, [sample], method("fixed", null_max_steps=5), stop=1)
     assert fitted[0].null_loss[0] < plain[0].null_loss[0] and fitted[0].null_steps[0] == 5
-    assert torch.equal(plain[0].null, prepare(tiny, [sample], method(), T, R).empty)
+    assert torch.equal(plain[0].null, prepare(tiny, [sample], method(), T, R).empty.keys)
 
 
 def test_tokens_stop_below_the_thresholds_and_not_before(tiny, sample):
@@ -135,7 +135,7 @@ def test_in_a_batch_too_an_image_that_stops_stays_where_it_is(tiny):
         torch.testing.assert_close(V[b], v[0], rtol=1e-3, atol=1e-4)
 
     task = prepare(tiny, samples, method(null_max_steps=20), T, R)
-    null, eps = task.empty.expand(3, -1, -1), torch.zeros_like(z_T)
+    null, eps = task.empty.keys.expand(3, -1, -1), torch.zeros_like(z_T)
     shift = torch.tensor([0.06, 0.08, 1.0])[:, None, None]  # how far ∅ is from what lands on the trajectory
     task.trajectory[-2] = land(tiny, task, z_T, eps, null + shift * null.sign())
     found, _, _, steps = optimize_null_text(tiny, task, z_T, 0, eps, null)
@@ -143,16 +143,16 @@ def test_in_a_batch_too_an_image_that_stops_stays_where_it_is(tiny):
     for b, sample in enumerate(samples):
         one = prepare(tiny, [sample], method(null_max_steps=20), T, R)
         one.trajectory[-2] = task.trajectory[-2][b]
-        single = optimize_null_text(tiny, one, z_T[b : b + 1], 0, eps[:1], one.empty)[0]
+        single = optimize_null_text(tiny, one, z_T[b : b + 1], 0, eps[:1], one.empty.keys)[0]
         torch.testing.assert_close(found[b], single[0], rtol=1e-3, atol=1e-4)
 
 
 @torch.no_grad()
 def land(backbone, task, z_t, eps_cond, null):
     """Where the guided step from z_T leads under a null text."""
-    t, (abar_t, abar_s) = task.schedule.timesteps[0], task.schedule.alphas[:2]
-    eps_null = backbone.predict_noise(z_t, t, abar_t, Context.of(null))
-    return ddim_step(z_t, guided_noise(eps_cond, eps_null, task.method.guidance_scale), abar_t, abar_s)
+    t = task.schedule.timesteps[0]
+    eps_null = backbone.predict(z_t, t, Context.of(null))
+    return task.schedule.step(z_t, guided(eps_cond, eps_null, task.method.guidance_scale), 0)
 
 
 def test_keys_only_tokens_leave_the_values_alone(tiny, sample):
@@ -279,20 +279,20 @@ def test_negative_prompt_inversion_reconstructs_without_guidance(tiny, sample):
     task, records = run(tiny, [sample], method("fixed", "npi"))
     z = task.trajectory[-1]
     for i, record in enumerate(records):
-        t, (abar_t, abar_s) = task.schedule.timesteps[i], task.schedule.alphas[i : i + 2]
+        t, (abar_t, abar_s) = task.schedule.timesteps[i], task.schedule.signal[i : i + 2].square()
         with torch.no_grad():
-            eps = tiny.unet(z, t, encoder_hidden_states=task.plain).sample
+            eps = tiny.unet(z, t, encoder_hidden_states=task.plain.keys).sample
         z_0 = (z - (1 - abar_t).sqrt() * eps) / abar_t.sqrt()
         z = abar_s.sqrt() * z_0 + (1 - abar_s).sqrt() * eps
         torch.testing.assert_close(record.latent, z, rtol=1e-4, atol=1e-4)
-        assert torch.equal(record.null, task.plain) and record.null_steps.tolist() == [0]
+        assert torch.equal(record.null, task.plain.keys) and record.null_steps.tolist() == [0]
 
 
 @pytest.mark.parametrize("policy", ["fixed", "optimize"])
 def test_direct_inversion_reconstructs_what_the_vae_does(tiny, sample, policy):
     task, records = run(tiny, [sample], method(policy, "direct", max_steps=2))
     inversion = collect(task, records)[0]
-    assert torch.equal(inversion.latent, task.trajectory[0, 0]) and torch.equal(inversion.null[2], task.empty[0])
+    assert torch.equal(inversion.latent, task.trajectory[0, 0]) and torch.equal(inversion.null[2], task.empty.keys[0])
     ceiling = tiny.decode(tiny.encode(sample.image[None]))
     torch.testing.assert_close(reconstruct(tiny, [inversion]), ceiling, rtol=0, atol=1e-5)
     moved = inversion.tokens[-1] != task.embeddings[0, list(inversion.dynamic)]
@@ -302,7 +302,7 @@ def test_direct_inversion_reconstructs_what_the_vae_does(tiny, sample, policy):
 def test_direct_inversion_predicts_no_noise(tiny, sample, monkeypatch):
     """Its latents are the DDIM trajectory's: what a timestep costs ends with the last map."""
     task = prepare(tiny, [sample], method("optimize", "direct", max_steps=1), T, R)
-    for name in ("predict_noise", "noise_and_maps"):
+    for name in ("predict", "predict_with_maps"):
         monkeypatch.setattr(type(tiny), name, None)
     record = invert_step(tiny, task, 0, task.start())
     assert torch.equal(record.latent, task.trajectory[-2]) and record.token_steps.tolist() == [1]
@@ -317,8 +317,8 @@ def test_tokens_that_move_at_every_second_timestep_stay_at_the_others(tiny, samp
     assert torch.equal(every[0].tokens, records[0].tokens) and not torch.equal(every[1].tokens, records[1].tokens)
     with torch.no_grad():  # what a timestep leaves behind is of its own latent, moved or not
         context = token_context(tiny, task, records[1].tokens)
-        at = task.schedule.timesteps[1:2], task.schedule.alphas[1:2]
-        A = tiny.noise_and_maps(task.trajectory[-2], *at, context, task.grid)[1]
+        t = task.schedule.timesteps[1:2]
+        A = tiny.predict_with_maps(task.trajectory[-2], t, context, task.grid)[1]
     torch.testing.assert_close(records[1].maps, maps_of(A, task.prompts.nouns))
     with pytest.raises(InputError, match="every=0 must be 1 or more"):
         TokenPolicy(every=0)

@@ -13,18 +13,18 @@ def inputs(tiny):
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(2, 4, 16, 16, generator=generator)
     context = torch.randn(2, 20, 32, generator=generator)
-    return z, torch.tensor(500), torch.tensor(0.3), context
+    return z, torch.tensor(500), context
 
 
 def plain(tiny, inputs):
-    z, t, _, context = inputs
+    z, t, context = inputs
     with torch.no_grad():
         return tiny.unet(z, t, encoder_hidden_states=context).sample
 
 
 @torch.no_grad()
 def test_explicit_attention_equals_diffusers_own(tiny, inputs):
-    z, t, _, context = inputs
+    z, t, context = inputs
     maps = CrossAttentionMaps(GRID)
     with control_attention(tiny.unet, Context.of(context), maps):
         out = tiny.unet(z, t, encoder_hidden_states=context).sample
@@ -33,7 +33,7 @@ def test_explicit_attention_equals_diffusers_own(tiny, inputs):
 
 @torch.no_grad()
 def test_maps_are_the_mean_over_heads_and_layers_computed_by_hand(tiny, inputs):
-    z, t, abar, context = inputs
+    z, t, context = inputs
     seen = []
 
     def keep(layer, args, kwargs):
@@ -43,7 +43,7 @@ def test_maps_are_the_mean_over_heads_and_layers_computed_by_hand(tiny, inputs):
     handles = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in layers]
     try:
         maps = CrossAttentionMaps(GRID)
-        tiny.predict_noise(z, t, abar, Context.of(context), maps)
+        tiny.predict(z, t, Context.of(context), maps)
     finally:
         for handle in handles:
             handle.remove()
@@ -62,11 +62,11 @@ def test_maps_are_the_mean_over_heads_and_layers_computed_by_hand(tiny, inputs):
 
 
 def test_maps_of_the_shortened_pass_are_the_full_pass_s_with_gradients(tiny, inputs):
-    z, t, abar, context = inputs
+    z, t, context = inputs
     full, short = (context.clone().requires_grad_() for _ in range(2))
     maps = CrossAttentionMaps(GRID)
-    tiny.predict_noise(z, t, abar, Context.of(full), maps)
-    A = tiny.attention_maps(z, t, abar, Context.of(short), GRID)
+    tiny.predict(z, t, Context.of(full), maps)
+    A = tiny.attention_maps(z, t, Context.of(short), GRID)
     torch.testing.assert_close(A, maps.A)
     maps.A.square().sum().backward()
     A.square().sum().backward()
@@ -74,12 +74,12 @@ def test_maps_of_the_shortened_pass_are_the_full_pass_s_with_gradients(tiny, inp
 
 
 def test_the_shortened_pass_leaves_out_the_rest(tiny, inputs):
-    z, t, abar, context = inputs
-    tiny.attention_maps(z, t, abar, Context.of(context), GRID)  # counts the layers, once
+    z, t, context = inputs
+    tiny.attention_maps(z, t, Context.of(context), GRID)  # counts the layers, once
     ran = []
     handle = tiny.unet.conv_out.register_forward_hook(lambda *_: ran.append(1))
     try:
-        tiny.attention_maps(z, t, abar, Context.of(context), GRID)
+        tiny.attention_maps(z, t, Context.of(context), GRID)
     finally:
         handle.remove()
     assert not ran
@@ -95,7 +95,7 @@ def test_layers_are_restored_also_after_an_exception(tiny, inputs):
 
 @torch.no_grad()
 def test_values_of_their_own_move_the_output_and_not_the_first_map(tiny, inputs):
-    z, t, abar, context = inputs
+    z, t, context = inputs
 
     class First(CrossAttentionMaps):
         pass
@@ -103,27 +103,27 @@ def test_values_of_their_own_move_the_output_and_not_the_first_map(tiny, inputs)
     def first_map(values):
         maps = First(GRID, stop_after=1)
         try:
-            tiny.predict_noise(z, t, abar, Context(context, values), maps)
+            tiny.predict(z, t, Context(context, values), maps)
         except Exception as stop:
             assert type(stop).__name__ == "MapsComplete"
         return maps.A
 
     torch.testing.assert_close(first_map(context), first_map(-context), rtol=0, atol=0)
-    same = tiny.predict_noise(z, t, abar, Context(context, context))
-    other = tiny.predict_noise(z, t, abar, Context(context, -context))
+    same = tiny.predict(z, t, Context(context, context))
+    other = tiny.predict(z, t, Context(context, -context))
     torch.testing.assert_close(same, plain(tiny, inputs), rtol=1e-4, atol=1e-5)
     assert (same - other).abs().max() > 1e-3
 
 
 @torch.no_grad()
 def test_a_hook_can_change_attention(tiny, inputs):
-    z, t, abar, context = inputs
+    z, t, context = inputs
 
     class Uniform(CrossAttentionMaps):
         def __call__(self, probs, layer):
             return torch.full_like(super().__call__(probs, layer), 1 / probs.shape[-1])
 
-    changed = tiny.predict_noise(z, t, abar, Context.of(context), Uniform(GRID))
+    changed = tiny.predict(z, t, Context.of(context), Uniform(GRID))
     assert (changed - plain(tiny, inputs)).abs().max() > 1e-4
 
 

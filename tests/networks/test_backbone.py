@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from locinv_pl.assets import EMBEDDED
 from locinv_pl.errors import InputError
 from locinv_pl.networks.attention import Context, CrossAttentionMaps
-from locinv_pl.networks.backbone import Backbone, load_backbone
+from locinv_pl.networks.backbone import Backbone
+from locinv_pl.networks.loading import load_backbone
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ class TestLoading:
         monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("asked the network"))
         backbone = load_backbone("me/tiny")
         assert backbone.name == "me/tiny"
-        assert torch.equal(backbone.encode_null(), tiny.encode_null())
+        assert torch.equal(backbone.encode_null().keys, tiny.encode_null().keys)
 
     @pytest.mark.parametrize("dtype", ["bfloat16", torch.float16])
     def test_dtype(self, tiny_folder, dtype):
@@ -85,7 +86,7 @@ class TestLoading:
         networks = (backbone.unet, backbone.vae, backbone.text_encoder)
         assert {p.dtype for net in networks for p in net.parameters()} == {kind}
         z, context = random_inputs(1)
-        eps = backbone.predict_noise(z, torch.tensor(500), torch.tensor(0.5), context)
+        eps = backbone.predict(z, torch.tensor(500), context)
         assert eps.dtype == backbone.encode(make_image()[None]).dtype == torch.float32
         assert eps.isfinite().all()
 
@@ -109,7 +110,7 @@ class TestLoading:
         assert not backbone.scheduler.config.clip_sample
         ours, same = backbone.schedule(10), tiny.schedule(10)
         assert torch.equal(ours.timesteps, same.timesteps)
-        assert torch.equal(ours.alphas, same.alphas)
+        assert torch.equal(ours.signal, same.signal)
 
     def test_the_tokenizer_files_that_stable_diffusion_ships(self, own_folder, tiny):
         folder = own_folder / "tokenizer"
@@ -133,9 +134,9 @@ class TestLoading:
             weights = getattr(tiny, part).state_dict()
             torch.save(weights, own_folder / part / "diffusion_pytorch_model.bin")
         z, context = random_inputs(1)
-        at = torch.tensor(500), torch.tensor(0.5)
-        loaded = load_backbone(str(own_folder)).predict_noise(z, *at, context)
-        assert torch.equal(loaded, tiny.predict_noise(z, *at, context))
+        t = torch.tensor(500)
+        loaded = load_backbone(str(own_folder)).predict(z, t, context)
+        assert torch.equal(loaded, tiny.predict(z, t, context))
 
 
 class TestRefusals:
@@ -227,14 +228,14 @@ class TestText:
 
     def test_a_prompts_own_embeddings_change_nothing(self, tiny):
         ids = token_ids(tiny, "a red cat", "a dog")
-        assert tiny.encode_text(ids).shape == (2, LENGTH, 32)
-        assert torch.equal(tiny.encode_text(ids, tiny.embed(ids)), tiny.encode_text(ids))
+        assert tiny.encode_text(ids).keys.shape == (2, LENGTH, 32)
+        assert torch.equal(tiny.encode_text(ids, tiny.embed(ids)).keys, tiny.encode_text(ids).keys)
 
     def test_others_do_and_later_tokens_see_them(self, tiny):
         ids = token_ids(tiny, "a red cat")
         V = tiny.embed(ids).clone()
         V[:, 3, ::2] += 1
-        before, after = tiny.encode_text(ids), tiny.encode_text(ids, V)
+        before, after = tiny.encode_text(ids).keys, tiny.encode_text(ids, V).keys
         assert torch.equal(before[:, :3], after[:, :3])
         assert not torch.allclose(before[:, 3:], after[:, 3:], atol=1e-3)
 
@@ -243,26 +244,26 @@ class TestText:
         V = tiny.embed(ids).clone().requires_grad_()
         table = tiny.text_encoder.get_input_embeddings().weight
         before = table.clone()
-        tiny.encode_text(ids, V).square().sum().backward()
+        tiny.encode_text(ids, V).keys.square().sum().backward()
         assert V.grad is not None and V.grad[0, 3].abs().sum() > 0
         assert table.grad is None
         assert torch.equal(table, before)
 
     def test_an_exception_leaves_the_encoder_as_it_was(self, tiny):
         ids = token_ids(tiny, "a red cat")
-        before = tiny.encode_text(ids)
+        before = tiny.encode_text(ids).keys
         with pytest.raises(RuntimeError):
             tiny.encode_text(ids, torch.zeros(1, LENGTH, 7))
-        assert torch.equal(tiny.encode_text(ids), before)
+        assert torch.equal(tiny.encode_text(ids).keys, before)
 
     def test_null_is_the_empty_prompt(self, tiny):
-        assert torch.equal(tiny.encode_null(), tiny.encode_text(token_ids(tiny, "")))
+        assert torch.equal(tiny.encode_null().keys, tiny.encode_text(token_ids(tiny, "")).keys)
 
 
 class TestNoise:
-    """ε, whatever the UNet predicts."""
+    """Predictions, of whatever kind, and the step that takes them."""
 
-    t, abar = torch.tensor(701), torch.tensor(0.3)
+    t = torch.tensor(701)
 
     def raw(self, backbone: Backbone, z: torch.Tensor, context: Context) -> torch.Tensor:
         with torch.no_grad():
@@ -271,31 +272,35 @@ class TestNoise:
     def test_epsilon_is_the_unets_output(self, tiny):
         z, context = random_inputs()
         with torch.no_grad():
-            ours = tiny.predict_noise(z, self.t, self.abar, context)
+            ours = tiny.predict(z, self.t, context)
         assert torch.allclose(ours, self.raw(tiny, z, context), atol=1e-5)
 
     def test_v_prediction(self, v_model):
         z, context = random_inputs()
-        expected = self.abar.sqrt() * self.raw(v_model, z, context) + (1 - self.abar).sqrt() * z
         with torch.no_grad():
-            assert torch.allclose(v_model.predict_noise(z, self.t, self.abar, context), expected, atol=1e-5)
+            assert torch.allclose(v_model.predict(z, self.t, context), self.raw(v_model, z, context), atol=1e-5)
 
-    def test_sample_prediction(self, tiny_folder):
+    @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+    def test_steps_of_every_kind_are_diffusers(self, tiny_folder, kind):
         backbone = load_backbone(str(tiny_folder))
-        backbone.scheduler.register_to_config(prediction_type="sample")
-        z, context = random_inputs()
-        with torch.no_grad():
-            eps = backbone.predict_noise(z, self.t, self.abar, context)
-        noised = self.abar.sqrt() * self.raw(backbone, z, context) + (1 - self.abar).sqrt() * eps
-        assert torch.allclose(noised, z, atol=1e-5)
+        backbone.scheduler.register_to_config(prediction_type=kind)
+        reference = DDIMScheduler.from_config(backbone.scheduler.config)
+        reference.set_timesteps(4)
+        schedule, (z, out) = (
+            backbone.schedule(4),
+            torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0)),
+        )
+        for i, t in enumerate(reference.timesteps):
+            expected = reference.step(out, t, z).prev_sample
+            torch.testing.assert_close(schedule.step(z, out, i), expected, rtol=1e-4, atol=1e-5)
 
     def test_values_have_a_context_of_their_own(self, tiny):
         z, context = random_inputs()
         other = Context(context.keys, context.values.flip(0))
         with torch.no_grad():
             assert not torch.allclose(
-                tiny.predict_noise(z, self.t, self.abar, other),
-                tiny.predict_noise(z, self.t, self.abar, context),
+                tiny.predict(z, self.t, other),
+                tiny.predict(z, self.t, context),
                 atol=1e-4,
             )
 
@@ -305,8 +310,8 @@ class TestNoise:
         z, context = random_inputs()
         maps = CrossAttentionMaps(grid)
         with torch.no_grad():
-            backbone.predict_noise(z, self.t, self.abar, context, maps)
-            early = [backbone.attention_maps(z, self.t, self.abar, context, grid) for _ in range(2)]
+            backbone.predict(z, self.t, context, maps)
+            early = [backbone.attention_maps(z, self.t, context, grid) for _ in range(2)]
         assert early[0].shape == (2, *grid, LENGTH)
         assert all(torch.equal(A, maps.A) for A in early)
 
@@ -336,7 +341,7 @@ class TestSchedule:
         beta = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
         abar = (1 - beta).cumprod(0)
         expected = torch.cat([abar[schedule.timesteps], abar[:1]])
-        assert torch.allclose(schedule.alphas.double(), expected, atol=1e-5)
+        assert torch.allclose(schedule.signal.double().square(), expected, atol=1e-5)
 
     @pytest.mark.parametrize("num_steps", [0, -1, 1001])
     def test_out_of_range(self, tiny, num_steps):

@@ -19,9 +19,9 @@ from locinv_pl.errors import InputError
 from locinv_pl.method.policies import Method, load_method
 from locinv_pl.method.task import prepare
 from locinv_pl.method.timestep import collect, invert_step
-from locinv_pl.networks.attention import Context
-from locinv_pl.networks.backbone import Backbone, load_backbone
+from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.generation import generate
+from locinv_pl.networks.loading import load_backbone
 from locinv_pl.networks.schedule import guidance_embedding
 
 LEVELS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -77,9 +77,11 @@ class TestTimesteps:
         own = getattr(diffusers, name).from_pretrained(folder, subfolder="scheduler")
         own.set_timesteps(num_steps)
         assert schedule.timesteps.tolist() == own.timesteps.tolist()
-        torch.testing.assert_close(schedule.alphas[:-1], own.alphas_cumprod[own.timesteps.long()])
+        torch.testing.assert_close(schedule.signal.square()[:-1], own.alphas_cumprod[own.timesteps.long()])
         if name != "DDIMScheduler":  # ᾱ = 1 / (1 + σ²)
-            torch.testing.assert_close(schedule.alphas, 1 / (1 + own.sigmas.float() ** 2), rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(
+                schedule.signal.square(), 1 / (1 + own.sigmas.float() ** 2), rtol=1e-5, atol=1e-6
+            )
 
     @pytest.mark.parametrize("num_steps", [4, 7])
     def test_linspace_is_rounded(self, tiny_folder, tmp_path, num_steps):
@@ -101,7 +103,7 @@ class TestTimesteps:
         schedule = load_backbone(str(folder)).schedule(4)
         own = diffusers.EulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
         own.set_timesteps(4)
-        torch.testing.assert_close(schedule.alphas[-1], 1 / (1 + own.sigmas[-1] ** 2), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(schedule.signal.square()[-1], 1 / (1 + own.sigmas[-1] ** 2), rtol=1e-6, atol=1e-6)
 
     @pytest.mark.parametrize("to_one", [True, False])
     def test_the_last_level_of_ddim(self, tiny_folder, tmp_path, to_one):
@@ -109,7 +111,7 @@ class TestTimesteps:
             tiny_folder, tmp_path / "m", "DDIMScheduler", timestep_spacing="trailing", set_alpha_to_one=to_one
         )
         own = diffusers.DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
-        assert load_backbone(str(folder)).schedule(4).alphas[-1] == own.final_alpha_cumprod
+        assert load_backbone(str(folder)).schedule(4).signal[-1] == own.final_alpha_cumprod.sqrt()
 
     @pytest.mark.parametrize("original", [50, 100])
     @pytest.mark.parametrize("num_steps", [1, 4, 6])
@@ -119,8 +121,8 @@ class TestTimesteps:
         own.set_timesteps(num_steps)
         schedule = load_backbone(str(folder)).schedule(num_steps)
         assert schedule.timesteps.tolist() == own.timesteps.tolist()
-        torch.testing.assert_close(schedule.alphas[:-1], own.alphas_cumprod[own.timesteps])
-        assert schedule.alphas[-1] == 1
+        torch.testing.assert_close(schedule.signal.square()[:-1], own.alphas_cumprod[own.timesteps])
+        assert schedule.signal.square()[-1] == 1
 
     def test_lcm_has_no_more_than_it_was_distilled_at(self, lcm):
         assert len(lcm.schedule(50)) == 50
@@ -252,16 +254,16 @@ class TestWithoutNull:
         assert rows == [1] * 4
 
     def test_the_scale_that_is_learned_counts(self, lcm):
-        z, t, abar = torch.randn(1, 4, 16, 16), torch.tensor(259), torch.tensor(0.5)
-        context = Context.of(lcm.encode_null())
-        one, other, same = (lcm.guided_by(w).predict_noise(z, t, abar, context) for w in (2.0, 8.0, 2.0))
+        z, t = torch.randn(1, 4, 16, 16), torch.tensor(259)
+        context = lcm.encode_null()
+        one, other, same = (lcm.guided_by(w).predict(z, t, context) for w in (2.0, 8.0, 2.0))
         assert torch.equal(one, same) and not torch.allclose(one, other)
         assert lcm.guided_by(2.0) is lcm.guided_by(2.0) is not lcm
 
     def test_others_are_guided_as_before(self, tiny):
         assert tiny.guided_by(3.0) is tiny
         assert tiny.needs_null(3.0) and not tiny.needs_null(1.0)
-        z, t, abar = torch.randn(1, 4, 16, 16), torch.tensor(259), torch.tensor(0.5)
-        null, cond = Context.of(tiny.encode_null()), torch.randn(1, 4, 16, 16)
-        eps_null = tiny.predict_noise(z, t, abar, null)
-        assert torch.equal(tiny.guide(cond, z, t, abar, null, 3.0), eps_null + 3.0 * (cond - eps_null))
+        z, t = torch.randn(1, 4, 16, 16), torch.tensor(259)
+        null, cond = tiny.encode_null(), torch.randn(1, 4, 16, 16)
+        eps_null = tiny.predict(z, t, null)
+        assert torch.equal(tiny.guide(cond, z, t, null, 3.0), eps_null + 3.0 * (cond - eps_null))

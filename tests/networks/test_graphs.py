@@ -12,8 +12,9 @@ from locinv_pl.method.policies import Method, NullTextPolicy, TokenPolicy
 from locinv_pl.method.task import prepare
 from locinv_pl.method.timestep import invert_step
 from locinv_pl.networks.attention import Context
-from locinv_pl.networks.backbone import Backbone, load_backbone
+from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.graphs import LARGEST, Graphs
+from locinv_pl.networks.loading import load_backbone
 from locinv_pl.networks.tuning import Tuning
 from locinv_pl.types import StepRecord
 
@@ -94,8 +95,8 @@ def test_an_inversion_is_the_same_and_records_every_pass_once(recorded, tiny_fol
 def test_gradients_after_another_replay_are_refused(recorded, tiny_folder):
     backbone = load_backbone(str(tiny_folder))
     z, text = torch.randn(1, 4, 16, 16), torch.randn(1, LENGTH, 32, requires_grad=True)
-    t, abar_t = torch.tensor(500), torch.tensor(0.3)
-    first, second = (backbone.predict_noise(z, t, abar_t, Context.of(text)) for _ in range(2))
+    t = torch.tensor(500)
+    first, second = (backbone.predict(z, t, Context.of(text)) for _ in range(2))
     second.sum().backward()
     with pytest.raises(RuntimeError, match="tuning.cuda_graphs=false"):
         first.sum().backward()

@@ -8,9 +8,9 @@ from diffusers.models.activations import GEGLU
 from diffusers.models.resnet import ResnetBlock2D
 
 from locinv_pl.networks.attention import Context
-from locinv_pl.networks.backbone import load_backbone
 from locinv_pl.networks.forwards import set_forwards
 from locinv_pl.networks.fused import fused_forwards
+from locinv_pl.networks.loading import load_backbone
 
 kernels = pytest.importorskip("locinv_pl.networks.kernels", reason="needs Triton", exc_type=ImportError)
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -66,12 +66,12 @@ def test_a_unet_of_them_gives_the_same_maps_noise_and_gradients(tiny_folder):
     backbone = load_backbone(str(tiny_folder), device=DEVICE)
     draw = torch.Generator().manual_seed(0)
     z, text = (torch.randn(shape, generator=draw).to(DEVICE) for shape in ((1, 4, 8, 8), (1, LENGTH, 32)))
-    t, abar_t = torch.tensor(500, device=DEVICE), torch.tensor(0.3, device=DEVICE)
+    t = torch.tensor(500, device=DEVICE)
 
     def results() -> list[torch.Tensor]:
         context, prefix = Context(text.clone().requires_grad_(), -text), backbone.prefix(z, t)
-        A = backbone.attention_maps(z, t, abar_t, context, (4, 4), prefix)
-        eps = backbone.predict_noise(z, t, abar_t, context, prefix=prefix)
+        A = backbone.attention_maps(z, t, context, (4, 4), prefix)
+        eps = backbone.predict(z, t, context, prefix=prefix)
         return [A, eps, *(torch.autograd.grad(out.square().sum(), context.keys)[0] for out in (A, eps))]
 
     forwards = fused_forwards(backbone.unet)

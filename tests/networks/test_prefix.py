@@ -11,9 +11,10 @@ from locinv_pl.method.policies import LossTerm, Method, NullTextPolicy, TokenPol
 from locinv_pl.method.task import prepare
 from locinv_pl.method.timestep import invert_step
 from locinv_pl.networks.attention import Context, CrossAttentionMaps
-from locinv_pl.networks.backbone import Backbone, load_backbone
+from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.forwards import use_forwards
-from locinv_pl.networks.schedule import ddim_step, guided_noise
+from locinv_pl.networks.loading import load_backbone
+from locinv_pl.networks.schedule import guided
 
 GRID = (8, 8)
 
@@ -24,7 +25,7 @@ def backbone(request, tiny_folder) -> Backbone:
     backbone = load_backbone(str(tiny_folder))
     if request.param == "attention first":
         torch.manual_seed(1)
-        backbone.unet = UNet2DConditionModel(
+        backbone.denoiser = UNet2DConditionModel(
             sample_size=16,
             block_out_channels=[16, 32, 32],
             layers_per_block=2,
@@ -42,7 +43,7 @@ def backbone(request, tiny_folder) -> Backbone:
 def inputs():
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(3, 4, 16, 16, generator=generator)
-    return z, torch.tensor(500), torch.tensor(0.3), torch.randn(3, LENGTH, 32, generator=generator)
+    return z, torch.tensor(500), torch.randn(3, LENGTH, 32, generator=generator)
 
 
 def ran(backbone: Backbone, run) -> list[str]:
@@ -60,50 +61,50 @@ def ran(backbone: Backbone, run) -> list[str]:
 
 @torch.no_grad()
 def test_passes_with_a_prefix_are_the_passes_without(backbone, inputs):
-    z, t, abar, context = inputs
+    z, t, context = inputs
     prefix = backbone.prefix(z, t)
     for text in (context, -context):  # the first fills it
-        at = z, t, abar, Context(text, context)
+        at = z, t, Context(text, context)
         maps = [backbone.attention_maps(*at, GRID, known) for known in (prefix, None)]
         assert torch.equal(*maps)
-        assert torch.equal(backbone.predict_noise(*at, prefix=prefix), backbone.predict_noise(*at))
+        assert torch.equal(backbone.predict(*at, prefix=prefix), backbone.predict(*at))
         mean = CrossAttentionMaps(GRID)
-        backbone.predict_noise(*at, mean, prefix)
+        backbone.predict(*at, mean, prefix)
         torch.testing.assert_close(mean.A, maps[0])
 
 
 def test_gradients_with_a_prefix_are_those_without(backbone, inputs):
-    z, t, abar, context = inputs
+    z, t, context = inputs
     prefix, grads = backbone.prefix(z, t), []
     for known in (prefix, prefix, None):
         text = context.clone().requires_grad_()
-        backbone.predict_noise(z, t, abar, Context.of(text), prefix=known).square().sum().backward()
+        backbone.predict(z, t, Context.of(text), prefix=known).square().sum().backward()
         grads.append(text.grad)
     assert torch.equal(grads[0], grads[2]) and torch.equal(grads[1], grads[2])
 
 
 @torch.no_grad()
 def test_some_rows_of_a_prefix_are_the_prefix_of_these_rows(backbone, inputs):
-    z, t, abar, context = inputs
+    z, t, context = inputs
     rows = torch.tensor([2, 0])
-    at = z[rows], t, abar, Context.of(context[rows])
+    at = z[rows], t, Context.of(context[rows])
     prefix = backbone.prefix(z, t)
-    backbone.attention_maps(z, t, abar, Context.of(context), GRID, prefix)  # fills a part of it
+    backbone.attention_maps(z, t, Context.of(context), GRID, prefix)  # fills a part of it
     assert 0 < len(prefix.outputs) < len(prefix.modules)
     picked = prefix.pick(rows)
     for _ in range(2):
-        again = backbone.predict_noise(*at, prefix=picked)
-        torch.testing.assert_close(again, backbone.predict_noise(*at), rtol=1e-5, atol=1e-5)
+        again = backbone.predict(*at, prefix=picked)
+        torch.testing.assert_close(again, backbone.predict(*at), rtol=1e-5, atol=1e-5)
     assert len(picked.outputs) == len(picked.modules)
 
 
 @torch.no_grad()
 def test_what_needs_no_text_runs_once(backbone, inputs):
-    z, t, abar, context = inputs
+    z, t, context = inputs
     prefix = backbone.prefix(z, t)
 
     def work():
-        backbone.predict_noise(z, t, abar, Context.of(context), prefix=prefix)
+        backbone.predict(z, t, Context.of(context), prefix=prefix)
 
     first, others = ran(backbone, work), ran(backbone, work)
     once = set(first) - set(others)
@@ -115,18 +116,18 @@ def test_what_needs_no_text_runs_once(backbone, inputs):
 
 
 def test_modules_are_restored_also_after_an_exception(backbone, inputs):
-    z, t, abar, context = inputs
+    z, t, context = inputs
     prefix = backbone.prefix(z, t)
     with torch.no_grad():
-        before = backbone.predict_noise(z, t, abar, Context.of(context), prefix=prefix)
+        before = backbone.predict(z, t, Context.of(context), prefix=prefix)
     with pytest.raises(RuntimeError, match="on purpose"), prefix.replay():
         assert prefix.outputs and all("forward" in vars(module) for module in prefix.outputs)
         raise RuntimeError("on purpose")
     with pytest.raises(RuntimeError):
-        backbone.predict_noise(z[:, :3], t, abar, Context.of(context), prefix=backbone.prefix(z, t))
+        backbone.predict(z[:, :3], t, Context.of(context), prefix=backbone.prefix(z, t))
     assert not any("forward" in vars(module) for module in backbone.unet.modules())
     with torch.no_grad():
-        assert torch.equal(backbone.predict_noise(z, t, abar, Context.of(context)), before)
+        assert torch.equal(backbone.predict(z, t, Context.of(context)), before)
 
 
 # -- the fast path against diffusers' own attention, full passes and weights' gradients ------------
@@ -173,13 +174,13 @@ def relative(ours: torch.Tensor, plain: torch.Tensor) -> float:
 
 
 def test_maps_noise_and_gradients_equal_the_plain_path_s(backbone, inputs):
-    z, t, abar, context = inputs
+    z, t, context = inputs
     ours, plain = context.clone().requires_grad_(), context.clone().requires_grad_()
     prefix = backbone.prefix(z, t)
     weights = torch.rand(*GRID, LENGTH, generator=torch.Generator().manual_seed(5))
-    A = backbone.attention_maps(z, t, abar, Context.of(ours), GRID, prefix)
+    A = backbone.attention_maps(z, t, Context.of(ours), GRID, prefix)
     (of_maps,) = torch.autograd.grad((A * weights).sum(), ours)
-    eps = backbone.predict_noise(z, t, abar, Context.of(ours), prefix=prefix)
+    eps = backbone.predict(z, t, Context.of(ours), prefix=prefix)
     (of_noise,) = torch.autograd.grad((eps * z).sum(), ours)
     with Plain(backbone) as path:
         eps_plain, A_plain = path(z, t, plain)
@@ -195,17 +196,17 @@ def test_a_whole_inversion_equals_the_plain_path_s(backbone):
     tokens = TokenPolicy(values="dynamic", max_steps=3, lr=1e-3, **terms)
     how = Method("test", 7.5, tokens, NullTextPolicy(max_steps=3, early_stop=False))
     task = prepare(backbone, [make_two_objects("one", 0)], how, 3, 8)
-    record, z, null = task.start(), task.trajectory[-1], task.empty
+    record, z, null = task.start(), task.trajectory[-1], task.empty.keys
     where, S, nouns = task.prompts.dynamic, task.priors[0].flatten(1), task.prompts.nouns[0]
     rows = task.embeddings[where]
 
     def text():
         V = task.embeddings.masked_scatter(where[..., None].expand_as(task.embeddings), rows)
-        return backbone.encode_text(task.prompts.ids, V)
+        return backbone.encode_text(task.prompts.ids, V).keys
 
     for i in range(3):
         record = invert_step(backbone, task, i, record)
-        t, (abar_t, abar_s) = task.schedule.timesteps[i], task.schedule.alphas[i : i + 2]
+        t = task.schedule.timesteps[i]
         rows, null = rows.detach().clone().requires_grad_(), null.detach().clone().requires_grad_()
         with Plain(backbone) as path:
             adam = torch.optim.AdamW([rows], lr=1e-3, weight_decay=tokens.weight_decay)
@@ -218,7 +219,7 @@ def test_a_whole_inversion_equals_the_plain_path_s(backbone):
             adam = torch.optim.Adam([null], lr=how.null_text.lr * (1 - i / 100))
             for step in range(4):
                 eps = path(z.repeat(2, 1, 1, 1), t, torch.cat([null, text().detach()]))[0]
-                z_s = ddim_step(z, guided_noise(eps[1:], eps[:1], 7.5), abar_t, abar_s)
+                z_s = task.schedule.step(z, guided(eps[1:], eps[:1], 7.5), i)
                 loss = F.mse_loss(z_s, task.trajectory[2 - i])
                 if step < 3:
                     adam.zero_grad()

@@ -11,10 +11,11 @@ from locinv_pl.method.policies import Method, NullTextPolicy, TokenPolicy
 from locinv_pl.method.task import prepare
 from locinv_pl.method.timestep import invert_step
 from locinv_pl.networks.attention import Context, attention_layers
-from locinv_pl.networks.backbone import Backbone, load_backbone
+from locinv_pl.networks.backbone import Backbone
+from locinv_pl.networks.loading import load_backbone
 from locinv_pl.networks.tuning import Tuning, set_memory_format, use_one_thread
 
-GRID, T, ABAR = (8, 8), torch.tensor(500), torch.tensor(0.3)
+GRID, T = (8, 8), torch.tensor(500)
 HOW = Method("test", 2.0, TokenPolicy(max_steps=2), NullTextPolicy(max_steps=2))
 
 
@@ -28,8 +29,8 @@ def gradients(backbone: Backbone, z: torch.Tensor, text: torch.Tensor) -> list[t
     """The maps and the noise, and both with respect to the text; values that are the text's own negative."""
     context = Context(text.clone().requires_grad_(), -text)
     prefix = backbone.prefix(z, T)
-    A = backbone.attention_maps(z, T, ABAR, context, GRID, prefix)
-    eps = backbone.predict_noise(z, T, ABAR, context, prefix=prefix)
+    A = backbone.attention_maps(z, T, context, GRID, prefix)
+    eps = backbone.predict(z, T, context, prefix=prefix)
     return [A, eps, *(torch.autograd.grad(out.square().sum(), context.keys)[0] for out in (A, eps))]
 
 
@@ -61,10 +62,10 @@ def test_results_and_gradients_stay(tiny, tiny_folder, inputs, tuning, monkeypat
     blocks = {"TimestepEmbedding", "ResnetBlock2D", "FeedForward", "Downsample2D", "Upsample2D"}
     assert kinds == (blocks if tuning.compile else set())
     prefix = tuned.prefix(inputs[0], T)
-    tuned.predict_noise(inputs[0], T, ABAR, Context.of(inputs[1]), prefix=prefix)
+    tuned.predict(inputs[0], T, Context.of(inputs[1]), prefix=prefix)
     held = {part for module in prefix.outputs for part in module.modules()}
     ran.clear()
-    tuned.predict_noise(inputs[0], T, ABAR, Context.of(inputs[1].requires_grad_()), prefix=prefix)
+    tuned.predict(inputs[0], T, Context.of(inputs[1].requires_grad_()), prefix=prefix)
     assert len(ran) == len([block for block in compiled if block not in held])  # none has fallen back
 
 
@@ -135,7 +136,7 @@ def test_checkpointing_keeps_less_and_restores_the_layers(deep_folder, inputs):
 
         context = Context.of(text.clone().requires_grad_())
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-            eps = backbone.predict_noise(z, T, ABAR, context)
+            eps = backbone.predict(z, T, context)
         eps.sum().backward()
         assert not any("forward" in vars(layer) for layer in attention_layers(backbone.unet).values())
         kept.append(sum(sizes))
@@ -155,13 +156,14 @@ def test_half_precision_weights_leave_what_is_optimized_in_fp32(tiny, tiny_folde
     for backbone in (half, tiny):
         task = prepare(backbone, [make_two_objects("one", 0)], HOW, 4, 8)
         records.append(invert_step(backbone, task, 0, task.start()))
-        tensors = [task.embeddings, task.plain, task.trajectory, task.schedule.alphas, *vars(records[-1]).values()]
+        tensors = [task.embeddings, task.plain.keys, task.trajectory, task.schedule.signal, *vars(records[-1]).values()]
         kinds = {x.dtype for x in tensors if isinstance(x, torch.Tensor) and x.is_floating_point()}
         assert kinds == {torch.float32}
     state = [x for optimizer in optimizers for row in optimizer.state.values() for x in row.values()]
     assert len(optimizers) == 4 and state and {x.dtype for x in state} == {torch.float32}
     ours, plain = records
-    moved = [(r.null - t).flatten() for r, t in zip(records, (half.encode_null(), tiny.encode_null()), strict=True)]
+    starts = half.encode_null().keys, tiny.encode_null().keys
+    moved = [(r.null - start).flatten() for r, start in zip(records, starts, strict=True)]
     assert torch.cosine_similarity(*moved, dim=0) > 0.5  # gradients in half precision still point that way
     assert ours.null_steps.tolist() == plain.null_steps.tolist() == [2]
     torch.testing.assert_close(ours.losses[0, :3], plain.losses[0, :3], rtol=0.05, atol=0.05)

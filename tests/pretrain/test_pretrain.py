@@ -18,8 +18,8 @@ from locinv_pl.cli.main import main
 from locinv_pl.errors import InputError
 from locinv_pl.measures.backbones import edit_targets, vae_quality
 from locinv_pl.measures.judge import load_judge
-from locinv_pl.networks.backbone import load_backbone
 from locinv_pl.networks.generation import generate
+from locinv_pl.networks.loading import load_backbone
 from locinv_pl.networks.sd3 import load_flow_model
 from locinv_pl.pretrain.batches import Batches, images, rows
 from locinv_pl.pretrain.clip import ClipModule, build_clip, text_config

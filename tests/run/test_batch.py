@@ -15,7 +15,8 @@ from locinv_pl.errors import InputError
 from locinv_pl.io.files import read_json
 from locinv_pl.method.task import Task, prepare
 from locinv_pl.method.timestep import invert_step
-from locinv_pl.networks.backbone import Backbone, load_backbone
+from locinv_pl.networks.backbone import Backbone
+from locinv_pl.networks.loading import load_backbone
 from locinv_pl.networks.memory import halving
 from locinv_pl.networks.tuning import Tuning
 from locinv_pl.run import batch

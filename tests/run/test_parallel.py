@@ -41,11 +41,11 @@ def close(ours, other):
 def test_rows_have_timesteps_of_their_own(tiny):
     generator = torch.Generator().manual_seed(0)
     z, text = torch.randn(3, 4, 16, 16, generator=generator), torch.randn(3, 20, 32, generator=generator)
-    t, abar, context = torch.tensor([900, 500, 20]), torch.tensor([0.1, 0.5, 0.9]), Context.of(text)
-    together = tiny.predict_noise(z, t, abar, context, prefix=tiny.prefix(z, t))
+    t, context = torch.tensor([900, 500, 20]), Context.of(text)
+    together = tiny.predict(z, t, context, prefix=tiny.prefix(z, t))
     for b in range(3):
         one = slice(b, b + 1)
-        alone = tiny.predict_noise(z[one], t[b], abar[b], context.pick(one))
+        alone = tiny.predict(z[one], t[b], context.pick(one))
         torch.testing.assert_close(together[one], alone, rtol=1e-4, atol=1e-5)
 
 

@@ -1,0 +1,136 @@
+"""Text encoders of a model: one, or several on one axis of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Encoder(NamedTuple):
+    """A text encoder and its tokenizer.
+
+    Args:
+        network: of transformers: CLIPTextModel, CLIPTextModelWithProjection or T5EncoderModel.
+        tokenizer: of transformers.
+    """
+
+    network: Any
+    tokenizer: Any
+
+
+class TextEncoders:
+    """Several encoders of one prompt, seen as one.
+
+    The axis of tokens has stretches. The encoders of a stretch read the same tokens, and their input embeddings stand
+    side by side in one row, so that a dynamic token moves all of them.
+
+    Args:
+        stretches: the encoders of every stretch, as many tokens as the first one's tokenizer takes.
+    """
+
+    def __init__(self, *stretches: Sequence[Encoder]):
+        self.stretches = stretches
+
+    @property
+    def networks(self) -> list[Any]:
+        """All encoders' networks, in order."""
+        return [encoder.network for encoders in self.stretches for encoder in encoders]
+
+    @property
+    def tokenizer(self) -> Any:
+        """What makes the token ids, (L,), and says how many there are (``model_max_length``)."""
+        return self.stretches[0][0].tokenizer
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Tokens of every stretch; L is their sum."""
+        return [encoders[0].tokenizer.model_max_length for encoders in self.stretches]
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """The input embeddings of token ids (B, L): (B, L, E), fp32; narrower stretches end in zeros."""
+        rows = [
+            torch.cat([_table(e.network)(_ids_of(e, encoders, part)).float() for e in encoders], dim=-1)
+            for encoders, part in zip(self.stretches, ids.split(self.lengths, dim=-1), strict=True)
+        ]
+        widest = max(row.shape[-1] for row in rows)
+        return torch.cat([F.pad(row, (0, widest - row.shape[-1])) for row in rows], dim=1)
+
+    @property
+    def units(self) -> Tensor | None:
+        """How far an optimizer's step is to move each number of an embedding, (L, E), times the learning rate.
+
+        None for one encoder: 1. Of several encoders each moves by a tenth of the root mean square of its table at the
+        default learning rate of 0.01.
+        """
+        if len(self.networks) == 1:
+            return None
+        return self._units
+
+    @cached_property
+    def _units(self) -> Tensor:
+        rows = []
+        for encoders in self.stretches:
+            tables = [_table(encoder.network).weight for encoder in encoders]
+            rows.append(torch.cat([10 * w.float().square().mean().sqrt().expand(w.shape[-1]) for w in tables]))
+        widest = max(len(row) for row in rows)
+        padded = [F.pad(row, (0, widest - len(row)), value=1.0) for row in rows]
+        return torch.cat([row.expand(n, -1) for row, n in zip(padded, self.lengths, strict=True)])
+
+    def __call__(self, ids: Tensor, embeddings: Tensor | None = None, **options: Any) -> list[list[Any]]:
+        """Run every encoder.
+
+        Args:
+            ids: token ids, (B, L).
+            embeddings: input embeddings, (B, L, E), to use in place of the tables' own; None uses these.
+            options: of the networks' calls.
+
+        Returns:
+            what they answer, by stretch.
+        """
+        answers = []
+        texts = [None] * len(self.lengths) if embeddings is None else embeddings.split(self.lengths, dim=1)
+        for encoders, part, rows in zip(self.stretches, ids.split(self.lengths, dim=-1), texts, strict=True):
+            widths = [_table(encoder.network).embedding_dim for encoder in encoders]
+            each = [None] * len(encoders) if rows is None else rows[..., : sum(widths)].split(widths, dim=-1)
+            with ExitStack() as stack:
+                for encoder, own in zip(encoders, each, strict=True):
+                    stack.enter_context(_input_embeddings(encoder.network, own))
+                answers.append([e.network(_ids_of(e, encoders, part), **options) for e in encoders])
+        return answers
+
+
+def _table(network: Any) -> Any:
+    """The layer that embeds tokens; T5 doesn't call what ``get_input_embeddings`` answers."""
+    return getattr(getattr(network, "encoder", None), "embed_tokens", None) or network.get_input_embeddings()
+
+
+def _ids_of(encoder: Encoder, encoders: Sequence[Encoder], ids: Tensor) -> Tensor:
+    """A stretch's token ids (B, L) with the padding of one of its encoders."""
+    first, own = encoders[0].tokenizer, encoder.tokenizer
+    if own.pad_token_id == first.pad_token_id:
+        return ids
+    padding = (ids == first.pad_token_id).flip(-1).cumprod(-1).flip(-1).bool()
+    if first.pad_token_id == first.eos_token_id:  # the first of them is the end mark
+        padding = padding & padding.roll(1, -1)
+    return ids.masked_fill(padding, own.pad_token_id)
+
+
+@contextmanager
+def _input_embeddings(network: nn.Module, embeddings: Tensor | None) -> Iterator[None]:
+    """Let the encoder's embedding layer answer ``embeddings``; its table is never written to."""
+    if embeddings is None:
+        yield
+        return
+    layer = _table(network)
+    answer = embeddings.to(layer.weight.dtype)
+    handle = layer.register_forward_hook(lambda module, args, output: answer)
+    try:
+        yield
+    finally:
+        handle.remove()
