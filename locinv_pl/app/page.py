@@ -19,10 +19,10 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from html import escape
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
@@ -98,8 +98,7 @@ missing or wrong when the photograph was inverted.
 """
 
 
-@dataclass(frozen=True, eq=False)
-class Asked:
+class Asked(NamedTuple):
     """What the left side of the page asks for.
 
     Args:
