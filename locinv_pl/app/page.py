@@ -149,7 +149,7 @@ class Page:
         method: str = "locinv_direct",
     ):
         self._temporary = None if cache else tempfile.TemporaryDirectory(prefix="locinv-app-")
-        self.store = Store(Path(cache or self._temporary.name))  # type: ignore[union-attr]
+        self.store = Store(Path(cache or self._temporary.name), side=max(1024, 2 * backbone.image_size))  # type: ignore[union-attr]
         self.backbone, self.worker = backbone, worker or Worker()
         self.finder = None if models is None else Finder(models)
         self.first: dict[str, Any] = {"steps": steps, "method": method}
