@@ -148,8 +148,10 @@ class Page:
         steps: int = 0,
         method: str = "locinv_direct",
     ):
-        self._temporary = None if cache else tempfile.TemporaryDirectory(prefix="locinv-app-")
-        self.store = Store(Path(cache or self._temporary.name), side=max(1024, 2 * backbone.image_size))  # type: ignore[union-attr]
+        if cache is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="locinv-app-")
+            cache = self._temporary.name
+        self.store = Store(Path(cache), side=max(1024, 2 * backbone.image_size))
         self.backbone, self.worker = backbone, worker or Worker()
         self.finder = None if models is None else Finder(models)
         self.first: dict[str, Any] = {"steps": steps, "method": method}
