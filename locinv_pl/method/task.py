@@ -148,6 +148,7 @@ def settings_of(backbone: Backbone, method: Method, num_steps: int, resolution: 
     """
     return {
         "backbone": backbone.name,
+        **backbone.origin,
         "method": {key: value for key, value in method.to_dict().items() if key != "num_steps"},
         "num_steps": num_steps,
         "resolution": resolution,

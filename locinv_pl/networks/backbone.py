@@ -46,6 +46,7 @@ class Backbone(ABC):
         self, name: str, vae: Any, text: TextEncoders, denoiser: Any, scheduler: Any, tuning: Tuning = Tuning()
     ):
         self.name, self.tuning = name, tuning
+        self.origin: Mapping[str, str] = {}  # what else it was loaded from, as options of load_backbone
         self.vae, self.text, self.denoiser, self.scheduler = vae, text, denoiser, scheduler
         for net in self._networks:
             net.requires_grad_(False).eval()

@@ -247,44 +247,47 @@ def variant_of(part: Path, wanted: str | None = None) -> str | None:
     return "fp16" if "fp16" in names else min(names)
 
 
-def refuse_file(path: Path, key: str) -> NoReturn:
-    """Say what a model in one file is, and how it becomes a folder; only a safetensors file's header is read.
+def check_file(path: Path, key: str) -> None:
+    """A file must be a checkpoint of Stable Diffusion; only its header is read.
 
     Args:
         path: the file.
         key: names it in errors, as in "backbone=NAME".
 
     Raises:
-        InputError: always.
+        InputError: it is another file, a LoRA, or of a kind that runs code when it is read.
     """
-    keys: list[str] = []
-    if path.suffix == ".safetensors":
-        try:
-            with safe_open(path, framework="pt") as file:
-                keys = list(file.keys())
-        except (SafetensorError, OSError):
-            raise InputError(f"{key}: is no safetensors file, or a damaged one; download it again") from None
-    elif path.suffix not in (".ckpt", ".pt", ".pth", ".bin"):
+    if path.suffix in (".ckpt", ".pt", ".pth", ".bin"):
+        raise InputError(
+            f'{key}: is a pickle, which can run code; convert it by python -c "from diffusers import '
+            f"StableDiffusionPipeline as P; P.from_single_file({str(path)!r}).save_pretrained("
+            f'{str(path.with_suffix(""))!r})", and give backbone={path.with_suffix("")}'
+        )
+    if path.suffix != ".safetensors":
         raise InputError(f"{key}: is a file, not a model's folder; {TAKEN}")
+    keys = _keys(path, key)
     if any("lora" in name.lower() for name in keys):
         _refuse_lora(path, key)
-    is_xl = any(name.startswith("conditioner.") for name in keys)
-    if is_xl or keys and not any(name.startswith(("model.diffusion_model.", "first_stage_model.")) for name in keys):
-        what = "a checkpoint of Stable Diffusion XL" if is_xl else "no checkpoint of Stable Diffusion"
-        raise InputError(f"{key}: is {what}; {TAKEN}")
-    folder = path.with_suffix("")
-    raise InputError(
-        f'{key}: is a checkpoint in one file; convert it by python -c "from diffusers import StableDiffusionPipeline '
-        f'as P; P.from_single_file({str(path)!r}).save_pretrained({str(folder)!r})", and give backbone={folder}'
-    )
+    if not any(name.startswith(("model.diffusion_model.", "first_stage_model.")) for name in keys):
+        raise InputError(f"{key}: is no checkpoint of Stable Diffusion; {TAKEN}")
+
+
+def is_xl_file(path: Path) -> bool:
+    """Whether a checkpoint in one file is Stable Diffusion XL's."""
+    return any(name.startswith("conditioner.") for name in _keys(path, str(path)))
+
+
+def _keys(path: Path, key: str) -> list[str]:
+    """The names of a safetensors file's weights."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return list(file.keys())
+    except (SafetensorError, OSError):
+        raise InputError(f"{key}: is no safetensors file, or a damaged one; download it again") from None
 
 
 def _refuse_lora(path: Path, key: str) -> NoReturn:
-    raise InputError(
-        f'{key}: is a LoRA, a change to a model and none itself; fuse it by python -c "from diffusers import '
-        f"StableDiffusionPipeline as P; p = P.from_pretrained('MODEL'); p.load_lora_weights({str(path)!r}); "
-        f"p.fuse_lora(); p.save_pretrained('FUSED')\", and give backbone=FUSED"
-    )
+    raise InputError(f"{key}: is a LoRA, a change to a model and none itself; give the model's, and model.lora={path}")
 
 
 def _refuse_others(folder: Path, key: str, architecture: type[Architecture]) -> None:
@@ -309,7 +312,8 @@ def _refuse_others(folder: Path, key: str, architecture: type[Architecture]) -> 
         raise InputError(f"{key}: is a single {kind}, one part of a model; give the folder that holds it")
     files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".ckpt"))
     if files:
-        refuse_file(files[0], f"{key}: {files[0].name}")
+        check_file(files[0], f"{key}: {files[0].name}")
+        raise InputError(f"{key}: holds a checkpoint in one file; give backbone={files[0]}")
 
 
 class _Json(_Config):

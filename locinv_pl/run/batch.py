@@ -98,7 +98,7 @@ def make_engine(
     @cache
     def exact() -> Engine:
         is_whole = backbone.dtype == torch.float32
-        whole = backbone if is_whole else load_backbone(backbone.name, device=device, tuning=tuning)
+        whole = backbone if is_whole else load_backbone(backbone.name, device=device, tuning=tuning, **backbone.origin)
         return Engine(whole, *like, precision=partial(fp32, device.type))
 
     return Engine(backbone, *like, exact if is_half else None)
