@@ -16,9 +16,10 @@ from safetensors import SafetensorError, safe_open
 
 from locinv_pl.errors import InputError, one_line
 
+VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
 LARGEST = 1 << 20  # bytes of a configuration
 AGAIN = "download the model again, whole, in diffusers' layout"
-TAKEN = "give a folder of Stable Diffusion 1.x, 2.x or XL"
+TAKEN = "give a folder of Stable Diffusion 1.x, 2.x, XL, 3 or 3.5"
 WITH_THEIR_OWN = {"inpaint": ("an inpainting model", 2, 1), "instruct_pix2pix": ("an instruction model", 2, 0)}
 """Editors with UNets of their own: what such a model is, and (a, b) where it takes a C + b channels, C a latent's."""
 WEIGHTS = re.compile(
@@ -59,6 +60,16 @@ class _UNet(_Config):
     time_cond_proj_dim: Annotated[int, Field(ge=4, multiple_of=2, le=1 << 16)] | None = None
 
 
+class _Transformer(_Config):
+    kind: str = Field("SD3Transformer2DModel", alias="_class_name")
+    sample_size: Size = 128
+    patch_size: Size = 2
+    in_channels: Size = 16
+    num_layers: Size = 18
+    joint_attention_dim: Size = 4096
+    pooled_projection_dim: Size = 2048
+
+
 class _VAE(_Config):
     kind: str = Field("AutoencoderKL", alias="_class_name")
     latent_channels: Size = 4
@@ -91,6 +102,7 @@ SCHEMAS: dict[str, tuple[str, type[_Config]]] = {
     "vae": ("config.json", _VAE),
     "text_encoder": ("config.json", _TextEncoder),
     "unet": ("config.json", _UNet),
+    "transformer": ("config.json", _Transformer),
     "tokenizer": ("tokenizer_config.json", _Tokenizer),
     "scheduler": ("scheduler_config.json", _Scheduler),
 }
@@ -105,7 +117,10 @@ class Architecture(Protocol):
     """What a folder is compared with; :class:`~locinv_pl.networks.backbone.Backbone` says more."""
 
     PIPELINES: ClassVar[tuple[str, ...]]
-    PARTS: ClassVar[dict[str, str]]
+
+    @classmethod
+    def parts(cls, index: Mapping[str, Any]) -> dict[str, str]:
+        """The components, each with its class."""
 
     @classmethod
     def check(cls, configs: Mapping[str, Any], key: str, for_editors: bool) -> None:
@@ -132,17 +147,17 @@ def check_folder(folder: Path, key: str, architecture: type[Architecture], for_e
         InputError: it is another model, a part of one, a LoRA or one file, or something is missing or damaged.
     """
     _refuse_others(folder, key, architecture)
-    configs = {}
-    for part in architecture.PARTS:
+    configs, parts = {}, architecture.parts(pipeline_of(folder))
+    for part in parts:
         file = _schema(part)[0]
         try:
             configs[part] = _read(folder / part / file)
         except (OSError, ValidationError):
             raise InputError(f"{key}: {part}/{file} is missing or damaged; {AGAIN}") from None
-    check_configs(configs, key, architecture, for_editors)
-    for part in architecture.PARTS:
+    check_configs(configs, key, architecture, parts, for_editors)
+    for part in parts:
         if part.startswith("tokenizer"):
-            vocabulary = [folder / part / file for file in ("tokenizer.json", "vocab.json")]
+            vocabulary = [folder / part / file for file in VOCABULARIES]
             if not any(path.is_file() for path in vocabulary):  # transformers would make one up
                 raise InputError(f"{key}: {part}/ has no vocabulary; download the model again, whole")
         elif part != "scheduler" and not any(map(_is_weights, (folder / part).iterdir())):
@@ -150,7 +165,11 @@ def check_folder(folder: Path, key: str, architecture: type[Architecture], for_e
 
 
 def check_configs(
-    configs: Mapping[str, Mapping[str, Any]], key: str, architecture: type[Architecture], for_editors: bool = False
+    configs: Mapping[str, Mapping[str, Any]],
+    key: str,
+    architecture: type[Architecture],
+    parts: Mapping[str, str],
+    for_editors: bool = False,
 ) -> None:
     """The components' configurations must be those of one model of an architecture.
 
@@ -158,6 +177,7 @@ def check_configs(
         configs: by component; tokenizers may be left out.
         key: names the model in errors, as in "backbone=NAME".
         architecture: the one that its model_index.json names.
+        parts: the model's components, each with its class.
         for_editors: whether its denoiser may take the channels of an editor's, besides its latents'.
 
     Raises:
@@ -173,7 +193,7 @@ def check_configs(
             first = error.errors()[0]
             where = ".".join(str(step) for step in first["loc"])
             raise InputError(f"{key}: {part}/{file}: {where}: {one_line(first['msg'])}; {AGAIN}") from None
-    for part, kind in architecture.PARTS.items():
+    for part, kind in parts.items():
         if part in ("vae", "unet", "transformer") and found[part].kind != kind:
             raise InputError(f"{key}: its {part} is a {found[part].kind}, not a {kind}; {TAKEN}")
         if kind.startswith("CLIPText") and found[part].model_type not in ("clip_text_model", "clip"):
@@ -298,7 +318,7 @@ def _refuse_others(folder: Path, key: str, architecture: type[Architecture]) -> 
     for prefix, name in FAMILIES.items():
         if family.startswith(prefix) and family not in architecture.PIPELINES:
             raise InputError(f"{key}: is {name} ({family}), which no editor takes; {TAKEN}")
-    if (folder / "transformer").is_dir() and not (folder / "unet").is_dir():
+    if family not in architecture.PIPELINES and (folder / "transformer").is_dir() and not (folder / "unet").is_dir():
         raise InputError(f"{key}: is a diffusion transformer ({family or 'transformer/'}), not a UNet; {TAKEN}")
     if any((folder / part).is_dir() for part in SCHEMAS):
         return

@@ -22,7 +22,9 @@ from locinv_pl.networks.forwards import use_forwards
 
 
 @contextmanager
-def control_joint_attention(transformer: nn.Module, text_keys: int, hook: AttentionHook | None = None) -> Iterator[None]:
+def control_joint_attention(
+    transformer: nn.Module, text_keys: int, hook: AttentionHook | None = None
+) -> Iterator[None]:
     """Run ``transformer`` with ``hook`` on its attention; restores the forward passes whatever happens.
 
     Args:
@@ -65,7 +67,7 @@ class _JointAttention:
         inside = Layer(self.name, False, N, N)
         if hasattr(self.hook, "take"):
             q, k = self.hook.take(q, k, inside)
-        if self.hook.wants(inside):
+        elif self.hook.wants(inside):
             self.hook((q @ k.transpose(-1, -2) * attn.scale).float().softmax(-1), inside)
         if encoder_hidden_states is not None:
             norms = attn.norm_added_q, attn.norm_added_k

@@ -81,9 +81,9 @@ def load_backbone(
         if is_file:
             index, networks, config = _from_one_file(Path(where), key, weights, layout)
             return assemble(index, networks, config)
-        index = pipeline_of(Path(where)) if is_folder else _hub_index(where, local_files_only)
+        index = pipeline_of(Path(where)) if is_folder else dict(_hub_index(where, local_files_only))
         networks = {}
-        for part, kind in architecture_of(index).PARTS.items():
+        for part, kind in architecture_of(index).parts(index).items():
             if part == "scheduler":
                 config = diffusers.DDIMScheduler.load_config(where, subfolder=part, local_files_only=local_files_only)
             elif part.startswith("tokenizer"):
@@ -98,7 +98,7 @@ def load_backbone(
     def assemble(index: Mapping[str, Any], networks: dict[str, Any], config: Mapping[str, Any]) -> Backbone:
         architecture = architecture_of(index)
         configs = {part: _config_of(network) for part, network in networks.items() if hasattr(network, "config")}
-        check_configs({**configs, "scheduler": config}, key, architecture, for_editors)
+        check_configs({**configs, "scheduler": config}, key, architecture, architecture.parts(index), for_editors)
         for part, network in networks.items():
             if part.startswith("tokenizer"):
                 fit_tokenizer(network, networks[part.replace("tokenizer", "text_encoder")].config, key)
@@ -158,7 +158,8 @@ def fit_tokenizer(tokenizer: Any, config: Any, key: str) -> None:
             f"{key}: its tokenizer has {len(tokenizer)} words, its text encoder {config.vocab_size}: the two are of "
             f"different models; give one model's folder"
         )
-    tokenizer.model_max_length = int(min(tokenizer.model_max_length, config.max_position_embeddings))
+    longest = getattr(config, "max_position_embeddings", None)  # T5 has no such limit
+    tokenizer.model_max_length = int(min(tokenizer.model_max_length, longest or 512))
 
 
 def _from_one_file(

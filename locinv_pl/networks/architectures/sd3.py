@@ -59,6 +59,7 @@ class StableDiffusion3(Backbone):
         "transformer": "SD3Transformer2DModel",
         "scheduler": "FlowMatchEulerDiscreteScheduler",
     }
+    is_joint: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -188,4 +189,4 @@ class StableDiffusion3(Backbone):
             shift = {"mu": config.base_shift + share * (config.max_shift - config.base_shift)}
         self.scheduler.set_timesteps(num_steps, **shift)
         timesteps, sigmas = (x.float().to(self.device) for x in (self.scheduler.timesteps, self.scheduler.sigmas))
-        return Schedule(timesteps, 1 - sigmas, sigmas, "flow")
+        return Schedule(timesteps, 1 - sigmas, sigmas, "flow", order=2)
