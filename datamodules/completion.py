@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 
 from locinv_pl.datamodules.entries import Entry, Mention, Shape
-from locinv_pl.errors import InputError
+from locinv_pl.errors import InputError, quoted
 from locinv_pl.grounding.captions import Blip
 from locinv_pl.grounding.models import FoundationModels
 from locinv_pl.grounding.nouns import Found, GroundedSam
@@ -52,7 +52,7 @@ class Completion:
         found = self._sam.find(image, [mention.word for mention in mentions])
         if not found:
             raise InputError(
-                f"{entry.path}: no noun of {entry.prompt!r} is found on it; "
+                f"{entry.path}: no noun of {quoted(entry.prompt)} is found on it; "
                 f"lower data.models.box_threshold, or give a mask"
             )
         known = [m for m in mentions if m.word in found]

@@ -10,6 +10,7 @@ from locinv_pl.api import adjectives, invert, iter_invert, nouns, open_image
 from locinv_pl.editing.prompt_to_prompt import Edited, edit, iter_edit, reconstruct
 from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError
+from locinv_pl.grounding import find_priors
 from locinv_pl.method.policies import Method, load_method
 from locinv_pl.method.progress import Progress
 from locinv_pl.networks.backbone import Backbone
@@ -31,6 +32,7 @@ __all__ = [
     "Progress",
     "adjectives",
     "edit",
+    "find_priors",
     "invert",
     "iter_edit",
     "iter_invert",

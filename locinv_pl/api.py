@@ -18,9 +18,9 @@ from torch import Tensor
 from locinv_pl.drawing import to_array
 from locinv_pl.editing.rows import as_edit
 from locinv_pl.editing.settings import EditSettings
-from locinv_pl.errors import InputError, check_choice
+from locinv_pl.errors import InputError, check_choice, quoted
 from locinv_pl.io.files import read_json
-from locinv_pl.io.frames import Fit, Frame, frame_mask, to_frame
+from locinv_pl.io.frames import Fit, Frame, frame_mask, inside, to_frame
 from locinv_pl.io.images import AnyImage, as_image, as_mask
 from locinv_pl.io.reading import expanded
 from locinv_pl.measures.edits import MeasureSettings
@@ -284,7 +284,7 @@ def edit_run(
     edits = [as_edit(inversion.prompt, prompt) for prompt in targets]
     for edit in edits:
         if edit.kind == "same" and not (edit.weights or settings.reweight):
-            raise InputError(f"prompt {edit.prompt!r}: is the source prompt of {image!r}; change a word of it")
+            raise InputError(f"prompt {quoted(edit.prompt)}: is the source prompt of {image!r}; change a word of it")
     backbone = load_as(made_by, device)
     allowed = None if region is None else frame_mask(expanded(region), _frame(folder, image, backbone, inversion))
     if allowed is not None:
@@ -354,7 +354,7 @@ def make_sample(
                 f"give one for each, or one for all"
             )
         found += [
-            Noun(prompt[slice(*span)], span, plane, plane >= 0.5) for span, plane in zip(spans, planes, strict=True)
+            Noun(prompt[slice(*span)], span, plane, inside(plane)) for span, plane in zip(spans, planes, strict=True)
         ]
     found.sort(key=lambda noun: noun.span)
     if adjectives is None:

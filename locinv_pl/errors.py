@@ -12,6 +12,22 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def quoted(text: str, most: int = 160) -> str:
+    """A text in quotes for a message; the middle of a long one is left out.
+
+    >>> quoted("a cat"), quoted("a cat and a dog and a bird", 14)
+    ("'a cat'", "'a cat … a bird'")
+
+    Args:
+        text: such as a prompt.
+        most: characters that are shown of it.
+    """
+    if len(text) <= most:
+        return repr(text)
+    half = (most - 3) // 2
+    return repr(f"{text[:half].rstrip()} … {text[-half - 1 :].lstrip()}")
+
+
 def one_line(text: str) -> str:
     """A message on one line, printable."""
     return printable(" ".join(text.split()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from locinv_pl.errors import InputError
+from locinv_pl.errors import InputError, quoted
 
 # Where a digit stands before the colon it is a time, "a clock (at 4:20)".
 WEIGHT = re.compile(r"\(\s*([^():]*[^():\d\s])\s*:\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*\)")
@@ -35,13 +35,16 @@ def read_weights(prompt: str) -> tuple[str, Weights]:
         plain += prompt[at : match.start()]
         at, factor = match.end(), float(match[2])
         if abs(factor) > MOST:
-            raise InputError(f"prompt {prompt!r}: weight {match[2]} is beyond {MOST:g}; write a factor such as 1.5")
+            raise InputError(
+                f"prompt {quoted(prompt)}: weight {match[2]} is beyond {MOST:g}; write a factor such as 1.5"
+            )
         weights.append(((len(plain), len(plain) + len(match[1])), factor))
         plain += match[1]
     plain += prompt[at:]
     if EMPHASIS.search(plain) or WEIGHT.search(plain):
         raise InputError(
-            f"prompt {prompt!r}: double brackets aren't read; write one factor, as in (red:1.5), or edit.reweight="
+            f"prompt {quoted(prompt)}: double brackets aren't read; write one factor, as in (red:1.5), or "
+            f"edit.reweight="
         )
     return plain, tuple(weights)
 

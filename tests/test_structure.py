@@ -31,10 +31,12 @@ ORDER = (
     "measures",
     "run",
     "api",
+    "photo",
     "locinv_pl",  # its __init__.py, which names the API
     "comparison",
     "pretrain",
     "benchmark",
+    "app",
     "cli",
     "__main__",
     "datamodules",

@@ -4,3 +4,4 @@ from pathlib import Path
 
 EMBEDDED = Path(__file__).parent / "embedded"
 JUDGE = Path(__file__).parent / "judge"
+EXAMPLE = Path(__file__).parent / "example"

@@ -173,6 +173,7 @@ def status(run: Path) -> None:
 
 
 COMMANDS = {
+    "app": "locinv_pl.cli.app",
     "benchmark": "locinv_pl.benchmark.command",
     "compare": __name__,
     "data build-coco-edit": "locinv_pl.datamodules.commands",
@@ -180,6 +181,7 @@ COMMANDS = {
     "data preview": "locinv_pl.datamodules.commands",
     "edit": __name__,
     "evaluate-backbone": __name__,
+    "photo": "locinv_pl.cli.photo",
     "pretrain": __name__,
     "status": __name__,
     "table": __name__,
@@ -187,6 +189,8 @@ COMMANDS = {
 """The commands, and the modules of their functions, which are imported when they are asked for."""
 OF_WORDS = {"compare": "methods=NAME,NAME KEY=VALUE...", "table": "RUN..."}
 """The commands that take all words as they are, and how these are written."""
+REPEATED = {"photo": {"edit": "edits+"}}
+"""Keys of a command that may be given several times, and the argument that takes each of their values."""
 DEFAULT_DATA = {"data check": "scenes", "data preview": "scenes", "data build-coco-edit": "coco_edit"}
 """The data of a command where its words name none."""
 

@@ -7,12 +7,13 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from jsonargparse import auto_cli
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from locinv_pl.cli.commands import COMMANDS, DEFAULT_DATA, OF_WORDS, function_of
+from locinv_pl.cli.commands import COMMANDS, DEFAULT_DATA, OF_WORDS, REPEATED, function_of
 from locinv_pl.cli.config_files import check_config_files, without_contents
 from locinv_pl.cli.lightning_cli import SUBCOMMANDS, run_trainer, translate
 from locinv_pl.cli.parsers import Parser, readable
@@ -47,7 +48,8 @@ def main(words: list[str] | None = None) -> None:
     """
     words = sys.argv[1:] if words is None else words
     try:
-        check_config_files(words)
+        if words[:1] != ["photo"]:  # where edit= is a prompt
+            check_config_files(words)
         with warnings.catch_warnings():
             _quiet()
             length = 2 if words[:1] == ["data"] else 1
@@ -77,7 +79,9 @@ def _run_command(name: str, words: Sequence[str]) -> None:
     """Call a command's function with what the words say as its arguments."""
     function = function_of(name)
     if name not in OF_WORDS:
-        read, roots = list(read_words(words)), inspect.signature(function).parameters
+        renamed = REPEATED.get(name, {})
+        read = [replace(word, key=renamed.get(word.key, word.key)) for word in read_words(words)]
+        roots = inspect.signature(function).parameters
         has_data = name not in DEFAULT_DATA or any(word.key == "data" for word in read)
         default = [] if has_data else [f"--data={group_file('data', DEFAULT_DATA[name])}"]
         auto_cli(

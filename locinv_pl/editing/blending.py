@@ -26,7 +26,7 @@ from torch import Tensor
 
 from locinv_pl.editing.attention import AttentionEdit
 from locinv_pl.editing.rows import Rows, Target, added_nouns
-from locinv_pl.errors import InputError
+from locinv_pl.errors import InputError, quoted
 from locinv_pl.words import load_words
 
 
@@ -148,6 +148,6 @@ class Blend:
         if placeless or not changed:
             what = f"{placeless[0]!r} has no prior that gives it a place" if placeless else "it changes no noun"
             raise InputError(
-                f"edit.blend=prior, prompt {target.tokens.prompt!r}: {what}; say by region= where the edit may change "
-                f"the image, or take edit.blend=attention"
+                f"edit.blend=prior, prompt {quoted(target.tokens.prompt)}: {what}; say by region= where the edit may "
+                f"change the image, or take edit.blend=attention"
             )

@@ -53,6 +53,7 @@ def open_image(path: Path, size: Size | None = None) -> Image.Image:
     """
     with _opened(path, whole=True) as file:
         image = to_rgb(_upright(file, size))
+    image.info = {}  # what turns it and what its colours are has been heeded
     if size is not None and image.size != size:
         raise InputError(
             f"{path}: is {image.width}x{image.height} but {size[0]}x{size[1]} was annotated; "

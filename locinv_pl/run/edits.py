@@ -19,7 +19,7 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from locinv_pl.drawing import to_array, to_png
-from locinv_pl.errors import DamagedError, InputError, all_of, tell
+from locinv_pl.errors import DamagedError, InputError, all_of, quoted, tell
 from locinv_pl.io.files import check, read_image, read_json, to_json, write_atomically, write_json
 from locinv_pl.measures.edits import Measures, edit_region
 from locinv_pl.run.candidates import Candidate
@@ -344,8 +344,8 @@ def score_edits(
             continue
         if made is None:
             raise InputError(
-                f"image {sample.id!r}: {run.edits_path(sample.id)} has no edit to {edit.prompt!r} with these settings; "
-                f"run predict first, with the same words"
+                f"image {sample.id!r}: {run.edits_path(sample.id)} has no edit to {quoted(edit.prompt)} with these "
+                f"settings; run predict first, with the same words"
             )
         image = _read_png(run, made["file"], sample)
         region = edit_region(sample, tokenizer, edit)

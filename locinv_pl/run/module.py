@@ -16,7 +16,7 @@ from torch import Tensor
 from locinv_pl.editing.pipelines import Editor, EditorSettings, make_editor
 from locinv_pl.editing.prompt_to_prompt import check_edit, reconstruct
 from locinv_pl.editing.settings import EditSettings
-from locinv_pl.errors import InputError, tell
+from locinv_pl.errors import InputError, quoted, tell
 from locinv_pl.measures.edits import Measures, MeasureSettings, edit_region
 from locinv_pl.measures.metrics import fp32
 from locinv_pl.method.policies import Method
@@ -233,7 +233,7 @@ class LocInvModule(LightningModule):
             except InputError as problem:
                 if not skip:
                     raise
-                tell(f"skipped edit {listed.prompt!r} of {sample.id}: {problem}")
+                tell(f"skipped edit {quoted(listed.prompt)} of {sample.id}: {problem}")
                 refused.append({**edit_row(listed, values, self._region(sample)), "problem": str(problem)})
         note_refused(self.run, sample.id, refused)
         if inversion is not None:
@@ -269,7 +269,7 @@ class LocInvModule(LightningModule):
             return []
         if listed.weights:
             raise InputError(
-                f"prompt {listed.prompt!r}: weights in brackets are for our own edits; leave them out, or editor="
+                f"prompt {quoted(listed.prompt)}: weights in brackets are for our own edits; leave them out, or editor="
             )
         region = edit_region(sample, self.backbone.tokenizer, listed, by_prior=True)
         return [self._editor(sample.image, sample.prompt, listed.prompt, region)]

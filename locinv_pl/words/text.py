@@ -6,7 +6,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from locinv_pl.errors import InputError
+from locinv_pl.errors import InputError, quoted
 from locinv_pl.types import Span
 
 LETTER = r"[\w\u0300-\u036f]"  # combining accents belong to their letter
@@ -58,5 +58,5 @@ def find_word(prompt: str, word: str) -> list[Span]:
     pattern = whole_word("|".join(re.escape(form) for form in sorted(forms)))
     spans = [match.span() for match in re.finditer(pattern, prompt, re.IGNORECASE)] if word.strip() else []
     if not spans:
-        raise InputError(f"word {word!r} is not in the prompt {prompt!r}; name a word of the prompt")
+        raise InputError(f"word {word!r} is not in the prompt {quoted(prompt)}; name a word of the prompt")
     return spans

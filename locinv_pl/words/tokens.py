@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from locinv_pl.errors import InputError
+from locinv_pl.errors import InputError, quoted
 from locinv_pl.types import EditSample, Span, overlap
 
 
@@ -44,7 +44,7 @@ def tokenize(tokenizer: Any, prompt: str, name: str = "") -> Tokens:
     needed = len(tokenizer(prompt, truncation=False, padding=False).input_ids)
     if needed > limit:
         of = f" of image {name!r}" if name else ""
-        raise InputError(f"prompt{of} has {needed} tokens, the text encoder takes {limit}: shorten {prompt!r}")
+        raise InputError(f"prompt{of} has {needed} tokens, the text encoder takes {limit}: shorten {quoted(prompt)}")
     coded = tokenizer(prompt, padding="max_length", max_length=limit, return_offsets_mapping=True)
     return Tokens(prompt, torch.tensor(coded.input_ids), tuple(map(tuple, coded.offset_mapping)))
 

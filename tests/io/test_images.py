@@ -17,7 +17,7 @@ from PIL import Image, ImageCms
 from refusals import refused
 
 from locinv_pl.errors import InputError
-from locinv_pl.io.images import image_size, open_image, to_rgb
+from locinv_pl.io.images import as_image, image_size, open_image, to_rgb
 
 WIDTH, HEIGHT = 7, 5
 ORIENTATION = 0x0112
@@ -92,6 +92,19 @@ def test_exif_turns_a_jpeg_upright(orientation: int, mode: str, tmp_path: Path) 
     Image.fromarray(noise(16, 24, 3)).convert(mode).save(exif, exif=turned(orientation))
     expected = upright(pixels(plain, 24, 16), orientation)
     assert np.array_equal(pixels(exif, *image_size(exif)), expected)
+
+
+@pytest.mark.parametrize("has_profile", [False, True])
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_what_was_opened_is_taken_as_it_is(kind: str, has_profile: bool, tmp_path: Path) -> None:
+    """It is upright and in sRGB: nobody who gets it turns it, or reads its colours by the profile, again."""
+    path = tmp_path / f"a.{kind}"
+    wide = Image.open(Path(__file__).parent.parent / "cases/adobe_icc.jpg").info["icc_profile"]
+    profile = {"icc_profile": wide} if has_profile else {}
+    Image.fromarray(noise(HEIGHT, WIDTH, 3)).save(path, exif=turned(6), **profile)
+    opened = open_image(path)
+    again = as_image(opened)
+    assert np.array_equal((again.movedim(0, -1).numpy() * 255).round(), np.asarray(opened))
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
