@@ -12,7 +12,7 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 from locinv_pl.app import build
-from locinv_pl.networks.backbone import load_backbone
+from locinv_pl.networks.loading import load_backbone
 
 NAMES = ("chromium-headless-shell", "chromium", "google-chrome")
 TARGET = "a blue bird and a red cat on the grass"

@@ -142,10 +142,12 @@ def iter_edit(
     rows = Rows.of(backbone, [inversion], [targets], [each])
     control, blend = plan(backbone, rows, region)
     steps, T = denoise(backbone, rows, region, (control, blend)), inversion.num_steps
+    edited = [target.row for target in rows.targets]
     for i in range(T - 1):
-        next(steps)
-        yield Progress("edit", i + 1, T, time.perf_counter() - began)
-    images = backbone.decode(finish(steps)).cpu()
+        z = next(steps)
+        yield Progress("edit", i + 1, T, time.perf_counter() - began, latents=z[edited])
+    z = finish(steps)
+    images = backbone.decode(z).cpu()
     h, w = inversion.noise.shape[-2:]
     result = Edited(
         edits=tuple(target.edit for target in rows.targets),
@@ -156,7 +158,7 @@ def iter_edit(
         maps=tuple(control.noun_maps(target) if control else {} for target in rows.targets),
         changed=tuple(target.changed_words for target in rows.targets),
     )
-    yield Progress("edit", T, T, time.perf_counter() - began, result=result)
+    yield Progress("edit", T, T, time.perf_counter() - began, latents=z[edited], result=result)
 
 
 def check_edit(
@@ -183,7 +185,7 @@ def denoise(
     rows: Rows,
     region: Tensor | None = None,
     planned: tuple[AttentionEdit | None, Blend | None] | None = None,
-) -> Generator[int, None, Tensor]:
+) -> Generator[Tensor, None, Tensor]:
     """Denoise a batch of rows from their inversions' noise.
 
     Args:
@@ -193,7 +195,7 @@ def denoise(
         planned: what :func:`plan` answers for these rows, where the caller wants to look at it afterwards.
 
     Yields:
-        the number of every timestep that is done, 0 to T - 1.
+        z of the rows after every timestep, (R, C, h, w).
 
     Returns:
         z_0 of the rows, (R, C, h, w).
@@ -224,7 +226,8 @@ def denoise(
             if some:
                 # 1. The text: V_t for shared nouns, and the source's context at the tokens that the settings keep.
                 context = dynamic_context(backbone, method.tokens, ids, rows.embeddings(i, own), plain)
-                context = context.with_states(rows.keep(context.keys), rows.keep(context.values)).pick(some)
+                values = None if context.values is context.keys else rows.keep(context.values)
+                context = context.with_states(rows.keep(context.keys), values).pick(some)
                 # 2. The guided DDIM step, both halves in one pass; attention goes from the source rows to the targets.
                 halves = some + (moved if is_guided else [])
                 if is_guided:
@@ -240,7 +243,7 @@ def denoise(
             # 3. The targets return to their sources where they are not to change.
             if control is not None and blend is not None:
                 z = blend(z, control)
-        yield i
+        yield z
     return z
 
 
@@ -266,5 +269,10 @@ def plan(backbone: Backbone, rows: Rows, region: Tensor | None) -> tuple[Attenti
         raise InputError(f"region: its shape is {tuple(region.shape)}, the image's {size}; give one of that size")
     if region is not None and not region.any():
         raise InputError("region: is empty; say where the edit may change the image")
+    if backbone.is_joint and any(t.settings.word_steps or t.settings.reweight or t.edit.weights for t in rows.targets):
+        raise InputError(
+            f"edit: word_steps, reweight and weights in brackets act on cross-attention, which backbone "
+            f"{backbone.name!r} hasn't; leave them out"
+        )
     num_steps = rows.inversions[0].settings["num_steps"]
     return AttentionEdit(rows, num_steps, backbone.device, backbone.coarsest((h, w))), Blend(rows, (h, w), region)

@@ -295,6 +295,11 @@ def _check(inversion: Inversion, first: Inversion, backbone: Backbone) -> None:
     if settings["backbone"] != backbone.name:
         made_with = settings["backbone"]
         raise InputError(f"inversion {inversion.id!r}: made with backbone {made_with!r}, not {backbone.name!r}")
+    for key in ("lora", "layout"):
+        if (made_with := settings.get(key)) != backbone.origin.get(key):
+            raise InputError(
+                f"inversion {inversion.id!r}: made with model.{key}={made_with}, not {backbone.origin.get(key)}"
+            )
     made = (*inversion.null.shape[1:], inversion.trajectory.shape[1])
     if made != (backbone.tokenizer.model_max_length, *backbone.widths):
         raise InputError(f"inversion {inversion.id!r}: its tensors aren't this backbone's; run it again")
