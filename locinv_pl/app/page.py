@@ -190,8 +190,12 @@ class Page:
     def _left(self) -> None:
         gr.HTML("<h2>1 · image, words, places</h2>", elem_classes="step")
         with gr.Row():
-            self.upload = gr.UploadButton("Upload a photograph", file_types=["image"], size="sm", elem_id="upload")
-            self.open = gr.UploadButton("Open an inversion", file_types=[".safetensors"], size="sm", elem_id="open")
+            self.upload = gr.UploadButton(
+                "Upload a photograph", file_types=["image"], size="sm", min_width=130, elem_id="upload"
+            )
+            self.open = gr.UploadButton(
+                "Open an inversion", file_types=[".safetensors"], size="sm", min_width=130, elem_id="open"
+            )
         with gr.Accordion("Examples", open=True, elem_id="examples"):
             captions = [scene.caption for scene in self.scenes]
             images = [views.thumbnail(scene.image) for scene in self.scenes]
@@ -220,8 +224,8 @@ class Page:
             )  # fmt: skip
         gr.HTML("<h2>2 · invert</h2>", elem_classes="step")
         with gr.Row():
-            self.invert = gr.Button("Invert", variant="primary", interactive=False, elem_id="invert")
-            self.cancel = gr.Button("Cancel", variant="stop", interactive=False, elem_id="cancel")
+            self.invert = gr.Button("Invert", variant="primary", interactive=False, min_width=130, elem_id="invert")
+            self.cancel = gr.Button("Cancel", variant="stop", interactive=False, min_width=130, elem_id="cancel")
         self.progress = gr.HTML("", elem_id="progress")
         self.maps = gr.HTML("", elem_id="maps")
 
@@ -253,11 +257,14 @@ class Page:
                     "get-report": "Report",
                     "get-data": "Data folder",
                 }
-                self.downloads = [gr.DownloadButton(text, size="sm", elem_id=id) for id, text in names.items()]
+                self.downloads = [
+                    gr.DownloadButton(text, size="sm", min_width=110, elem_id=id) for id, text in names.items()
+                ]
+            gr.HTML("<h2>the same without the page</h2>", elem_classes="step")
             with gr.Tabs():
-                with gr.Tab("The same as Python"):
+                with gr.Tab("Python"):
                     self.python = gr.Code(language="python", show_label=False, elem_id="python")
-                with gr.Tab("The same as a command"):
+                with gr.Tab("Command"):
                     self.command = gr.Code(language="shell", show_label=False, elem_id="command")
             gr.HTML("<h2>history</h2>", elem_classes="step")
             self.past = choices("", "history")
