@@ -22,6 +22,8 @@ from locinv_pl.drawing import to_array
 from locinv_pl.method.progress import Progress
 from locinv_pl.types import Inversion
 
+pytest_plugins = ["tabs"]
+
 pytestmark = pytest.mark.slow
 
 
