@@ -1,4 +1,4 @@
-"""Every finished image as a sheet, in TensorBoard, and on the run's contact sheet."""
+"""Every finished image as a sheet, in TensorBoard and other loggers, and on the run's contact sheet."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from locinv_pl.callbacks.figures import sheet, shown_steps, strip
-from locinv_pl.callbacks.tensorboard import image_writer, noun_tag
+from locinv_pl.callbacks.loggers import image_writers
+from locinv_pl.callbacks.tensorboard import noun_tag
 from locinv_pl.drawing import outline, overlay, stack_strips, to_array, to_png
-from locinv_pl.io.files import read_image, write_atomically, writing
+from locinv_pl.io.files import read_image, write_atomically
 from locinv_pl.run.module import LocInvModule
 from locinv_pl.run.results import Result
 
@@ -21,7 +22,8 @@ class AttentionMapSheets(Callback):
 
     Args:
         map_columns: the number of timesteps whose maps a sheet shows; 6 by default.
-        tensorboard_steps: the number of timesteps whose maps go to TensorBoard; 10 by default, 0 for none.
+        tensorboard_steps: the number of timesteps whose maps go to TensorBoard and to the Trainer's loggers; 10 by
+            default, 0 for no drawing at all.
         contact_images: the most images on the contact sheet; 100 by default.
     """
 
@@ -44,7 +46,7 @@ class AttentionMapSheets(Callback):
             for kind, drawing in drawings.items():
                 write_atomically(pl_module.run.image_path(kind, result.sample.id), to_png(drawing))
             if self.tensorboard_steps:
-                self._log(pl_module, result)
+                self._log(trainer, pl_module, result)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Once every process has ended, the first one makes the contact sheet."""
@@ -57,16 +59,14 @@ class AttentionMapSheets(Callback):
         if strips:
             write_atomically(run.root / "contact_sheet.png", to_png(stack_strips(strips)))
 
-    def _log(self, pl_module: LocInvModule, result: Result) -> None:
+    def _log(self, trainer: Trainer, pl_module: LocInvModule, result: Result) -> None:
         sample, inversion = result.sample, result.inversion
-        with writing(pl_module.run.root / "tensorboard"), image_writer(pl_module.run, sample.id) as writer:
-            priors = outline(sample.image, [n.prior for n in sample.nouns])
-            writer.add_image("picture/1_original_and_priors", priors, dataformats="HWC")
-            writer.add_image("picture/2_reconstruction", result.reconstruction)
+        with image_writers(trainer, pl_module.run, sample.id) as writers:
+            writers.add_image("picture/1_original_and_priors", outline(sample.image, [n.prior for n in sample.nouns]))
+            writers.add_image("picture/2_reconstruction", result.reconstruction)
             for k, noun in enumerate(sample.nouns):
                 tag = noun_tag(k, noun)
-                writer.add_image(f"prior/{tag}", overlay(sample.image, inversion.priors[k]), dataformats="HWC")
+                writers.add_image(f"prior/{tag}", overlay(sample.image, inversion.priors[k]))
                 for i in shown_steps(inversion.num_steps, self.tensorboard_steps):
                     for name, maps in (("ddim", inversion.initial_maps), ("maps", inversion.maps)):
-                        drawn = overlay(sample.image, maps[i, k])
-                        writer.add_image(f"{name}/{tag}", drawn, i, dataformats="HWC")
+                        writers.add_image(f"{name}/{tag}", overlay(sample.image, maps[i, k]), i)

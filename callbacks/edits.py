@@ -1,4 +1,4 @@
-"""Every edited image as a page, in TensorBoard, on the run's contact sheet and in its report."""
+"""Every edited image as a page, in TensorBoard and other loggers, on the run's contact sheet and in its report."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
 from locinv_pl.callbacks.figures import edit_sheet, iou_curves, mean_ious, shown_steps, tile_row
+from locinv_pl.callbacks.loggers import image_writers
 from locinv_pl.callbacks.report import MAPS, open_image, write_report
-from locinv_pl.callbacks.tensorboard import image_writer
 from locinv_pl.drawing import difference, heat_strip, stack_strips, to_array, to_jpeg, to_png
-from locinv_pl.io.files import write_atomically, write_json, writing
+from locinv_pl.io.files import write_atomically, write_json
 from locinv_pl.run.edits import EditedImage, EditResult, edited_images
 from locinv_pl.run.module import LocInvModule
 from locinv_pl.run.store import RunFolder
@@ -25,7 +25,7 @@ class EditSheets(Callback):
 
     Args:
         map_steps: the number of timesteps whose maps the report shows; 10 by default.
-        tensorboard: whether the images go to TensorBoard; True by default.
+        tensorboard: whether the images go to TensorBoard and to the Trainer's loggers; True by default.
         contact_images: the most images on the contact sheet; 100 by default.
     """
 
@@ -53,7 +53,7 @@ class EditSheets(Callback):
             write_atomically(path, to_png(edit_sheet(result), about))
             save_maps(pl_module.run, result, self.map_steps)
             if self.tensorboard:
-                _log(pl_module.run, result)
+                _log(trainer, pl_module.run, result)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Once every process has ended, the first one sums up what all of them have written."""
@@ -109,13 +109,13 @@ def _contact_row(run: RunFolder, edited: EditedImage) -> Image.Image:
     return tile_row(edited["id"], drawn, height=160)
 
 
-def _log(run: RunFolder, result: EditResult) -> None:
+def _log(trainer: Trainer, run: RunFolder, result: EditResult) -> None:
     back = to_array(result.reconstruction)
-    with writing(run.root / "tensorboard"), image_writer(run, result.sample.id) as writer:
-        writer.add_image("edit/0_source", result.sample.image)
-        writer.add_image("edit/0_reconstruction", result.reconstruction)
+    with image_writers(trainer, run, result.sample.id) as writers:
+        writers.add_image("edit/0_source", result.sample.image)
+        writers.add_image("edit/0_reconstruction", result.reconstruction)
         for n, (edit, image) in enumerate(zip(result.edits, result.images, strict=True), start=1):
             tag = f"{n}_{edit.kind.replace(' ', '_')}"
-            writer.add_image(f"edit/{tag}", image)
-            writer.add_image(f"edit_difference/{tag}", difference(to_array(image), back), dataformats="HWC")
-            writer.add_text(f"edit/{tag}", edit.prompt)
+            writers.add_image(f"edit/{tag}", image)
+            writers.add_image(f"edit_difference/{tag}", difference(to_array(image), back))
+            writers.add_text(f"edit/{tag}", edit.prompt)

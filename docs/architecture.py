@@ -15,6 +15,7 @@ LEVELS: tuple[dict[str, str], ...] = (
         "datamodules": "images, priors",
         "comparison": "methods side by side",
         "benchmark": "speed and memory",
+        "pipeline": "for diffusers",
         "app": "the page",
         "pretrain": "the embedded model",
     },

@@ -245,7 +245,7 @@ def invert_sample(
         records.append(invert_step(backbone, task, i, records[-1] if records else task.start()))
         total = total + records[-1].maps[0, :K].cpu()
         result = collect(task, records)[0] if i == T - 1 else None
-        yield Progress("optimize", i + 1, T, time.perf_counter() - began, total / (i + 1), result)
+        yield Progress("optimize", i + 1, T, time.perf_counter() - began, total / (i + 1), result=result)
 
 
 def edit_run(

@@ -21,9 +21,23 @@ from locinv_pl.cli.main import main
 from locinv_pl.comparison.runs import Comparison
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "locinv_pl/assets").glob("*.md")])
+BESIDE = (ROOT / "locinv_pl/assets", ROOT / "integrations/comfyui")
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(page for at in BESIDE for page in at.glob("*.md"))]
+)
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
-FOLDERS = ("locinv_pl", "datamodules", "callbacks", "configs", "docs", "tests", "benchmarks", ".ci", ".github")
+FOLDERS = (
+    "locinv_pl",
+    "datamodules",
+    "callbacks",
+    "configs",
+    "docs",
+    "tests",
+    "benchmarks",
+    "integrations",
+    ".ci",
+    ".github",
+)
 
 
 def without_code(text: str) -> str:

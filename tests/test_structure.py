@@ -32,6 +32,7 @@ ORDER = (
     "run",
     "api",
     "photo",
+    "pipeline",
     "locinv_pl",  # its __init__.py, which names the API
     "comparison",
     "pretrain",
@@ -55,6 +56,7 @@ DIFFUSERS = {
     *(f"networks/architectures/{path.name}" for path in (ROOT / "locinv_pl/networks/architectures").glob("*.py")),
     "networks/fused.py",
     "editing/pipelines.py",
+    "pipeline/pipeline.py",
     "measures/judge.py",
     "benchmark/sd15.py",
     *(f"pretrain/{path.name}" for path in (ROOT / "locinv_pl/pretrain").glob("*.py")),

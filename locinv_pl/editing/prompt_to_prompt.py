@@ -142,10 +142,12 @@ def iter_edit(
     rows = Rows.of(backbone, [inversion], [targets], [each])
     control, blend = plan(backbone, rows, region)
     steps, T = denoise(backbone, rows, region, (control, blend)), inversion.num_steps
+    edited = [target.row for target in rows.targets]
     for i in range(T - 1):
-        next(steps)
-        yield Progress("edit", i + 1, T, time.perf_counter() - began)
-    images = backbone.decode(finish(steps)).cpu()
+        z = next(steps)
+        yield Progress("edit", i + 1, T, time.perf_counter() - began, latents=z[edited])
+    z = finish(steps)
+    images = backbone.decode(z).cpu()
     h, w = inversion.noise.shape[-2:]
     result = Edited(
         edits=tuple(target.edit for target in rows.targets),
@@ -156,7 +158,7 @@ def iter_edit(
         maps=tuple(control.noun_maps(target) if control else {} for target in rows.targets),
         changed=tuple(target.changed_words for target in rows.targets),
     )
-    yield Progress("edit", T, T, time.perf_counter() - began, result=result)
+    yield Progress("edit", T, T, time.perf_counter() - began, latents=z[edited], result=result)
 
 
 def check_edit(
@@ -183,7 +185,7 @@ def denoise(
     rows: Rows,
     region: Tensor | None = None,
     planned: tuple[AttentionEdit | None, Blend | None] | None = None,
-) -> Generator[int, None, Tensor]:
+) -> Generator[Tensor, None, Tensor]:
     """Denoise a batch of rows from their inversions' noise.
 
     Args:
@@ -193,7 +195,7 @@ def denoise(
         planned: what :func:`plan` answers for these rows, where the caller wants to look at it afterwards.
 
     Yields:
-        the number of every timestep that is done, 0 to T - 1.
+        z of the rows after every timestep, (R, C, h, w).
 
     Returns:
         z_0 of the rows, (R, C, h, w).
@@ -241,7 +243,7 @@ def denoise(
             # 3. The targets return to their sources where they are not to change.
             if control is not None and blend is not None:
                 z = blend(z, control)
-        yield i
+        yield z
     return z
 
 

@@ -182,6 +182,8 @@ class Rows:
     def embeddings(self, i: int, own: Tensor) -> Tensor:
         """The rows' input embeddings at a step, with V_t where a row has a dynamic token.
 
+        A noun with another adjective has its own embeddings: V_t has learned the "cat" of "a red cat", and its colour.
+
         Args:
             i: the step, 0 to T - 1.
             own: the words' own embeddings, (R, L, D).
@@ -191,7 +193,10 @@ class Rows:
         """
         V = own.clone()
         kept = {n: list(range(V.shape[1])) for n in self.sources}
-        kept |= {target.row: target.alignment.kept.tolist() for target in self.targets}
+        for target in self.targets:
+            shared = target.alignment.kept.clone()
+            shared[described_anew(target.tokens, target.alignment)] = -1
+            kept[target.row] = shared.tolist()
         for n, positions in kept.items():
             inversion = self.inversions[n]
             place = {position: k for k, position in enumerate(inversion.dynamic)}

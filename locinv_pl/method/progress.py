@@ -27,6 +27,7 @@ class Progress(Generic[Made]):
         total: of the phase, T.
         seconds: since the work began, over all phases.
         maps: of every noun, the mean over the phase's timesteps so far, (K, r, c); None where none are read.
+        latents: z of the n edits after the timestep, (n, C, h, w), on the backbone's device; of the phase "edit" alone.
         result: what has been made; None but in the last one.
     """
 
@@ -35,6 +36,7 @@ class Progress(Generic[Made]):
     total: int
     seconds: float
     maps: Tensor | None = None
+    latents: Tensor | None = None
     result: Made | None = None
 
 

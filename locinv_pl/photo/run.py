@@ -89,7 +89,7 @@ class PhotoRun:
         """
         sample, T = photo.sample, self.num_steps
         if (found := self.find(photo)) is not None:
-            yield Progress("optimize", T, T, 0.0, found.maps.mean(0), found)
+            yield Progress("optimize", T, T, 0.0, found.maps.mean(0), result=found)
             return
         self.backbone.schedule(T)  # refuses a wrong T before the folder is touched
         self.folder.claim(self.settings, but_for="rounding")

@@ -77,7 +77,7 @@ def test_the_whole_way_by_mouse(tab: Any, served: Any, tmp_path: Path) -> None:
     assert downloaded(tab, "#get-report").startswith(b"<!doctype html>")
     (tmp_path / "image.safetensors").write_bytes(downloaded(tab, "#get-inversion"))
     assert Inversion.load(tmp_path / "image.safetensors").nouns == ("bird", "cat")
-    tab.at.click("[role=tab]:has-text('as a command')")
+    tab.at.click("[role=tab]:has-text('Command')")
     command = tab.at.text_content("#command .cm-content") or ""
     assert "locinv photo image=photo-" in command and "box.bird=13,13,51,51" in command
     assert not tab.complaints

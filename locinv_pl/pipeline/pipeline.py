@@ -1,0 +1,329 @@
+"""A pipeline of diffusers over the engine; this file alone is a ``custom_pipeline``, too.
+
+It computes nothing of its own: :meth:`LocInvPipeline.invert` is :func:`locinv_pl.iter_invert`, and the call is
+:func:`locinv_pl.iter_edit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.utils import BaseOutput
+from PIL import Image
+from torch import Tensor
+
+from locinv_pl.api import Prior, invert_sample, make_sample
+from locinv_pl.editing.prompt_to_prompt import Edited, iter_edit
+from locinv_pl.editing.settings import EditSettings, strengths
+from locinv_pl.errors import InputError, check_choice
+from locinv_pl.io.frames import Fit
+from locinv_pl.io.images import AnyImage
+from locinv_pl.method.policies import Method
+from locinv_pl.networks.architectures.sdxl import StableDiffusionXL
+from locinv_pl.networks.architectures.stable_diffusion import StableDiffusion
+from locinv_pl.networks.backbone import Backbone
+from locinv_pl.networks.folder import check_configs
+from locinv_pl.networks.loading import fit_tokenizer, model_folder
+from locinv_pl.photo import open_photo
+from locinv_pl.types import Edit, Inversion
+
+OutputType = Literal["pil", "np", "pt", "latent"]
+Callback = Callable[["LocInvPipeline", int, Any, dict[str, Any]], Any]
+REFUSED = {
+    "generator": "an edit draws no numbers, it starts from the inversion's noise",
+    "latents": "an edit starts from the inversion's noise",
+    "image": "the inversion holds the image; call invert first",
+    "mask_image": "say where the edit may change the image by region=",
+    "strength": "say how much is taken over from the source by settings=",
+    "negative_prompt": "the inversion's null text stands in its place",
+    "eta": "edits follow DDIM, where it is 0",
+    "height": "an edit has the inversion's size",
+    "width": "an edit has the inversion's size",
+    "timesteps": "an edit goes through the inversion's",
+    "sigmas": "an edit goes through the inversion's timesteps",
+    "guidance_rescale": "the inversion's null text is made without it",
+    "clip_skip": "the inversion's tokens are made without it",
+    "prompt_embeds": "words are aligned, which embeddings don't have; give prompt=",
+    "negative_prompt_embeds": "the inversion's null text stands in their place",
+    "ip_adapter_image": "the engine has no image prompts",
+    "ip_adapter_image_embeds": "the engine has no image prompts",
+    "cross_attention_kwargs": "the engine has attention in its own hands",
+}
+"""Arguments of other pipelines that say nothing here, and why."""
+
+
+@dataclass
+class LocInvPipelineOutput(BaseOutput):
+    """What a call returns.
+
+    Args:
+        images: n PIL images, or as ``output_type`` says: an array (n, H, W, 3) or a tensor (n, 3, H, W) in [0, 1], or
+            latents (n, C, h, w).
+        edited: the engine's own result, with the reconstruction, the masks and the changed words; None where a
+            callback interrupted the edit.
+    """
+
+    images: Any
+    edited: Edited | None = None
+
+
+class LocInvPipeline(DiffusionPipeline):
+    """Inverts images, and edits them by prompts, with the argument names of diffusers.
+
+    Args:
+        vae, text_encoder, tokenizer, unet, scheduler: of Stable Diffusion 1.x or 2.x.
+        text_encoder_2, tokenizer_2: with them the model is Stable Diffusion XL.
+        force_zeros_for_empty_prompt: whether Stable Diffusion XL's ∅ is zeros.
+        name: what the model is called in inversions, which another model's pipeline refuses; by default the folder or
+            hub id that it was loaded from. :meth:`save_pretrained` keeps it.
+    """
+
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
+    _optional_components = ["text_encoder_2", "tokenizer_2"]
+    _callback_tensor_inputs = ["latents"]
+
+    def __init__(
+        self,
+        vae: Any,
+        text_encoder: Any,
+        tokenizer: Any,
+        unet: Any,
+        scheduler: Any,
+        text_encoder_2: Any = None,
+        tokenizer_2: Any = None,
+        force_zeros_for_empty_prompt: bool = True,
+        name: str | None = None,
+    ):
+        super().__init__()
+        self.register_modules(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            scheduler=scheduler,
+            text_encoder_2=text_encoder_2,
+            tokenizer_2=tokenizer_2,
+        )
+        self.register_to_config(force_zeros_for_empty_prompt=force_zeros_for_empty_prompt, name=name)
+        self._made: tuple[tuple[Any, ...], Backbone] | None = None
+        self._away: torch.device | None = None
+        self._interrupt = False
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path = "embedded", **options: Any) -> LocInvPipeline:
+        """Load a model, as any pipeline of diffusers.
+
+        Args:
+            pretrained_model_name_or_path: a folder in diffusers' layout, a hub id, or "embedded", the small model
+                inside this package.
+            options: those of DiffusionPipeline.from_pretrained, such as ``torch_dtype`` and ``variant``.
+        """
+        name = str(pretrained_model_name_or_path)
+        pipe = super().from_pretrained(str(model_folder(name)), **options)
+        pipe.register_to_config(name=pipe.config.name or name)
+        return pipe
+
+    @property
+    def backbone(self) -> Backbone:
+        """The components as the engine takes them; made anew when one is exchanged, moved or cast.
+
+        Raises:
+            InputError: they are no model that can be inverted.
+        """
+        architecture = StableDiffusion if self.text_encoder_2 is None else StableDiffusionXL
+        parts = {name: getattr(self, name) for name in architecture.PARTS}
+        key = (*map(id, parts.values()), self.unet.device, self.unet.dtype)
+        if self._made is None or self._made[0] != key:
+            name = self.config.name or self.config.get("_name_or_path") or type(self).__name__
+            where = f"backbone={name}"
+            config = {**self.scheduler.config, "_class_name": type(self.scheduler).__name__}
+            configs = {
+                part: each.config.to_dict() if hasattr(each.config, "to_dict") else dict(each.config)
+                for part, each in parts.items()
+                if isinstance(each, torch.nn.Module)
+            }
+            check_configs({**configs, "scheduler": config}, where, architecture)
+            for part in parts:
+                if part.startswith("tokenizer"):
+                    fit_tokenizer(parts[part], parts[part.replace("tokenizer", "text_encoder")].config, where)
+            parts["scheduler"] = architecture.make_scheduler(config)
+            options = architecture.options(dict(self.config))
+            self._made = key, architecture(name, **parts, **options)
+        return self._made[1]
+
+    def invert(
+        self,
+        image: AnyImage,
+        prompt: str,
+        priors: Mapping[str, Prior | list[Prior]] | None = None,
+        *,
+        method: Method | str = "locinv",
+        num_inference_steps: int | None = None,
+        resolution: int = 16,
+        fit: Fit | None = "crop",
+        callback_on_step_end: Callback | None = None,
+    ) -> Inversion:
+        """Invert one image.
+
+        Args:
+            image: a PIL image, a file, a (3, H, W) tensor or an (H, W, 3) array, of any size.
+            prompt: what it shows, the source prompt.
+            priors: for every noun a mask of the image's size, or a box (x, y, w, h) in its pixels.
+            method: a preset's name, a method's YAML file, or a Method.
+            num_inference_steps: T; by default those that the method is made for.
+            resolution: R, side of the attention grid in cells.
+            fit: how the image becomes one of the model's size: "crop", "pad" or "native"; None takes it as it is.
+            callback_on_step_end: called after every timestep with this pipeline, its number 0 to 2 T - 1 (T of the DDIM
+                inversion, then T of the optimisation), the model's timestep, and {"maps": the nouns' mean maps so far}.
+
+        Returns:
+            The inversion; :meth:`__call__` and :func:`locinv_pl.edit` take it.
+
+        Raises:
+            InputError: as :func:`locinv_pl.invert` does.
+        """
+        with self._on_device():
+            backbone = self.backbone
+            if fit is None:
+                sample = make_sample(image, prompt, priors or {})
+            else:
+                sample = open_photo(image, prompt, priors or {}, backbone, fit).sample
+            steps = invert_sample(backbone, sample, method, num_inference_steps, resolution)
+            bar = None
+            for number, progress in enumerate(steps):
+                bar = bar or self.progress_bar(total=2 * progress.total)
+                bar.update()
+                if callback_on_step_end is not None:
+                    order = backbone.schedule(progress.total).timesteps
+                    t = order[-progress.step if progress.phase == "invert" else progress.step - 1]
+                    callback_on_step_end(self, number, t, {"maps": progress.maps})
+            bar.close()
+            assert progress.result is not None
+            return progress.result
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Edit | Sequence[str | Edit],
+        inversion: Inversion,
+        settings: EditSettings | Sequence[EditSettings] = EditSettings(),
+        region: Tensor | None = None,
+        *,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        num_images_per_prompt: int = 1,
+        output_type: OutputType = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        **others: Any,
+    ) -> LocInvPipelineOutput | tuple[Any, ...]:
+        """Edit an inverted image; all prompts run as one batch.
+
+        Args:
+            prompt: what the edited image shows, or several of them.
+            inversion: the image's, from :meth:`invert` or a run's file.
+            settings: how Prompt-to-Prompt edits; all prompts alike, or each by its own.
+            region: where edits may change the image, (H, W), in place of the priors.
+            num_inference_steps: the inversion's, which is the default; another number is refused.
+            guidance_scale: the inversion's, which is the default; another one is refused.
+            num_images_per_prompt: N, 1 to 16. An edit draws nothing, so N images of a prompt are its N
+                :func:`~locinv_pl.editing.settings.strengths`, weakest first.
+            output_type: "pil", "np", "pt" or "latent".
+            return_dict: False returns a tuple, the images first.
+            callback_on_step_end: called after every timestep with this pipeline, its number 0 to T - 1, the model's
+                timestep, and the named tensors. It may set ``_interrupt`` to True: the edit ends there.
+            callback_on_step_end_tensor_inputs: "latents" or nothing. What the callback returns isn't taken over.
+            others: arguments of other pipelines are refused in one line that says why.
+
+        Raises:
+            InputError: as :func:`locinv_pl.edit` does, or an argument has no meaning here.
+        """
+        for name, value in others.items():
+            if name not in REFUSED:
+                raise TypeError(f"LocInvPipeline() got an unexpected keyword argument {name!r}")
+            if value is not None:
+                raise InputError(f"{name}: has no meaning here ({REFUSED[name]}); leave it out")
+        check_choice("output_type", output_type, OutputType)
+        self._same("num_inference_steps", num_inference_steps, inversion.num_steps)
+        self._same("guidance_scale", guidance_scale, inversion.settings["method"]["guidance_scale"])
+        for name in callback_on_step_end_tensor_inputs:
+            if name not in self._callback_tensor_inputs:
+                raise InputError(f"callback_on_step_end_tensor_inputs: there is no {name!r}; give latents")
+        prompts = [prompt] if isinstance(prompt, (str, Edit)) else list(prompt)
+        ways = [settings] * len(prompts) if isinstance(settings, EditSettings) else list(settings)
+        N = num_images_per_prompt
+        each = [way for one in ways for _, way in strengths(replace(one, candidates=N))] if N > 1 else ways
+        prompts = [one for one in prompts for _ in range(N)]
+        self._interrupt = False
+        with self._on_device():
+            timesteps = self.backbone.schedule(inversion.num_steps).timesteps
+            steps = iter_edit(self.backbone, inversion, prompts, each, region)
+            bar = self.progress_bar(total=inversion.num_steps)
+            for progress in steps:
+                bar.update()
+                if callback_on_step_end is not None:
+                    told = {name: progress.latents for name in callback_on_step_end_tensor_inputs}
+                    callback_on_step_end(self, progress.step - 1, timesteps[progress.step - 1], told)
+                if self._interrupt:
+                    break
+            bar.close()
+            latents, edited = progress.latents, progress.result
+            assert latents is not None
+            if output_type == "latent":
+                images: Any = latents
+            else:
+                pixels = self.backbone.decode(latents).cpu() if edited is None else edited.images
+                images = as_output(pixels, output_type)
+        output = LocInvPipelineOutput(images, edited)
+        return output if return_dict else output.to_tuple()
+
+    def enable_model_cpu_offload(self, gpu_id: int | None = None, device: torch.device | str | None = None) -> None:
+        """Keep the networks on the CPU between calls; a call takes all of them to the device.
+
+        Inverting needs text encoder and UNet together at every timestep, so that they can't take turns.
+
+        Args:
+            gpu_id: number of the GPU; 0 by default.
+            device: torch's name of the device; "cuda" by default.
+        """
+        where = torch.device("cuda" if device is None else device)
+        self._away = torch.device(where.type, gpu_id) if gpu_id is not None else where
+        self.to("cpu")
+
+    @contextmanager
+    def _on_device(self) -> Iterator[None]:
+        """The networks on the device that computes, where they are kept elsewhere."""
+        if self._away is None:
+            yield
+            return
+        try:
+            self.to(self._away)
+            yield
+        finally:
+            self.to("cpu")
+
+    @staticmethod
+    def _same(name: str, asked: float | None, own: float) -> None:
+        if asked is not None and asked != own:
+            raise InputError(f"{name}={asked}: the inversion was made with {own}; leave it out, or invert again")
+
+
+def as_output(images: Tensor, output_type: OutputType) -> list[Image.Image] | Any:
+    """Images as diffusers gives them.
+
+    Args:
+        images: (n, 3, H, W) in [0, 1], on the CPU.
+        output_type: "pil", "np" or "pt".
+    """
+    if output_type == "pt":
+        return images
+    pixels = VaeImageProcessor.pt_to_numpy(images)
+    return pixels if output_type == "np" else VaeImageProcessor.numpy_to_pil(pixels)
