@@ -142,6 +142,7 @@ def invert(
             outside the image, the prompt is empty or too long, pixels are in numbers of another scale.
 
     >>> import torch
+    >>> from locinv_pl import load_backbone
     >>> backbone = load_backbone("embedded", device="cpu")
     >>> inversion = invert(
     ...     backbone, torch.full((3, 128, 128), 0.5), "a red cat on grass", {"cat": [32, 32, 64, 64]}, num_steps=1
@@ -186,6 +187,7 @@ def iter_invert(
         InputError: as :func:`invert` does, at the call or before the first step.
 
     >>> import torch
+    >>> from locinv_pl import load_backbone
     >>> backbone, grey = load_backbone("embedded", device="cpu"), torch.full((3, 128, 128), 0.5)
     >>> for progress in iter_invert(backbone, grey, "a cat", {"cat": [32, 32, 64, 64]}, method="direct", num_steps=1):
     ...     print(progress.phase, progress.step, progress.total, tuple(progress.maps.shape), progress.result is None)
@@ -219,6 +221,7 @@ def invert_sample(
         InputError: as :func:`invert` does, before the first step.
 
     >>> import torch
+    >>> from locinv_pl import load_backbone
     >>> backbone, grey = load_backbone("embedded", device="cpu"), torch.full((3, 128, 128), 0.5)
     >>> sample = make_sample(grey, "a cat", {"cat": [32, 32, 64, 64]}, id="grey")
     >>> [progress.phase for progress in invert_sample(backbone, sample, "direct", num_steps=1)]

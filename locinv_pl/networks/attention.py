@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
@@ -108,6 +108,17 @@ class AttentionHook(Protocol):
 
     def __call__(self, probs: Tensor, layer: Layer) -> Tensor:
         """Take probabilities (B, heads, queries, keys), give those to use."""
+
+
+@runtime_checkable
+class ImageHook(AttentionHook, Protocol):
+    """A hook that, where text and image attend to each other in one layer, gives other queries and keys of the image.
+
+    There, what it answers when it is called is not used.
+    """
+
+    def take(self, q: Tensor, k: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
+        """Take queries and keys (B, heads, queries, d), give those to use."""
 
 
 class MapsComplete(Exception):

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from locinv_pl.networks.attention import AttentionHook, Layer, attention_layers
+from locinv_pl.networks.attention import AttentionHook, ImageHook, Layer, attention_layers
 from locinv_pl.networks.forwards import use_forwards
 
 
@@ -33,8 +33,11 @@ def control_joint_attention(
         hook: reads the image-to-text maps of the layers that it wants, and, where it can ``take``, gives other queries
             and keys of the image. None leaves all layers as they are.
     """
-    layers = {} if hook is None else attention_layers(transformer)
-    with use_forwards({layer: _JointAttention(name, layer, hook, text_keys) for name, layer in layers.items()}):
+    if hook is None:
+        yield
+        return
+    layers = attention_layers(transformer).items()
+    with use_forwards({layer: _JointAttention(name, layer, hook, text_keys) for name, layer in layers}):
         yield
 
 
@@ -58,14 +61,14 @@ class _JointAttention:
         text_keys: L.
     """
 
-    def __init__(self, name: str, attn: Any, hook: Any, text_keys: int):
+    def __init__(self, name: str, attn: Any, hook: AttentionHook, text_keys: int):
         self.name, self.attn, self.hook, self.text_keys = name, attn, hook, text_keys
 
     def __call__(self, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any) -> Any:
         attn, N = self.attn, hidden_states.shape[1]
         q, k, v = self._split(hidden_states, attn.to_q, attn.to_k, attn.to_v, attn.norm_q, attn.norm_k)
         inside = Layer(self.name, False, N, N)
-        if hasattr(self.hook, "take"):
+        if isinstance(self.hook, ImageHook):
             q, k = self.hook.take(q, k, inside)
         elif self.hook.wants(inside):
             self.hook((q @ k.transpose(-1, -2) * attn.scale).float().softmax(-1), inside)

@@ -92,7 +92,6 @@ def _part(folder: Path, name: str) -> Any:
 @pytest.mark.parametrize(
     ("family", "says"),
     [
-        ("StableDiffusion3Pipeline", "is Stable Diffusion 3 (StableDiffusion3Pipeline)"),
         ("FluxPipeline", "is FLUX"),
         ("LuminaPipeline", "is a diffusion transformer (LuminaPipeline), not a UNet"),
     ],

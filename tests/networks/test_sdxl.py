@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import make_two_objects
 from tiny_pipelines import write_tiny_xl
 
 from locinv_pl.editing.pipelines import EditorSettings, make_editor
 from locinv_pl.errors import InputError
+from locinv_pl.method.dynamic_tokens import optimize_tokens
+from locinv_pl.method.policies import Method, TokenPolicy
+from locinv_pl.method.task import prepare
 from locinv_pl.networks.architectures.sdxl import StableDiffusionXL
 from locinv_pl.networks.loading import load_backbone
 from locinv_pl.words.tokens import tokenize
@@ -93,6 +97,15 @@ def test_embeddings_move_by_a_share_of_their_table(xl):
     for part, table in zip(units.split([32, 16], dim=-1), tables, strict=True):
         assert part.shape == (20, table.shape[1])
         torch.testing.assert_close(part, 10 * table.square().mean().sqrt().expand_as(part))
+
+
+def test_a_gradient_step_moves_every_encoder_by_its_own_unit(xl):
+    tokens = TokenPolicy(max_steps=1, lr=1e-2, weight_decay=0.0)
+    task = prepare(xl, [make_two_objects("two", seed=0)], Method(tokens=tokens), 2, 8)
+    V, _ = optimize_tokens(xl, task, task.ddim_latent(0), 0, task.embeddings)
+    moved = (V - task.embeddings)[task.prompts.dynamic].abs() / xl.text.units[0]
+    for part in moved.split([32, 16], dim=-1):  # Adam's first step is the learning rate, whatever the gradient
+        assert part.median().item() == pytest.approx(1e-2, rel=1e-2)
 
 
 def refusal(folder: Path) -> str:

@@ -300,7 +300,9 @@ def test_flow_model_is_diffusers_own_pipeline(pretrained):
     folder, prompts = pretrained / "embedded_sd3", ["a red cat", "a dog"]
     model = load_backbone(str(folder))
     none = dict.fromkeys(("text_encoder_3", "tokenizer_3", "image_encoder", "feature_extractor"))
-    pipeline = StableDiffusion3Pipeline.from_pretrained(folder, local_files_only=True, **none)
+    pipeline = StableDiffusion3Pipeline.from_pretrained(
+        folder, torch_dtype=torch.float32, local_files_only=True, **none
+    )
     pipeline.set_progress_bar_config(disable=True)
     module = FlowModule(pipeline.transformer, model.text.networks, torch.zeros(24, dtype=torch.long), STEPS)
     ids = torch.tensor(model.tokenizer(prompts, padding="max_length").input_ids)
