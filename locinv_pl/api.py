@@ -29,7 +29,7 @@ from locinv_pl.method.progress import Progress, last_result
 from locinv_pl.method.task import Task, iter_prepare
 from locinv_pl.method.timestep import collect, invert_step
 from locinv_pl.networks.backbone import Backbone
-from locinv_pl.networks.loading import load_backbone
+from locinv_pl.networks.loading import load_as
 from locinv_pl.priors import box_mask, check_box
 from locinv_pl.run.candidates import edit_best, load_measures
 from locinv_pl.run.contents import InversionScores
@@ -285,7 +285,7 @@ def edit_run(
     for edit in edits:
         if edit.kind == "same" and not (edit.weights or settings.reweight):
             raise InputError(f"prompt {quoted(edit.prompt)}: is the source prompt of {image!r}; change a word of it")
-    backbone = load_backbone(made_by["backbone"], made_by["dtype"], device)
+    backbone = load_as(made_by, device)
     allowed = None if region is None else frame_mask(expanded(region), _frame(folder, image, backbone, inversion))
     if allowed is not None:
         settings = replace(settings, blend="prior")

@@ -52,9 +52,9 @@ LIGHTNING = {"run", "cli", "pretrain"}
 DIFFUSERS = {
     "networks/attention.py",
     "networks/loading.py",
+    "networks/lora.py",
     *(f"networks/architectures/{path.name}" for path in (ROOT / "locinv_pl/networks/architectures").glob("*.py")),
     "networks/fused.py",
-    "networks/sd3.py",
     "editing/pipelines.py",
     "pipeline/pipeline.py",
     "measures/judge.py",

@@ -19,10 +19,10 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from html import escape
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
@@ -98,8 +98,7 @@ missing or wrong when the photograph was inverted.
 """
 
 
-@dataclass(frozen=True, eq=False)
-class Asked:
+class Asked(NamedTuple):
     """What the left side of the page asks for.
 
     Args:
@@ -149,8 +148,10 @@ class Page:
         steps: int = 0,
         method: str = "locinv_direct",
     ):
-        self._temporary = None if cache else tempfile.TemporaryDirectory(prefix="locinv-app-")
-        self.store = Store(Path(cache or self._temporary.name))  # type: ignore[union-attr]
+        if cache is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="locinv-app-")
+            cache = self._temporary.name
+        self.store = Store(Path(cache), side=max(1024, 2 * backbone.image_size))
         self.backbone, self.worker = backbone, worker or Worker()
         self.finder = None if models is None else Finder(models)
         self.first: dict[str, Any] = {"steps": steps, "method": method}
@@ -189,8 +190,12 @@ class Page:
     def _left(self) -> None:
         gr.HTML("<h2>1 · image, words, places</h2>", elem_classes="step")
         with gr.Row():
-            self.upload = gr.UploadButton("Upload a photograph", file_types=["image"], size="sm", elem_id="upload")
-            self.open = gr.UploadButton("Open an inversion", file_types=[".safetensors"], size="sm", elem_id="open")
+            self.upload = gr.UploadButton(
+                "Upload a photograph", file_types=["image"], size="sm", min_width=130, elem_id="upload"
+            )
+            self.open = gr.UploadButton(
+                "Open an inversion", file_types=[".safetensors"], size="sm", min_width=130, elem_id="open"
+            )
         with gr.Accordion("Examples", open=True, elem_id="examples"):
             captions = [scene.caption for scene in self.scenes]
             images = [views.thumbnail(scene.image) for scene in self.scenes]
@@ -219,8 +224,8 @@ class Page:
             )  # fmt: skip
         gr.HTML("<h2>2 · invert</h2>", elem_classes="step")
         with gr.Row():
-            self.invert = gr.Button("Invert", variant="primary", interactive=False, elem_id="invert")
-            self.cancel = gr.Button("Cancel", variant="stop", interactive=False, elem_id="cancel")
+            self.invert = gr.Button("Invert", variant="primary", interactive=False, min_width=130, elem_id="invert")
+            self.cancel = gr.Button("Cancel", variant="stop", interactive=False, min_width=130, elem_id="cancel")
         self.progress = gr.HTML("", elem_id="progress")
         self.maps = gr.HTML("", elem_id="maps")
 
@@ -252,11 +257,14 @@ class Page:
                     "get-report": "Report",
                     "get-data": "Data folder",
                 }
-                self.downloads = [gr.DownloadButton(text, size="sm", elem_id=id) for id, text in names.items()]
+                self.downloads = [
+                    gr.DownloadButton(text, size="sm", min_width=110, elem_id=id) for id, text in names.items()
+                ]
+            gr.HTML("<h2>the same without the page</h2>", elem_classes="step")
             with gr.Tabs():
-                with gr.Tab("The same as Python"):
+                with gr.Tab("Python"):
                     self.python = gr.Code(language="python", show_label=False, elem_id="python")
-                with gr.Tab("The same as a command"):
+                with gr.Tab("Command"):
                     self.command = gr.Code(language="shell", show_label=False, elem_id="command")
             gr.HTML("<h2>history</h2>", elem_classes="step")
             self.past = choices("", "history")

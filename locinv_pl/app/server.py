@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 
 import gradio as gr
 
-from locinv_pl.app.store import MEGABYTES
 from locinv_pl.errors import InputError
 
+LARGEST = 64 * 10**6  # bytes of an upload; an inversion has more than a photograph
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; font-src 'self' data:; style-src 'self' 'unsafe-inline'; "
@@ -91,7 +91,7 @@ class Blocks(gr.Blocks):
             ),
             "css": (Path(__file__).parent / "page.css").read_text(),
             "footer_links": [],
-            "max_file_size": MEGABYTES * 10**6,
+            "max_file_size": LARGEST,
             "ssr_mode": False,
             "show_error": False,
             "enable_monitoring": False,

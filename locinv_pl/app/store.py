@@ -59,10 +59,11 @@ class Store:
     Args:
         folder: made where it isn't there, for its owner alone.
         gigabytes: that it may hold.
+        side: pixels to which the shorter side of a photograph is reduced, where it has more: a model sees less.
     """
 
-    def __init__(self, folder: Path, gigabytes: float = 4):
-        self.folder, self.most = folder, int(gigabytes * 2**30)
+    def __init__(self, folder: Path, gigabytes: float = 4, side: int = 1024):
+        self.folder, self.most, self.side = folder, int(gigabytes * 2**30), side
         for kind in ("photos", "inversions", "edits"):
             (folder / kind).mkdir(parents=True, exist_ok=True, mode=0o700)
         self.opened = lru_cache(maxsize=8)(self._opened)
@@ -79,8 +80,7 @@ class Store:
         """
         if len(content) > MEGABYTES * 10**6:
             raise InputError(f"photograph: has {len(content) / 1e6:.0f} MB; {MEGABYTES} MB at most, so save it smaller")
-        key = sha256(content).hexdigest()
-        path = self._path("photos", key)
+        path = self._path("photos", key := sha256(content).hexdigest())
         write_atomically(path, content, lasting=False)
         try:
             width, height = image_size(path)
@@ -88,10 +88,13 @@ class Store:
                 raise InputError(
                     f"photograph: has {width * height / 1e6:.0f} megapixels; {MEGAPIXELS} at most, so save it smaller"
                 )
-            open_file(path)
+            image = open_file(path)
         except InputError as error:
             path.unlink(missing_ok=True)
             raise InputError(str(error).replace(str(path), "photograph")) from None
+        if (k := self.side / min(image.size)) < 1:
+            small = image.resize((round(k * image.width), round(k * image.height)), Image.Resampling.LANCZOS)
+            write_atomically(path, to_png(small), lasting=False)
         self._trim()
         return key
 

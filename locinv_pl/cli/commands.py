@@ -88,14 +88,15 @@ def evaluate_backbone(
     Raises:
         InputError: a number is below 1, or there is no such model, judge or device.
     """
-    from locinv_pl.measures.backbones import draw_sheet, load_model, samples_seen
+    from locinv_pl.measures.backbones import draw_sheet, samples_seen
     from locinv_pl.measures.backbones import evaluate_backbone as evaluate
     from locinv_pl.measures.judge import load_judge
+    from locinv_pl.networks.loading import load_backbone
 
     for key, number in (("num_prompts", num_prompts), ("num_scenes", num_scenes)):
         if number < 1:
             raise InputError(f"{key}={number}: must be 1 or more")
-    model, seen = load_model(backbone, device), samples_seen(backbone)
+    model, seen = load_backbone(backbone, device=device), samples_seen(backbone)
     scores, generated = evaluate(model, load_judge(judge, device), num_prompts, num_scenes, seed, seen)
     for key, value in scores.to_dict().items():
         print(f"{key:20} {'-' if value is None else f'{value:.3f}'}")

@@ -26,7 +26,7 @@ from locinv_pl.io.files import read_image, read_json, write_atomically
 from locinv_pl.measures.edits import Measures, MeasureSettings
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.generation import generate
-from locinv_pl.networks.loading import load_backbone
+from locinv_pl.networks.loading import load_as
 from locinv_pl.networks.tuning import Tuning, use_one_thread
 from locinv_pl.run.contents import EditScores
 from locinv_pl.run.edits import list_edits
@@ -133,7 +133,7 @@ class References:
     @cached_property
     def _backbone(self) -> Backbone:
         tuning = Tuning(**self.settings["rounding"]["tuning"])
-        return load_backbone(self.settings["backbone"], self.settings["dtype"], self.device, tuning=tuning)
+        return load_as(self.settings, self.device, tuning)
 
     @cached_property
     def _measures(self) -> Measures:

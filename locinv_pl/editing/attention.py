@@ -100,6 +100,25 @@ class AttentionEdit:
         nouns = {noun.text: target.positions(noun.text) for noun in load_words().nouns(target.tokens.prompt)}
         return {noun: mean[..., positions].mean(-1) for noun, positions in nouns.items()}
 
+    def take(self, q: Tensor, k: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
+        """In joint attention the targets take over the image's queries and keys, as they do self-attention elsewhere.
+
+        Args:
+            q: the image's queries of all rows, (R, heads, queries, d).
+            k: its keys, of the same shape.
+            layer: the image's part of the layer that they come from.
+
+        Returns:
+            both; the source rows' are as they were.
+        """
+        taking = self._takes_self(layer).to(self.target.device)
+        if not taking.any():
+            return q, k
+        q, k = q.clone(), k.clone()
+        for x in (q, k):
+            x[self.target[taking]] = x[self.source[taking]]
+        return q, k
+
     def acts(self) -> bool:
         """Whether anything is still to be changed at this step: nothing is once all shares of the steps are over."""
         taken = max(float(self.until.max()), float(self.self_until.max()))

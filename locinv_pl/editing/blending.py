@@ -11,8 +11,9 @@ where m comes from:
 - "prior": the union of the changed nouns' priors, or the region that came with the edit, widened by ``blend_margin``
   and softened at its edge. Beyond that m is exactly 0, and the result the reconstruction.
 - "both": with S = max_k S^k over the changed nouns and S' over the others, m = 0 where S' > S; of the other cells,
-  m = 1 where S exceeds ``blend_coverage``, or the attention to a changed noun ``blend_growth`` of its maximum. The
-  latter doesn't count where the prompts differ in adjectives only: the object keeps its shape.
+  m = 1 where S exceeds ``blend_coverage``, or the attention to a changed noun ``blend_growth`` of its maximum. Where
+  the prompts differ in adjectives only, the object keeps its shape: the latter doesn't count, and S has to exceed
+  ``attribute_coverage``.
 - "none": m = 1 everywhere.
 """
 
@@ -95,9 +96,11 @@ class Blend:
             S = inversion.fine_priors  # (K, h, w)
             others = [k for k in range(len(S)) if k not in changed]
             own, other = S[changed].amax(0), S[others].amax(0) if others else torch.zeros(self.size)
-            growth = 1.0 if target.keeps_shape else target.settings.blend_growth
+            how = target.settings
+            growth = 1.0 if target.keeps_shape else how.blend_growth
+            coverage = how.attribute_coverage if target.keeps_shape else how.blend_coverage
             grown = self._above(inversion.maps[:, changed].mean(0), growth)
-            return ((own > target.settings.blend_coverage) | (grown > 0)).float() * (other <= own)
+            return ((own > coverage) | (grown > 0)).float() * (other <= own)
         if region is None:
             self._refuse_placeless(target, changed, by_data=named is not None)
             region = inversion.fine_priors[changed].amax(0)

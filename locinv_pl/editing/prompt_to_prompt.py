@@ -226,7 +226,8 @@ def denoise(
             if some:
                 # 1. The text: V_t for shared nouns, and the source's context at the tokens that the settings keep.
                 context = dynamic_context(backbone, method.tokens, ids, rows.embeddings(i, own), plain)
-                context = context.with_states(rows.keep(context.keys), rows.keep(context.values)).pick(some)
+                values = None if context.values is context.keys else rows.keep(context.values)
+                context = context.with_states(rows.keep(context.keys), values).pick(some)
                 # 2. The guided DDIM step, both halves in one pass; attention goes from the source rows to the targets.
                 halves = some + (moved if is_guided else [])
                 if is_guided:
@@ -268,5 +269,10 @@ def plan(backbone: Backbone, rows: Rows, region: Tensor | None) -> tuple[Attenti
         raise InputError(f"region: its shape is {tuple(region.shape)}, the image's {size}; give one of that size")
     if region is not None and not region.any():
         raise InputError("region: is empty; say where the edit may change the image")
+    if backbone.is_joint and any(t.settings.word_steps or t.settings.reweight or t.edit.weights for t in rows.targets):
+        raise InputError(
+            f"edit: word_steps, reweight and weights in brackets act on cross-attention, which backbone "
+            f"{backbone.name!r} hasn't; leave them out"
+        )
     num_steps = rows.inversions[0].settings["num_steps"]
     return AttentionEdit(rows, num_steps, backbone.device, backbone.coarsest((h, w))), Blend(rows, (h, w), region)

@@ -182,6 +182,8 @@ class Rows:
     def embeddings(self, i: int, own: Tensor) -> Tensor:
         """The rows' input embeddings at a step, with V_t where a row has a dynamic token.
 
+        A noun with another adjective has its own embeddings: V_t has learned the "cat" of "a red cat", and its colour.
+
         Args:
             i: the step, 0 to T - 1.
             own: the words' own embeddings, (R, L, D).
@@ -191,7 +193,10 @@ class Rows:
         """
         V = own.clone()
         kept = {n: list(range(V.shape[1])) for n in self.sources}
-        kept |= {target.row: target.alignment.kept.tolist() for target in self.targets}
+        for target in self.targets:
+            shared = target.alignment.kept.clone()
+            shared[described_anew(target.tokens, target.alignment)] = -1
+            kept[target.row] = shared.tolist()
         for n, positions in kept.items():
             inversion = self.inversions[n]
             place = {position: k for k, position in enumerate(inversion.dynamic)}
@@ -290,6 +295,11 @@ def _check(inversion: Inversion, first: Inversion, backbone: Backbone) -> None:
     if settings["backbone"] != backbone.name:
         made_with = settings["backbone"]
         raise InputError(f"inversion {inversion.id!r}: made with backbone {made_with!r}, not {backbone.name!r}")
+    for key in ("lora", "layout"):
+        if (made_with := settings.get(key)) != backbone.origin.get(key):
+            raise InputError(
+                f"inversion {inversion.id!r}: made with model.{key}={made_with}, not {backbone.origin.get(key)}"
+            )
     made = (*inversion.null.shape[1:], inversion.trajectory.shape[1])
     if made != (backbone.tokenizer.model_max_length, *backbone.widths):
         raise InputError(f"inversion {inversion.id!r}: its tensors aren't this backbone's; run it again")

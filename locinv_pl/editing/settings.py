@@ -45,6 +45,7 @@ class EditSettings:
         blend_threshold: share of the map's maximum, 0 to 1, above which ``blend="attention"`` lets the target change.
         blend_coverage: share of a latent's cell, 0 to 1, that a changed noun's prior has to cover for "both" to let the
             cell change. More of it keeps more of the background and leaves more of what was at the object's edge.
+        attribute_coverage: that share where the prompts differ in adjectives only: the object keeps its edge.
         blend_growth: share of the map's maximum, 0 to 1, above which "both" lets cells change that no noun covers, so
             that what is new can be larger than what was; 1 lets none. Where prompts differ in adjectives only, none do.
         blend_start: share of the steps, 0 to 1, before blending by attention begins where an edit changes no noun of
@@ -65,13 +66,14 @@ class EditSettings:
     swap_steps: float = 0.3
     word_steps: Mapping[str, float] = field(default_factory=dict)
     self_replace_steps: float = 0.2
-    attribute_steps: float = 0.6
+    attribute_steps: float = 0.4
     self_resolution: int = 16
     reweight: Mapping[str, float] = field(default_factory=dict)
     keep: Literal["nothing", "words", "all"] = "all"
     blend: Literal["none", "attention", "prior", "both"] = "both"
     blend_threshold: float = 0.3
     blend_coverage: float = 0.3
+    attribute_coverage: float = 0.5
     blend_growth: float = 0.7
     blend_start: float = 0.2
     blend_margin: float = 0.08
@@ -85,7 +87,8 @@ class EditSettings:
 
     def __post_init__(self) -> None:
         check_choices(self, "edit")
-        shares = [name for name, value in vars(self).items() if name.endswith("_steps") or name.startswith("blend_")]
+        ends = ("_steps", "_coverage")
+        shares = [name for name in vars(self) if name.endswith(ends) or name.startswith("blend_")]
         values = {name: getattr(self, name) for name in shares if name != "word_steps"}
         values |= {f"word_steps.{word}": share for word, share in self.word_steps.items()}
         for name, value in values.items():

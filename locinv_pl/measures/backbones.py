@@ -20,8 +20,7 @@ from locinv_pl.method.policies import load_method
 from locinv_pl.method.task import prepare
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.generation import generate
-from locinv_pl.networks.loading import load_backbone, model_folder
-from locinv_pl.networks.sd3 import FlowModel, load_flow_model
+from locinv_pl.networks.loading import model_folder
 from locinv_pl.scenes.drawing import Scene, draw_scene, with_article, world
 from locinv_pl.scenes.edits import make_edits
 from locinv_pl.scenes.words import PREPOSITIONS
@@ -105,7 +104,7 @@ class Generated:
 
 
 def evaluate_backbone(
-    backbone: Backbone | FlowModel,
+    backbone: Backbone,
     judge: Judge,
     num_prompts: int = 200,
     num_scenes: int = 500,
@@ -155,27 +154,11 @@ def evaluate_backbone(
         edit_targets=_share(bool(agrees) for agrees in judge.agrees(edited, targets)),
         clip_score=judge.clip_score(images, [r.prompt for r in generated.requests]).mean().item(),
         clip_score_scenes=judge.clip_score(to_tensor(scenes), [s.caption for s in scenes]).mean().item(),
-        ddim_iou=None if isinstance(backbone, FlowModel) else ddim_iou(backbone, crowded),
+        ddim_iou=ddim_iou(backbone, crowded),
         package_mib=package_mib(),
         samples_seen=samples_seen,
     )
     return scores, generated
-
-
-def load_model(name: str, device: torch.device | str = "cpu") -> Backbone | FlowModel:
-    """Load a text-to-image model, of Stable Diffusion's layout or of Stable Diffusion 3's.
-
-    Args:
-        name: "embedded", "embedded_sd3", or the folder of a model in one of their layouts.
-        device: where to put the networks.
-
-    Raises:
-        InputError: there is no such model.
-    """
-    index = model_folder(name) / "model_index.json"
-    if index.is_file() and json.loads(index.read_text()).get("_class_name") == "StableDiffusion3Pipeline":
-        return load_flow_model(index.parent, device)
-    return load_backbone(name, device=device)
 
 
 def samples_seen(name: str) -> int | None:
@@ -264,7 +247,7 @@ def is_right(scene: Scene, seen: Sequence[Sighting]) -> bool:
     return {noun for noun, _ in drawn} == {s.noun for s in seen} and _pairs(seen) <= drawn
 
 
-def vae_quality(backbone: Backbone | FlowModel, scenes: Sequence[Scene], batch_size: int = 16) -> dict[str, float]:
+def vae_quality(backbone: Backbone, scenes: Sequence[Scene], batch_size: int = 16) -> dict[str, float]:
     """What encoding and decoding costs.
 
     Args:

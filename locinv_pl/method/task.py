@@ -148,6 +148,7 @@ def settings_of(backbone: Backbone, method: Method, num_steps: int, resolution: 
     """
     return {
         "backbone": backbone.name,
+        **backbone.origin,
         "method": {key: value for key, value in method.to_dict().items() if key != "num_steps"},
         "num_steps": num_steps,
         "resolution": resolution,
@@ -251,7 +252,8 @@ def ddim_invert(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """DDIM inversion with guidance 1: from the clean latent to noise.
 
-    Source: Song et al., Denoising Diffusion Implicit Models, arXiv 2010.02502, eq. 12, run backwards.
+    Source: Song et al., Denoising Diffusion Implicit Models, arXiv 2010.02502, eq. 12, run backwards. Those of a
+    flow are of second order, as :meth:`~locinv_pl.networks.schedule.Schedule.halfway` says.
 
     Args:
         backbone: the frozen networks.
@@ -269,5 +271,7 @@ def ddim_invert(
         with freeze_gc():
             t = schedule.timesteps[i]
             prediction, A_t = backbone.predict_with_maps(z_s, t, context, grid, also=also)  # (B, C, h, w), (B, r, c, L)
+            if schedule.order == 2:
+                prediction = backbone.predict(*schedule.halfway(z_s, prediction, i, inverse=True), context)
             z_s = schedule.step(z_s, prediction, i, inverse=True)
         yield z_s, A_t

@@ -7,7 +7,7 @@ a ``with`` block. A hook sees the probabilities of the layers that it asks for a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -47,7 +47,9 @@ class Context(NamedTuple):
     def cat(cls, contexts: Sequence[Context]) -> Context:
         """Those of several batches as one."""
         pooled = [context.pooled for context in contexts if context.pooled is not None]
-        keys, values = (torch.cat(states) for states in zip(*((c.keys, c.values) for c in contexts), strict=True))
+        keys = torch.cat([context.keys for context in contexts])
+        is_one = all(context.values is context.keys for context in contexts)
+        values = keys if is_one else torch.cat([context.values for context in contexts])
         return cls(keys, values, torch.cat(pooled) if pooled else None)
 
     def with_states(self, keys: Tensor, values: Tensor | None = None) -> Context:
@@ -56,8 +58,7 @@ class Context(NamedTuple):
 
     def expand(self, B: int) -> Context:
         """The context of one prompt, for B images."""
-        pooled = None if self.pooled is None else self.pooled.expand(B, -1)
-        return Context(self.keys.expand(B, -1, -1), self.values.expand(B, -1, -1), pooled)
+        return self._each(lambda states: states.expand(B, *states.shape[1:]))
 
     def pick(self, images: Any) -> Context:
         """The context of some images of the batch.
@@ -65,7 +66,12 @@ class Context(NamedTuple):
         Args:
             images: a slice, numbers (b,) or a mask (B,).
         """
-        return Context(*(states[images] for states in self.tensors))
+        return self._each(lambda states: states[images])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Context:
+        """All states changed; one tensor stays one tensor."""
+        keys, pooled = change(self.keys), None if self.pooled is None else change(self.pooled)
+        return Context(keys, keys if self.values is self.keys else change(self.values), pooled)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -74,8 +80,7 @@ class Context(NamedTuple):
 
     def to(self, dtype: torch.dtype) -> Context:
         """In another type."""
-        keys, pooled = self.keys.to(dtype), None if self.pooled is None else self.pooled.to(dtype)
-        return Context(keys, keys if self.values is self.keys else self.values.to(dtype), pooled)
+        return self._each(lambda states: states.to(dtype))
 
 
 @dataclass(frozen=True)
@@ -116,17 +121,19 @@ class CrossAttentionMaps:
         grid: (r, c), the query grid of the layers to read.
         stop_after: leave the forward pass (:class:`MapsComplete`) once this many layers were read;
             never by default. Nothing after the last r x c layer can change A_t.
+        names: the layers to read, of those with that grid; all by default.
     """
 
-    def __init__(self, grid: Grid, stop_after: int | None = None):
-        self.grid = grid
+    def __init__(self, grid: Grid, stop_after: int | None = None, names: Collection[str] | None = None):
+        self.grid, self.names = grid, names
         self.stop_after = stop_after
         self.layers = 0
         self._sum: Tensor | None = None
 
     def wants(self, layer: Layer) -> bool:
         """Cross-attention of this grid."""
-        return layer.is_cross and layer.queries == self.grid[0] * self.grid[1]
+        is_meant = self.names is None or layer.name in self.names
+        return layer.is_cross and layer.queries == self.grid[0] * self.grid[1] and is_meant
 
     def __call__(self, probs: Tensor, layer: Layer) -> Tensor:
         """Add a layer's maps and leave them as they are."""

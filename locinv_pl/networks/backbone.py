@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from copy import copy
 from typing import Any, ClassVar
@@ -41,11 +41,13 @@ class Backbone(ABC):
 
     PIPELINES: ClassVar[tuple[str, ...]] = ()
     PARTS: ClassVar[dict[str, str]]
+    is_joint: ClassVar[bool] = False  # whether text and image attend to each other in one layer
 
     def __init__(
         self, name: str, vae: Any, text: TextEncoders, denoiser: Any, scheduler: Any, tuning: Tuning = Tuning()
     ):
         self.name, self.tuning = name, tuning
+        self.origin: Mapping[str, str] = {}  # what else it was loaded from, as options of load_backbone
         self.vae, self.text, self.denoiser, self.scheduler = vae, text, denoiser, scheduler
         for net in self._networks:
             net.requires_grad_(False).eval()
@@ -81,6 +83,11 @@ class Backbone(ABC):
         Args:
             config: the content of scheduler_config.json.
         """
+
+    @classmethod
+    def parts(cls, index: Mapping[str, Any]) -> dict[str, str]:
+        """The components of a model, as in ``PARTS``, from the content of its model_index.json."""
+        return cls.PARTS
 
     @classmethod
     def options(cls, index: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,6 +149,11 @@ class Backbone(ABC):
 
     def _guidance_of(self, w: float) -> Tensor | None:
         """What the denoiser is told of a guidance scale, (1, G); None where it isn't."""
+        return None
+
+    @property
+    def map_layers(self) -> Collection[str] | None:
+        """The names of the layers that A_t is the mean of; None for all of its grid."""
         return None
 
     @abstractmethod
@@ -378,7 +390,7 @@ class Backbone(ABC):
         """
 
         def run(z: Tensor, t: Tensor, context: Context, prefix: Prefix | None) -> tuple[Tensor, Tensor]:
-            maps = CrossAttentionMaps(grid)
+            maps = CrossAttentionMaps(grid, names=self.map_layers)
             hook = maps if also is None else AttentionHooks(maps, also)
             return self._run(z, t, context, hook, prefix).float().contiguous(), maps.A
 
@@ -401,13 +413,13 @@ class Backbone(ABC):
             (B, r, c, L), fp32; over L they sum to 1.
         """
         if grid not in self._map_layers:
-            maps = CrossAttentionMaps(grid)
+            maps = CrossAttentionMaps(grid, names=self.map_layers)
             with torch.no_grad():
                 self._run(z[:1], t.flatten()[:1], context.pick(slice(1)), maps)
             self._map_layers[grid] = maps.layers
 
         def run(z: Tensor, t: Tensor, context: Context, prefix: Prefix | None) -> Tensor:
-            maps = CrossAttentionMaps(grid, stop_after=self._map_layers[grid])
+            maps = CrossAttentionMaps(grid, self._map_layers[grid], self.map_layers)
             with suppress(MapsComplete):
                 self._run(z, t, context, maps, prefix)
             return maps.A

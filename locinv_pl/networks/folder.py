@@ -16,9 +16,10 @@ from safetensors import SafetensorError, safe_open
 
 from locinv_pl.errors import InputError, one_line
 
+VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
 LARGEST = 1 << 20  # bytes of a configuration
 AGAIN = "download the model again, whole, in diffusers' layout"
-TAKEN = "give a folder of Stable Diffusion 1.x, 2.x or XL"
+TAKEN = "give a folder of Stable Diffusion 1.x, 2.x, XL, 3 or 3.5"
 WITH_THEIR_OWN = {"inpaint": ("an inpainting model", 2, 1), "instruct_pix2pix": ("an instruction model", 2, 0)}
 """Editors with UNets of their own: what such a model is, and (a, b) where it takes a C + b channels, C a latent's."""
 WEIGHTS = re.compile(
@@ -59,6 +60,16 @@ class _UNet(_Config):
     time_cond_proj_dim: Annotated[int, Field(ge=4, multiple_of=2, le=1 << 16)] | None = None
 
 
+class _Transformer(_Config):
+    kind: str = Field("SD3Transformer2DModel", alias="_class_name")
+    sample_size: Size = 128
+    patch_size: Size = 2
+    in_channels: Size = 16
+    num_layers: Size = 18
+    joint_attention_dim: Size = 4096
+    pooled_projection_dim: Size = 2048
+
+
 class _VAE(_Config):
     kind: str = Field("AutoencoderKL", alias="_class_name")
     latent_channels: Size = 4
@@ -91,6 +102,7 @@ SCHEMAS: dict[str, tuple[str, type[_Config]]] = {
     "vae": ("config.json", _VAE),
     "text_encoder": ("config.json", _TextEncoder),
     "unet": ("config.json", _UNet),
+    "transformer": ("config.json", _Transformer),
     "tokenizer": ("tokenizer_config.json", _Tokenizer),
     "scheduler": ("scheduler_config.json", _Scheduler),
 }
@@ -105,7 +117,10 @@ class Architecture(Protocol):
     """What a folder is compared with; :class:`~locinv_pl.networks.backbone.Backbone` says more."""
 
     PIPELINES: ClassVar[tuple[str, ...]]
-    PARTS: ClassVar[dict[str, str]]
+
+    @classmethod
+    def parts(cls, index: Mapping[str, Any]) -> dict[str, str]:
+        """The components, each with its class."""
 
     @classmethod
     def check(cls, configs: Mapping[str, Any], key: str, for_editors: bool) -> None:
@@ -132,17 +147,17 @@ def check_folder(folder: Path, key: str, architecture: type[Architecture], for_e
         InputError: it is another model, a part of one, a LoRA or one file, or something is missing or damaged.
     """
     _refuse_others(folder, key, architecture)
-    configs = {}
-    for part in architecture.PARTS:
+    configs, parts = {}, architecture.parts(pipeline_of(folder))
+    for part in parts:
         file = _schema(part)[0]
         try:
             configs[part] = _read(folder / part / file)
         except (OSError, ValidationError):
             raise InputError(f"{key}: {part}/{file} is missing or damaged; {AGAIN}") from None
-    check_configs(configs, key, architecture, for_editors)
-    for part in architecture.PARTS:
+    check_configs(configs, key, architecture, parts, for_editors)
+    for part in parts:
         if part.startswith("tokenizer"):
-            vocabulary = [folder / part / file for file in ("tokenizer.json", "vocab.json")]
+            vocabulary = [folder / part / file for file in VOCABULARIES]
             if not any(path.is_file() for path in vocabulary):  # transformers would make one up
                 raise InputError(f"{key}: {part}/ has no vocabulary; download the model again, whole")
         elif part != "scheduler" and not any(map(_is_weights, (folder / part).iterdir())):
@@ -150,7 +165,11 @@ def check_folder(folder: Path, key: str, architecture: type[Architecture], for_e
 
 
 def check_configs(
-    configs: Mapping[str, Mapping[str, Any]], key: str, architecture: type[Architecture], for_editors: bool = False
+    configs: Mapping[str, Mapping[str, Any]],
+    key: str,
+    architecture: type[Architecture],
+    parts: Mapping[str, str],
+    for_editors: bool = False,
 ) -> None:
     """The components' configurations must be those of one model of an architecture.
 
@@ -158,6 +177,7 @@ def check_configs(
         configs: by component; tokenizers may be left out.
         key: names the model in errors, as in "backbone=NAME".
         architecture: the one that its model_index.json names.
+        parts: the model's components, each with its class.
         for_editors: whether its denoiser may take the channels of an editor's, besides its latents'.
 
     Raises:
@@ -173,7 +193,7 @@ def check_configs(
             first = error.errors()[0]
             where = ".".join(str(step) for step in first["loc"])
             raise InputError(f"{key}: {part}/{file}: {where}: {one_line(first['msg'])}; {AGAIN}") from None
-    for part, kind in architecture.PARTS.items():
+    for part, kind in parts.items():
         if part in ("vae", "unet", "transformer") and found[part].kind != kind:
             raise InputError(f"{key}: its {part} is a {found[part].kind}, not a {kind}; {TAKEN}")
         if kind.startswith("CLIPText") and found[part].model_type not in ("clip_text_model", "clip"):
@@ -247,44 +267,47 @@ def variant_of(part: Path, wanted: str | None = None) -> str | None:
     return "fp16" if "fp16" in names else min(names)
 
 
-def refuse_file(path: Path, key: str) -> NoReturn:
-    """Say what a model in one file is, and how it becomes a folder; only a safetensors file's header is read.
+def check_file(path: Path, key: str) -> None:
+    """A file must be a checkpoint of Stable Diffusion; only its header is read.
 
     Args:
         path: the file.
         key: names it in errors, as in "backbone=NAME".
 
     Raises:
-        InputError: always.
+        InputError: it is another file, a LoRA, or of a kind that runs code when it is read.
     """
-    keys: list[str] = []
-    if path.suffix == ".safetensors":
-        try:
-            with safe_open(path, framework="pt") as file:
-                keys = list(file.keys())
-        except (SafetensorError, OSError):
-            raise InputError(f"{key}: is no safetensors file, or a damaged one; download it again") from None
-    elif path.suffix not in (".ckpt", ".pt", ".pth", ".bin"):
+    if path.suffix in (".ckpt", ".pt", ".pth", ".bin"):
+        raise InputError(
+            f'{key}: is a pickle, which can run code; convert it by python -c "from diffusers import '
+            f"StableDiffusionPipeline as P; P.from_single_file({str(path)!r}).save_pretrained("
+            f'{str(path.with_suffix(""))!r})", and give backbone={path.with_suffix("")}'
+        )
+    if path.suffix != ".safetensors":
         raise InputError(f"{key}: is a file, not a model's folder; {TAKEN}")
+    keys = _keys(path, key)
     if any("lora" in name.lower() for name in keys):
         _refuse_lora(path, key)
-    is_xl = any(name.startswith("conditioner.") for name in keys)
-    if is_xl or keys and not any(name.startswith(("model.diffusion_model.", "first_stage_model.")) for name in keys):
-        what = "a checkpoint of Stable Diffusion XL" if is_xl else "no checkpoint of Stable Diffusion"
-        raise InputError(f"{key}: is {what}; {TAKEN}")
-    folder = path.with_suffix("")
-    raise InputError(
-        f'{key}: is a checkpoint in one file; convert it by python -c "from diffusers import StableDiffusionPipeline '
-        f'as P; P.from_single_file({str(path)!r}).save_pretrained({str(folder)!r})", and give backbone={folder}'
-    )
+    if not any(name.startswith(("model.diffusion_model.", "first_stage_model.")) for name in keys):
+        raise InputError(f"{key}: is no checkpoint of Stable Diffusion; {TAKEN}")
+
+
+def is_xl_file(path: Path) -> bool:
+    """Whether a checkpoint in one file is Stable Diffusion XL's."""
+    return any(name.startswith("conditioner.") for name in _keys(path, str(path)))
+
+
+def _keys(path: Path, key: str) -> list[str]:
+    """The names of a safetensors file's weights."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return list(file.keys())
+    except (SafetensorError, OSError):
+        raise InputError(f"{key}: is no safetensors file, or a damaged one; download it again") from None
 
 
 def _refuse_lora(path: Path, key: str) -> NoReturn:
-    raise InputError(
-        f'{key}: is a LoRA, a change to a model and none itself; fuse it by python -c "from diffusers import '
-        f"StableDiffusionPipeline as P; p = P.from_pretrained('MODEL'); p.load_lora_weights({str(path)!r}); "
-        f"p.fuse_lora(); p.save_pretrained('FUSED')\", and give backbone=FUSED"
-    )
+    raise InputError(f"{key}: is a LoRA, a change to a model and none itself; give the model's, and model.lora={path}")
 
 
 def _refuse_others(folder: Path, key: str, architecture: type[Architecture]) -> None:
@@ -295,7 +318,7 @@ def _refuse_others(folder: Path, key: str, architecture: type[Architecture]) -> 
     for prefix, name in FAMILIES.items():
         if family.startswith(prefix) and family not in architecture.PIPELINES:
             raise InputError(f"{key}: is {name} ({family}), which no editor takes; {TAKEN}")
-    if (folder / "transformer").is_dir() and not (folder / "unet").is_dir():
+    if family not in architecture.PIPELINES and (folder / "transformer").is_dir() and not (folder / "unet").is_dir():
         raise InputError(f"{key}: is a diffusion transformer ({family or 'transformer/'}), not a UNet; {TAKEN}")
     if any((folder / part).is_dir() for part in SCHEMAS):
         return
@@ -309,7 +332,8 @@ def _refuse_others(folder: Path, key: str, architecture: type[Architecture]) -> 
         raise InputError(f"{key}: is a single {kind}, one part of a model; give the folder that holds it")
     files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".ckpt"))
     if files:
-        refuse_file(files[0], f"{key}: {files[0].name}")
+        check_file(files[0], f"{key}: {files[0].name}")
+        raise InputError(f"{key}: holds a checkpoint in one file; give backbone={files[0]}")
 
 
 class _Json(_Config):

@@ -10,13 +10,12 @@ from torch import Tensor
 from locinv_pl.networks.attention import Context
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.schedule import guided
-from locinv_pl.networks.sd3 import FlowModel
 from locinv_pl.words.tokens import tokenize
 
 
 @torch.no_grad()
 def generate(
-    backbone: Backbone | FlowModel,
+    backbone: Backbone,
     prompts: Sequence[str],
     guidance_scale: float = 7.5,
     num_steps: int = 50,
@@ -28,7 +27,7 @@ def generate(
     The batch size changes rounding at most.
 
     Args:
-        backbone: a model of Stable Diffusion's layout, or a flow model.
+        backbone: the model.
         prompts: B of them.
         guidance_scale: w; 1 leaves guidance out.
         num_steps: T, at least 1.
@@ -41,15 +40,12 @@ def generate(
     Raises:
         InputError: a prompt is too long.
     """
-    images = []
+    images, shape = [], (backbone.widths[1], backbone.latent_size, backbone.latent_size)
     for start in range(0, len(prompts), batch_size):
         some = range(start, min(start + batch_size, len(prompts)))
-        noise = torch.stack([torch.randn(_shape(backbone), generator=_seeded(seed + n)) for n in some])
+        noise = torch.stack([torch.randn(shape, generator=_seeded(seed + n)) for n in some])
         texts = [prompts[n] for n in some]
-        if isinstance(backbone, FlowModel):
-            images.append(backbone.generate(texts, noise, guidance_scale, num_steps).cpu())
-        else:
-            images.append(_denoise(backbone, texts, noise, guidance_scale, num_steps))
+        images.append(_denoise(backbone, texts, noise, guidance_scale, num_steps))
     return torch.cat(images)
 
 
@@ -64,18 +60,10 @@ def _denoise(backbone: Backbone, prompts: Sequence[str], z: Tensor, guidance_sca
     for i, t in enumerate(schedule.timesteps):
         prediction = backbone.predict(torch.cat([z, z]) if is_guided else z, t, context)
         if is_guided:
-            cond, null = prediction.chunk(2)
-            prediction = guided(cond, null, guidance_scale)
+            of_prompt, of_null = prediction.chunk(2)
+            prediction = guided(of_prompt, of_null, guidance_scale)
         z = schedule.step(z, prediction, i)
     return backbone.decode(z).cpu()
-
-
-def _shape(backbone: Backbone | FlowModel) -> tuple[int, int, int]:
-    """(C, h, w) of a latent."""
-    if isinstance(backbone, FlowModel):
-        config = backbone.pipeline.transformer.config
-        return config.in_channels, config.sample_size, config.sample_size
-    return backbone.widths[1], backbone.latent_size, backbone.latent_size
 
 
 def _seeded(seed: int) -> torch.Generator:

@@ -13,8 +13,9 @@ from locinv_pl.assets import EMBEDDED
 from locinv_pl.errors import InputError
 from locinv_pl.networks.architectures import architecture_of
 from locinv_pl.networks.backbone import Backbone
-from locinv_pl.networks.folder import check_configs, check_folder, pipeline_of, refuse_file, variant_of
+from locinv_pl.networks.folder import check_configs, check_file, check_folder, is_xl_file, pipeline_of, variant_of
 from locinv_pl.networks.hub import ask_hub, reason
+from locinv_pl.networks.lora import add_lora
 from locinv_pl.networks.tuning import Tuning
 
 
@@ -30,16 +31,22 @@ def load_backbone(
     variant: str | None = None,
     tuning: Tuning = Tuning(),
     for_editors: bool = False,
+    lora: str | None = None,
+    layout: str | None = None,
 ) -> Backbone:
-    """Load a model in diffusers' layout.
+    """Load a model in diffusers' layout, or a checkpoint in one file.
 
     Args:
-        name_or_path: "embedded" (the small model inside this package), a local folder, or a hub id.
+        name_or_path: "embedded" (the small model inside this package), a local folder, a checkpoint of Stable
+            Diffusion 1.x, 2.x or XL in one .safetensors file, or a hub id.
         dtype: of the weights; a torch dtype or its name.
         device: where to put them.
         variant: weight variant of the files, such as "fp16"; of a folder that has no others it is taken unasked.
         tuning: how the networks are run.
         for_editors: whether the UNet may take the channels of an editor's, besides its latents'.
+        lora: a LoRA's .safetensors file, which is added to the weights.
+        layout: of a checkpoint in one file, the folder of a model of its kind in diffusers' layout, for its
+            configurations and its tokenizer; by default the hub's or its cache's.
 
     Raises:
         InputError: the folder is missing, incomplete or damaged, holds another kind of model, or the hub has none of
@@ -58,11 +65,11 @@ def load_backbone(
             f"device={device}: can't be used ({reason(error)}); use cpu, or cuda where there is one"
         ) from None
     where = str(model_folder(name_or_path))
-    is_folder, key = Path(where).is_dir(), f"backbone={name_or_path}"
+    is_folder, is_file, key = Path(where).is_dir(), Path(where).is_file(), f"backbone={name_or_path}"
     if is_folder:
         check_folder(Path(where), key, architecture_of(pipeline_of(Path(where))), for_editors)
     elif Path(where).is_file():
-        refuse_file(Path(where), key)
+        check_file(Path(where), key)
     elif Path(where).exists() or Path(where).is_absolute() or where.startswith(".") or where.count("/") > 1:
         raise InputError(f"{key}: no such folder; give a diffusers folder or a hub id")
 
@@ -71,10 +78,12 @@ def load_backbone(
             found = variant_of(Path(where) / part, variant)
             return {"subfolder": part, "variant": found, "local_files_only": local_files_only}
 
-        index = pipeline_of(Path(where)) if is_folder else _hub_index(where, local_files_only)
-        architecture = architecture_of(index)
-        networks: dict[str, Any] = {}
-        for part, kind in architecture.PARTS.items():
+        if is_file:
+            index, networks, config = _from_one_file(Path(where), key, weights, layout)
+            return assemble(index, networks, config)
+        index = pipeline_of(Path(where)) if is_folder else dict(_hub_index(where, local_files_only))
+        networks = {}
+        for part, kind in architecture_of(index).parts(index).items():
             if part == "scheduler":
                 config = diffusers.DDIMScheduler.load_config(where, subfolder=part, local_files_only=local_files_only)
             elif part.startswith("tokenizer"):
@@ -84,17 +93,24 @@ def load_backbone(
                 networks[part] = getattr(transformers, kind).from_pretrained(where, dtype=weights, **files(part))
             else:
                 networks[part] = getattr(diffusers, kind).from_pretrained(where, torch_dtype=weights, **files(part))
+        return assemble(index, networks, config)
+
+    def assemble(index: Mapping[str, Any], networks: dict[str, Any], config: Mapping[str, Any]) -> Backbone:
+        architecture = architecture_of(index)
         configs = {part: _config_of(network) for part, network in networks.items() if hasattr(network, "config")}
-        check_configs({**configs, "scheduler": config}, key, architecture, for_editors)
+        check_configs({**configs, "scheduler": config}, key, architecture, architecture.parts(index), for_editors)
         for part, network in networks.items():
             if part.startswith("tokenizer"):
                 fit_tokenizer(network, networks[part.replace("tokenizer", "text_encoder")].config, key)
+        if lora is not None:
+            add_lora(networks, Path(lora).expanduser(), f"model.lora={lora}")
         networks["scheduler"] = architecture.make_scheduler(config)
-        options = architecture.options(index)
-        return architecture(name_or_path, **networks, **options, tuning=tuning).to(device)
+        backbone = architecture(name_or_path, **networks, **architecture.options(index), tuning=tuning)
+        backbone.origin = {name: path for name, path in (("lora", lora), ("layout", layout)) if path is not None}
+        return backbone.to(device)
 
     try:
-        if is_folder:
+        if is_folder or is_file:
             return load(local_files_only=True)
         try:
             return load(local_files_only=True)  # a model in the hub's cache needs no network
@@ -109,6 +125,21 @@ def load_backbone(
         raise InputError(
             f"{key}: can't be loaded ({reason(error)}); download it again, whole, or check the name"
         ) from error
+
+
+def load_as(settings: Mapping[str, Any], device: torch.device | str = "cpu", tuning: Tuning = Tuning()) -> Backbone:
+    """The model that made a run's results.
+
+    Args:
+        settings: the run's, as in settings.json.
+        device: where to put it.
+        tuning: how the networks are run.
+
+    Raises:
+        InputError: as :func:`load_backbone` does.
+    """
+    origin = {key: settings[key] for key in ("lora", "layout") if key in settings}
+    return load_backbone(settings["backbone"], settings["dtype"], device, tuning=tuning, **origin)
 
 
 def fit_tokenizer(tokenizer: Any, config: Any, key: str) -> None:
@@ -127,7 +158,35 @@ def fit_tokenizer(tokenizer: Any, config: Any, key: str) -> None:
             f"{key}: its tokenizer has {len(tokenizer)} words, its text encoder {config.vocab_size}: the two are of "
             f"different models; give one model's folder"
         )
-    tokenizer.model_max_length = int(min(tokenizer.model_max_length, config.max_position_embeddings))
+    longest = getattr(config, "max_position_embeddings", None)  # T5 has no such limit
+    tokenizer.model_max_length = int(min(tokenizer.model_max_length, longest or 512))
+
+
+def _from_one_file(
+    path: Path, key: str, weights: torch.dtype, layout: str | None
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """A checkpoint's model_index.json as it would be, its components by name, and its scheduler's configuration."""
+    import diffusers
+    from diffusers.loaders.single_file_utils import fetch_diffusers_config, load_single_file_checkpoint
+    from huggingface_hub import try_to_load_from_cache
+
+    like = layout or fetch_diffusers_config(load_single_file_checkpoint(str(path)))["pretrained_model_name_or_path"]
+    is_here = Path(like).is_dir() or isinstance(try_to_load_from_cache(like, "model_index.json"), str)
+    if not is_here:
+        try:
+            ask_hub(key, like)
+        except InputError:
+            raise InputError(
+                f"{key}: is a checkpoint in one file, without the configurations and the tokenizer of its kind, "
+                f"{like}; give model.layout=FOLDER, a model of that kind in diffusers' layout"
+            ) from None
+    name = "StableDiffusionXLPipeline" if is_xl_file(path) else "StableDiffusionPipeline"
+    options: dict[str, Any] = {"config": like, "torch_dtype": weights, "local_files_only": is_here}
+    pipeline = getattr(diffusers, name).from_single_file(str(path), **options)
+    index = {**pipeline.config, "_class_name": name}
+    parts = [part for part in architecture_of(index).PARTS if part != "scheduler"]
+    scheduler = {**pipeline.scheduler.config, "_class_name": type(pipeline.scheduler).__name__}
+    return index, {part: getattr(pipeline, part) for part in parts}, scheduler
 
 
 def _hub_index(name: str, local_files_only: bool) -> Mapping[str, Any]:

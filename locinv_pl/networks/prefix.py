@@ -23,11 +23,15 @@ class Prefix:
     Args:
         modules: as :func:`modules_without_text` finds them.
         outputs: what some of them have answered.
+        other: a further one, for the same latents.
     """
 
-    def __init__(self, modules: Sequence[nn.Module], outputs: dict[nn.Module, Any] | None = None):
+    def __init__(
+        self, modules: Sequence[nn.Module], outputs: dict[nn.Module, Any] | None = None, other: Prefix | None = None
+    ):
         self.modules = modules
         self.outputs = {} if outputs is None else outputs
+        self.other = other
 
     def pick(self, images: Any) -> Prefix:
         """The prefix of some images of the batch.
@@ -35,7 +39,18 @@ class Prefix:
         Args:
             images: numbers (b,) or a mask (B,).
         """
-        return Prefix(self.modules, tree_map(lambda output: output[images], self.outputs))
+        other = self.other and self.other.pick(images)
+        return Prefix(self.modules, tree_map(lambda output: output[images], self.outputs), other)
+
+    def beside(self, modules: Sequence[nn.Module]) -> Prefix:
+        """A further prefix for the same latents, of modules that look at a text which stays as it is.
+
+        Args:
+            modules: that answer once and the same ever after; always the same ones.
+        """
+        if self.other is None:
+            self.other = Prefix(modules)
+        return self.other
 
     @contextmanager
     def replay(self) -> Iterator[None]:

@@ -22,6 +22,7 @@ class Schedule:
         noise: likewise, in [0, 1], falling.
         kind: what the network predicts. ``epsilon``: the noise ε; ``v_prediction``: signal · ε - noise · z_0;
             ``sample``: z_0; ``flow``: the velocity u = ε - z_0 of a rectified flow, where signal + noise = 1.
+        order: 2 where an inversion takes its steps from :meth:`halfway`, at the price of a second pass; 1 elsewhere.
 
     >>> import torch
     >>> schedule = Schedule.of_alphas(torch.tensor([981, 961]), torch.tensor([0.36, 0.64, 1.0]))
@@ -33,6 +34,7 @@ class Schedule:
     signal: Tensor
     noise: Tensor
     kind: str = "epsilon"
+    order: int = 1
 
     @classmethod
     def of_alphas(cls, timesteps: Tensor, alphas: Tensor, kind: str = "epsilon") -> Schedule:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import BatchEncoding
 
 
 class Encoder(NamedTuple):
@@ -42,10 +43,11 @@ class TextEncoders:
         """All encoders' networks, in order."""
         return [encoder.network for encoders in self.stretches for encoder in encoders]
 
-    @property
+    @cached_property
     def tokenizer(self) -> Any:
         """What makes the token ids, (L,), and says how many there are (``model_max_length``)."""
-        return self.stretches[0][0].tokenizer
+        each = [encoders[0].tokenizer for encoders in self.stretches]
+        return each[0] if len(each) == 1 else Tokenizers(each)
 
     @cached_property
     def lengths(self) -> list[int]:
@@ -103,6 +105,57 @@ class TextEncoders:
                     stack.enter_context(_input_embeddings(encoder.network, own))
                 answers.append([e.network(_ids_of(e, encoders, part), **options) for e in encoders])
         return answers
+
+
+class Tokenizers:
+    """Several tokenizers in a row, as one: each tokenizes the whole prompt, for a stretch of the axis of tokens.
+
+    Args:
+        each: of transformers, with offsets.
+    """
+
+    def __init__(self, each: Sequence[Any]):
+        self.each = each
+
+    @property
+    def model_max_length(self) -> int:
+        """Tokens of all together."""
+        return sum(tokenizer.model_max_length for tokenizer in self.each)
+
+    def __call__(self, prompt: str, padding: str | bool = False, **options: Any) -> Any:
+        """Token ids, padded, and offsets as transformers answers them.
+
+        Args:
+            prompt: one prompt.
+            padding: "max_length", or False, which counts what a prompt needs. A prompt that is too long for one of
+                them is as long as that one says, and the rest full.
+            options: of every tokenizer, but for its length.
+        """
+        options.pop("max_length", None)
+        found = [tokenizer(prompt, **{**options, "truncation": False}) for tokenizer in self.each]
+        over = [len(each.input_ids) - t.model_max_length for each, t in zip(found, self.each, strict=True)]
+        if padding != "max_length":
+            return BatchEncoding({"input_ids": [0] * (self.model_max_length + max(over))})
+        rows = [t(prompt, padding=padding, max_length=t.model_max_length, **options) for t in self.each]
+        return BatchEncoding({name: [x for row in rows for x in row[name]] for name in rows[0]})
+
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
+        """The tokens of ids of whole prompts, in a row."""
+        found, start = [], 0
+        while start < len(ids):
+            for tokenizer in self.each:
+                found += tokenizer.convert_ids_to_tokens(ids[start : start + tokenizer.model_max_length])
+                start += tokenizer.model_max_length
+        return found
+
+    def convert_tokens_to_ids(self, tokens: Sequence[str]) -> list[int]:
+        """The inverse."""
+        found, start = [], 0
+        while start < len(tokens):
+            for tokenizer in self.each:
+                found += tokenizer.convert_tokens_to_ids(tokens[start : start + tokenizer.model_max_length])
+                start += tokenizer.model_max_length
+        return found
 
 
 def _table(network: Any) -> Any:

@@ -59,8 +59,18 @@ def tune(unet: Any, vae: Any, tuning: Tuning) -> None:
         torch._dynamo.config.accumulated_recompile_limit = 1024
         for block in _without_attention(unet):
             block.forward = torch.compile(block.forward, dynamic=False)
+    checkpoint_blocks(unet, tuning)
+
+
+def checkpoint_blocks(denoiser: Any, tuning: Tuning) -> None:
+    """Let a denoiser keep the inputs of its blocks alone, where it is to.
+
+    Args:
+        denoiser: of diffusers, a UNet or a transformer.
+        tuning: how it is to run.
+    """
     if tuning.gradient_checkpointing:
-        unet.enable_gradient_checkpointing(_checkpoint)
+        denoiser.enable_gradient_checkpointing(_checkpoint)
 
 
 def set_memory_format(unet: Any, vae: Any, tuning: Tuning) -> None:

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import cache, partial
 from itertools import takewhile
+from typing import Any
 
 import torch
 
@@ -98,7 +99,8 @@ def make_engine(
     @cache
     def exact() -> Engine:
         is_whole = backbone.dtype == torch.float32
-        whole = backbone if is_whole else load_backbone(backbone.name, device=device, tuning=tuning)
+        origin: dict[str, Any] = {**backbone.origin}
+        whole = backbone if is_whole else load_backbone(backbone.name, device=device, tuning=tuning, **origin)
         return Engine(whole, *like, precision=partial(fp32, device.type))
 
     return Engine(backbone, *like, exact if is_half else None)

@@ -53,6 +53,9 @@ class LocInvModule(LightningModule):
             method is made for.
         resolution: R, side of the attention grid that is read, one that the UNet has.
         dtype: of the frozen weights: "float32", "bfloat16" or "float16".
+        lora: a LoRA's .safetensors file, which is added to the weights.
+        layout: of a backbone that is a checkpoint in one file, the folder of a model of its kind in diffusers' layout,
+            for its configurations and its tokenizer.
         tuning: how the networks are run.
         edit: how ``predict`` edits by Prompt-to-Prompt.
         editor: another editor in its place, which needs no inversion.
@@ -70,10 +73,13 @@ class LocInvModule(LightningModule):
         edit: EditSettings = EditSettings(),
         editor: EditorSettings | None = None,
         measures: MeasureSettings = MeasureSettings(),
+        lora: str | None = None,
+        layout: str | None = None,
     ):
         super().__init__()
         self.automatic_optimization = False
         self.backbone_name, self.dtype_name = backbone, dtype
+        self.origin = {"lora": lora, "layout": layout}
         self.method, self.resolution = method, resolution
         self.num_steps = method.num_steps if num_steps is None else num_steps
         self.tuning, self.edit, self.editor, self.measures = tuning, edit, editor, measures
@@ -85,7 +91,8 @@ class LocInvModule(LightningModule):
     def backbone(self) -> Backbone:
         """The frozen networks, loaded at first use; not a submodule, so nothing trains or saves them."""
         for_editors = self.editor is not None and not self._inverts
-        return load_backbone(self.backbone_name, self.dtype_name, tuning=self.tuning, for_editors=for_editors)
+        how: dict[str, Any] = {"tuning": self.tuning, "for_editors": for_editors, **self.origin}
+        return load_backbone(self.backbone_name, self.dtype_name, **how)
 
     @cached_property
     def _engine(self) -> Engine:

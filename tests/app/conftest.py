@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 CHROMIUM = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")
-PATIENCE = 8_000  # milliseconds
+PATIENCE = 30_000  # milliseconds
 
 
 def chromium() -> str | None:
@@ -62,19 +62,17 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     blocks.close()
 
 
+# A tab begins with nothing remembered, and remembers over reloads.
+FORGET = "if (!sessionStorage.begun) { localStorage.clear(); sessionStorage.begun = 1; }"
+
+
 class Tab:
     """A tab of the browser with the page in it, and what its console and network said."""
 
-    def __init__(self, browser: Any, page: Any, **options: Any):
-        self.context = browser.new_context(**{"viewport": {"width": 1200, "height": 900}, **options})
-        self.context.set_default_timeout(PATIENCE)
-        self.url, self.server = page.url, page
+    def __init__(self, context: Any, page: Any):
+        self.context, self.url, self.server = context, page.url, page
         self.complaints: list[str] = []
-        self.open()
-
-    def open(self) -> None:
-        """Another tab of the same browser."""
-        self.at = self.context.new_page()
+        self.at = context.new_page()
         self.at.on("console", self._console)
         self.at.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.at.on("request", self._request)
@@ -154,16 +152,32 @@ class Tab:
 
     def close(self) -> None:
         """Close it."""
-        self.context.close()
+        self.at.close()
+
+
+@pytest.fixture(scope="module")
+def contexts(browser: Any) -> Iterator[Any]:
+    """Makes windows; those without a wish are one, which has the page's files already."""
+    known: dict[str, Any] = {}
+
+    def context(**options: Any) -> Any:
+        if str(options) not in known:
+            made = browser.new_context(**{"viewport": {"width": 1200, "height": 900}, **options})
+            made.set_default_timeout(PATIENCE)
+            made.add_init_script(FORGET)
+            known[str(options)] = made
+        return known[str(options)]
+
+    yield context
 
 
 @pytest.fixture
-def tabs(browser: Any, served: Any) -> Iterator[Any]:
-    """Opens tabs, each of a browser of its own, which are closed at the end."""
+def tabs(contexts: Any, served: Any) -> Iterator[Any]:
+    """Opens tabs, in a window of the wishes given, which are closed at the end."""
     opened: list[Tab] = []
 
     def new(**options: Any) -> Tab:
-        opened.append(Tab(browser, served, **options))
+        opened.append(Tab(contexts(**options), served))
         return opened[-1]
 
     yield new

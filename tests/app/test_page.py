@@ -77,7 +77,7 @@ def test_the_whole_way_by_mouse(tab: Any, served: Any, tmp_path: Path) -> None:
     assert downloaded(tab, "#get-report").startswith(b"<!doctype html>")
     (tmp_path / "image.safetensors").write_bytes(downloaded(tab, "#get-inversion"))
     assert Inversion.load(tmp_path / "image.safetensors").nouns == ("bird", "cat")
-    tab.at.click("[role=tab]:has-text('as a command')")
+    tab.at.click("[role=tab]:has-text('Command')")
     command = tab.at.text_content("#command .cm-content") or ""
     assert "locinv photo image=photo-" in command and "box.bird=13,13,51,51" in command
     assert not tab.complaints
@@ -367,14 +367,13 @@ def test_the_snippet_makes_the_same_image(
     assert np.array_equal(to_array(made["images"][0]), np.asarray(shown))
 
 
-def test_an_inversion_is_opened(tab: Any, served: Any, tmp_path: Path) -> None:
+def test_an_inversion_is_opened(tabs: Any, served: Any, tmp_path: Path) -> None:
+    tab = tabs()
     tab.example(2)
     tab.invert()
     saved = tmp_path / "saved.safetensors"
     saved.write_bytes(served.store.inversion_path(served.asked.key).read_bytes())
-    tab.at.evaluate("localStorage.clear()")
-    tab.at.reload()
-    tab.at.wait_for_selector("#examples-choice button")
+    tab = tabs()
     tab.give("#open", saved)
     tab.wait("#status", "inverted")
     assert tab.said("prompt") == "a yellow bird and an orange fish on the sand"

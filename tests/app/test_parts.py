@@ -231,6 +231,12 @@ def test_large_photographs_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
     assert str(tmp_path) not in str(caught.value) and not list(store.folder.glob("photos/*"))
 
 
+def test_what_no_model_sees_is_reduced(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store", side=32)
+    assert store.shown(store.add_image(Image.new("RGB", (96, 64)))).size == (48, 32)
+    assert store.shown(store.add_image(Image.new("RGB", (96, 30)))).size == (96, 30)
+
+
 def test_the_guard() -> None:
     pytest.importorskip("gradio")
     from locinv_pl.app.server import LOOPBACK, Guard

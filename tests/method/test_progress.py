@@ -64,7 +64,7 @@ def test_an_edit_s_result_says_where_and_what_it_changed(tiny, told):
     assert torch.equal(made.reconstruction, reconstruct(tiny, [inversion])[0])
     assert made.settings == tuple(settings) and [e.prompt for e in made.edits] == prompts
     assert made.changed == ((("red", "blue"),), (("cat", "dog"),))
-    covered = inversion.fine_priors[0] > settings[0].blend_coverage
+    covered = inversion.fine_priors[0] > settings[0].attribute_coverage
     assert torch.equal(made.masks[0] > 0, covered) and (made.masks[1] == 1).all()
     assert list(made.maps[0]) == ["cat", "grass"] and list(made.maps[1]) == ["dog", "grass"]
     for plane in made.maps[1].values():

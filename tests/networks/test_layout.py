@@ -179,17 +179,25 @@ def write_checkpoint(path: Path) -> None:
     save_file({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(1)}, path)
 
 
-def write_xl(path: Path) -> None:
-    save_file({"conditioner.embedders.0.x": torch.zeros(1), "model.diffusion_model.x": torch.zeros(1)}, path)
+def write_part(path: Path) -> None:
+    save_file({"conditioner.embedders.0.x": torch.zeros(1)}, path)
+
+
+def test_a_folder_with_a_checkpoint(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "a.safetensors")
+    assert f"holds a checkpoint in one file; give backbone={tmp_path / 'a.safetensors'}" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("name", "write", "says"),
     [
-        ("a.safetensors", write_checkpoint, "is a checkpoint in one file; convert it by python -c"),
         ("a.ckpt", lambda path: path.write_bytes(b"\x80\x04."), "P.from_single_file("),
-        ("a.safetensors", write_lora, "is a LoRA, a change to a model and none itself; fuse it by"),
-        ("a.safetensors", write_xl, "is a checkpoint of Stable Diffusion XL"),
+        (
+            "a.safetensors",
+            write_lora,
+            "is a LoRA, a change to a model and none itself; give the model's",
+        ),
+        ("a.safetensors", write_part, "is no checkpoint of Stable Diffusion"),
         ("a.safetensors", lambda path: path.write_bytes(b"x"), "is no safetensors file, or a damaged one"),
         ("a.png", lambda path: path.write_bytes(b"x"), "is a file, not a model's folder"),
     ],

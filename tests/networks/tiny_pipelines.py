@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import LENGTH, make_tokenizer
+from conftest import LENGTH, WORDS, make_tokenizer
 
 
 def clip(width: int, layers: int, projection: int = 0, **values: Any) -> Any:
@@ -44,6 +44,19 @@ def vae(channels: int, **values: Any) -> Any:
         scaling_factor=0.5,
         **values,
     )
+
+
+def t5(width: int) -> tuple[Any, Any]:
+    """A T5 encoder and its tokenizer; words that it doesn't know are letters."""
+    from transformers import T5Config, T5EncoderModel, T5TokenizerFast
+
+    words = [f"▁{word}" for word in WORDS]
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((word, -1.0) for word in words)]
+    pieces += [("▁", -3.0), *((letter, -4.0) for letter in letters)]
+    tokenizer = T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=12)
+    config = T5Config(vocab_size=len(pieces), d_model=width, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
+    return T5EncoderModel(config), tokenizer
 
 
 def louder(network: torch.nn.Module, names: tuple[str, ...], factor: float) -> None:
@@ -92,5 +105,43 @@ def write_tiny_xl(folder: Path) -> Path:
             steps_offset=1,
         ),
         add_watermarker=False,
+    ).save_pretrained(folder)
+    return folder
+
+
+def write_tiny_sd3(folder: Path) -> Path:
+    """Stable Diffusion 3 with three text encoders: 32x32 images, 16x16 latents, maps at 8x8; a dual block."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+
+    torch.manual_seed(0)
+    second = make_tokenizer()
+    second.pad_token = "!"
+    third, pieces = t5(56)
+    transformer = SD3Transformer2DModel(
+        sample_size=16,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=3,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=56,
+        caption_projection_dim=16,
+        pooled_projection_dim=40,
+        pos_embed_max_size=8,
+        dual_attention_layers=(1,),
+        qk_norm="rms_norm",
+    )
+    louder(transformer, ("context_embedder.weight", "add_k_proj.weight", "norm_added_k", "norm_q"), 3)
+    StableDiffusion3Pipeline(
+        vae=vae(4, shift_factor=0.1),
+        text_encoder=clip(32, 2, 24),
+        text_encoder_2=clip(16, 2, 16),
+        text_encoder_3=third,
+        tokenizer=make_tokenizer(),
+        tokenizer_2=second,
+        tokenizer_3=pieces,
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
     ).save_pretrained(folder)
     return folder

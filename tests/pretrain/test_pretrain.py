@@ -20,7 +20,6 @@ from locinv_pl.measures.backbones import edit_targets, vae_quality
 from locinv_pl.measures.judge import load_judge
 from locinv_pl.networks.generation import generate
 from locinv_pl.networks.loading import load_backbone
-from locinv_pl.networks.sd3 import load_flow_model
 from locinv_pl.pretrain.batches import Batches, images, rows
 from locinv_pl.pretrain.clip import ClipModule, build_clip, text_config
 from locinv_pl.pretrain.corpus import CELL, draw_corpus, label_grids
@@ -296,16 +295,23 @@ def test_recipe_gives_a_model_and_a_judge(pretrained):
 
 def test_flow_model_is_diffusers_own_pipeline(pretrained):
     """What it learned from is what the pipeline gives it, and its images are the pipeline's."""
-    model = load_flow_model(pretrained / "embedded_sd3")
-    pipeline, prompts = model.pipeline, ["a red cat", "a dog"]
-    towers = pipeline.text_encoder, pipeline.text_encoder_2
-    module = FlowModule(pipeline.transformer, towers, torch.zeros(24, dtype=torch.long), STEPS)
-    ids = pipeline.tokenizer(prompts, padding="max_length", return_tensors="pt").input_ids
+    from diffusers import StableDiffusion3Pipeline
+
+    folder, prompts = pretrained / "embedded_sd3", ["a red cat", "a dog"]
+    model = load_backbone(str(folder))
+    none = dict.fromkeys(("text_encoder_3", "tokenizer_3", "image_encoder", "feature_extractor"))
+    pipeline = StableDiffusion3Pipeline.from_pretrained(folder, local_files_only=True, **none)
+    pipeline.set_progress_bar_config(disable=True)
+    module = FlowModule(pipeline.transformer, model.text.networks, torch.zeros(24, dtype=torch.long), STEPS)
+    ids = torch.tensor(model.tokenizer(prompts, padding="max_length").input_ids)
     context, pooled = module.encode(ids)
-    own = pipeline.encode_prompt(prompts, None, None, max_sequence_length=24)
+    own, ours = pipeline.encode_prompt(prompts, None, None, max_sequence_length=24), model.encode_text(ids)
     assert torch.equal(context, own[0]) and torch.equal(pooled, own[2])
+    assert torch.equal(ours.keys, own[0][:, :24]) and torch.equal(ours.pooled, own[2])
+    noise = torch.stack([torch.randn(6, 8, 8, generator=torch.Generator().manual_seed(n)) for n in range(2)])
+    how = {"guidance_scale": 7.5, "num_inference_steps": 2, "max_sequence_length": 24, "height": 32, "width": 32}
     images = generate(model, prompts, num_steps=2)
-    assert images.shape == (2, 3, 32, 32) and images.isfinite().all()
+    assert torch.allclose(images, pipeline(prompts, latents=noise, output_type="pt", **how).images, atol=1e-4)
     assert torch.allclose(images, generate(model, prompts, num_steps=2, batch_size=1), atol=1e-4)
     scenes = torch.rand(2, 3, 32, 32)
     z = model.encode(scenes)

@@ -46,7 +46,7 @@ class TestStrengths:
         assert [s for s, _ in made] == [0.75, 1.0, 1.25, 1.5]
         assert [way.cross_replace_steps for _, way in made] == [1.0, 0.8, 0.6, 0.4]
         assert [way.self_replace_steps for _, way in made] == pytest.approx([0.25, 0.2, 0.15, 0.1])
-        assert [way.attribute_steps for _, way in made] == pytest.approx([0.75, 0.6, 0.45, 0.3])
+        assert [way.attribute_steps for _, way in made] == pytest.approx([0.5, 0.4, 0.3, 0.2])
         assert [way.word_steps["red"] for _, way in made] == [0.5, 0.4, 0.3, 0.2]
         assert {(way.candidates, way.blend, way.keep) for _, way in made} == {(1, FOUR.blend, FOUR.keep)}
 
