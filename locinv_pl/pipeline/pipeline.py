@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers import DiffusionPipeline
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
@@ -138,7 +138,7 @@ class LocInvPipeline(DiffusionPipeline):
             InputError: they are no model that can be inverted.
         """
         architecture = StableDiffusion if self.text_encoder_2 is None else StableDiffusionXL
-        parts = {name: getattr(self, name) for name in architecture.PARTS}
+        parts: dict[str, Any] = {name: getattr(self, name) for name in architecture.PARTS}
         key = (*map(id, parts.values()), self.unet.device, self.unet.dtype)
         if self._made is None or self._made[0] != key:
             name = self.config.name or self.config.get("_name_or_path") or type(self).__name__
@@ -149,7 +149,7 @@ class LocInvPipeline(DiffusionPipeline):
                 for part, each in parts.items()
                 if isinstance(each, torch.nn.Module)
             }
-            check_configs({**configs, "scheduler": config}, where, architecture)
+            check_configs({**configs, "scheduler": config}, where, architecture, architecture.PARTS)
             for part in parts:
                 if part.startswith("tokenizer"):
                     fit_tokenizer(parts[part], parts[part.replace("tokenizer", "text_encoder")].config, where)
@@ -196,7 +196,7 @@ class LocInvPipeline(DiffusionPipeline):
             else:
                 sample = open_photo(image, prompt, priors or {}, backbone, fit).sample
             steps = invert_sample(backbone, sample, method, num_inference_steps, resolution)
-            bar = None
+            bar: Any = None
             for number, progress in enumerate(steps):
                 bar = bar or self.progress_bar(total=2 * progress.total)
                 bar.update()
