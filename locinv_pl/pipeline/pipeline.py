@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
+from os import PathLike
 from typing import Any, Literal
 
 import torch
@@ -85,7 +85,6 @@ class LocInvPipeline(DiffusionPipeline):
             hub id that it was loaded from. :meth:`save_pretrained` keeps it.
     """
 
-    model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
     _optional_components = ["text_encoder_2", "tokenizer_2"]
     _callback_tensor_inputs = ["latents"]
 
@@ -117,17 +116,19 @@ class LocInvPipeline(DiffusionPipeline):
         self._interrupt = False
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path = "embedded", **options: Any) -> LocInvPipeline:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | PathLike[Any] = "embedded", **kwargs: Any
+    ) -> LocInvPipeline:
         """Load a model, as any pipeline of diffusers.
 
         Args:
             pretrained_model_name_or_path: a folder in diffusers' layout, a hub id, or "embedded", the small model
                 inside this package.
-            options: those of DiffusionPipeline.from_pretrained, such as ``torch_dtype`` and ``variant``.
+            kwargs: those of DiffusionPipeline.from_pretrained, such as ``torch_dtype`` and ``variant``.
         """
         name = str(pretrained_model_name_or_path)
-        pipe = super().from_pretrained(str(model_folder(name)), **options)
-        pipe.register_to_config(name=pipe.config.name or name)
+        pipe = super().from_pretrained(str(model_folder(name)), **kwargs)
+        pipe.register_to_config(name=pipe.config["name"] or name)
         return pipe
 
     @property
@@ -141,13 +142,13 @@ class LocInvPipeline(DiffusionPipeline):
         parts: dict[str, Any] = {name: getattr(self, name) for name in architecture.PARTS}
         key = (*map(id, parts.values()), self.unet.device, self.unet.dtype)
         if self._made is None or self._made[0] != key:
-            name = self.config.name or self.config.get("_name_or_path") or type(self).__name__
+            name = self.config["name"] or self.config.get("_name_or_path") or type(self).__name__
             where = f"backbone={name}"
             config = {**self.scheduler.config, "_class_name": type(self.scheduler).__name__}
             configs = {
                 part: each.config.to_dict() if hasattr(each.config, "to_dict") else dict(each.config)
                 for part, each in parts.items()
-                if isinstance(each, torch.nn.Module)
+                if hasattr(each, "parameters")
             }
             check_configs({**configs, "scheduler": config}, where, architecture, architecture.PARTS)
             for part in parts:
