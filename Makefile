@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := data=scenes data.num_images=6 data.batch_size=3 trainer.accelerator=cpu
 # Tests that start processes, run whole models or interpret kernels: not of `make fast`.
-SLOW := benchmark callbacks cli comparison grounding measures pretrain run editing/test_editors.py io/test_disk.py \
+SLOW := benchmark callbacks cli comparison grounding integrations measures pretrain run editing/test_editors.py io/test_disk.py \
 	$(addprefix datamodules/test_,coco_edit.py completion.py) \
 	$(addprefix networks/test_,generation.py graphs.py kernels.py memory.py tuning.py)
 

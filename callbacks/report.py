@@ -24,6 +24,7 @@ from PIL import Image
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from locinv_pl.callbacks.explanation import changed_words, edit_command, weights_of
 from locinv_pl.drawing import COLORS, difference, to_jpeg, to_png
 from locinv_pl.errors import InputError, all_of
 from locinv_pl.io.files import read_image, read_json, write_atomically
@@ -209,7 +210,17 @@ class _Image:
             "image": self._data(edit["file"]),
             "difference": self._difference(edit["file"], "reconstruction.png"),
             "candidates": [self._candidate(candidate) for candidate in edit.get("candidates", ())],
+            "mask": self._mask(edit["mask"]) if "mask" in edit else None,
+            "changed": changed_words(self.edited["prompt"], edit["prompt"]),
+            "weights": [(word, f"{factor:g}") for word, _, _, factor in weights_of(edit)],
+            "all_settings": edit["settings"],
+            "command": edit_command(self.run.root, self.edited["id"], edit),
         }
+
+    def _mask(self, name: str) -> Json:
+        """The mask as a data URI, and the share of the image that it covers."""
+        grey = self._images[name].convert("L")
+        return {"image": _uri(to_png(grey)), "share": f"{np.asarray(grey).mean() / 255:.0%}"}
 
     def _candidate(self, candidate: CandidateRow) -> Json:
         """One strength of an edit; the kept one has the edit's image."""

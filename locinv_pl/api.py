@@ -293,7 +293,7 @@ def edit_run(
     if allowed is not None:
         settings = replace(settings, blend="prior")
     networks = cache(lambda: load_measures(measures, backbone))
-    images, candidates = edit_best(backbone, inversion, edits, settings, allowed, networks)
+    images, candidates, masks = edit_best(backbone, inversion, edits, settings, allowed, networks)
     is_same = list_edits(folder, image).get("fingerprint") == inversion.fingerprint
     has_source = is_same and folder.edits_path(image, "source.png").exists()  # else the VAE's must do
     source = None if has_source else backbone.decode(inversion.trajectory[:1])[0].cpu()
@@ -309,6 +309,7 @@ def edit_run(
         images=images[1:],
         region=allowed,
         candidates=candidates,
+        masks=masks,
     )
 
 

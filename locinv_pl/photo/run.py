@@ -138,7 +138,7 @@ class PhotoRun:
                 raise InputError(f"edit {quoted(edit.prompt)}: is the source prompt; change a word of it")
             check_edit(self.backbone, inversion, edit, settings, region)
         networks = cache(lambda: load_measures(measures, self.backbone))
-        images, candidates = edit_best(self.backbone, inversion, edits, settings, region, networks, after_each)
+        images, candidates, masks = edit_best(self.backbone, inversion, edits, settings, region, networks, after_each)
         values = settings.to_dict()
         paths = save_edits(
             self.folder,
@@ -152,5 +152,6 @@ class PhotoRun:
             images=images[1:],
             region=region,
             candidates=candidates,
+            masks=masks,
         )
         return EditResult(photo.sample, inversion, values, images[0], edits, images[1:]), paths

@@ -56,7 +56,7 @@ def command_of(
         elif masks and noun in masks:
             words.append(f"mask.{noun}={';'.join(masks[noun])}")
     words += [f"edit={prompt}" for prompt in edits]
-    words += [f"edit.{key}={_value(value)}" for key, value in changed(settings).items()]
+    words += [f"edit.{key}={as_word(value)}" for key, value in changed(settings).items()]
     asked = {
         "backbone": (backbone, "embedded"),
         "method": (method, "locinv_direct"),
@@ -143,6 +143,6 @@ def _numbers(box: Sequence[float]) -> tuple[float, ...]:
     return tuple(int(x) if x == int(x) else float(x) for x in box)
 
 
-def _value(value: Any) -> str:
+def as_word(value: Any) -> str:
     """A setting as a word of the command line has it."""
     return value if isinstance(value, str) else json.dumps(value)

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
+from os import PathLike
 from typing import Any, Literal
 
 import torch
-from diffusers import DiffusionPipeline
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
@@ -85,7 +85,6 @@ class LocInvPipeline(DiffusionPipeline):
             hub id that it was loaded from. :meth:`save_pretrained` keeps it.
     """
 
-    model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
     _optional_components = ["text_encoder_2", "tokenizer_2"]
     _callback_tensor_inputs = ["latents"]
 
@@ -117,17 +116,19 @@ class LocInvPipeline(DiffusionPipeline):
         self._interrupt = False
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path = "embedded", **options: Any) -> LocInvPipeline:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | PathLike[Any] = "embedded", **kwargs: Any
+    ) -> LocInvPipeline:
         """Load a model, as any pipeline of diffusers.
 
         Args:
             pretrained_model_name_or_path: a folder in diffusers' layout, a hub id, or "embedded", the small model
                 inside this package.
-            options: those of DiffusionPipeline.from_pretrained, such as ``torch_dtype`` and ``variant``.
+            kwargs: those of DiffusionPipeline.from_pretrained, such as ``torch_dtype`` and ``variant``.
         """
         name = str(pretrained_model_name_or_path)
-        pipe = super().from_pretrained(str(model_folder(name)), **options)
-        pipe.register_to_config(name=pipe.config.name or name)
+        pipe = super().from_pretrained(str(model_folder(name)), **kwargs)
+        pipe.register_to_config(name=pipe.config["name"] or name)
         return pipe
 
     @property
@@ -138,18 +139,18 @@ class LocInvPipeline(DiffusionPipeline):
             InputError: they are no model that can be inverted.
         """
         architecture = StableDiffusion if self.text_encoder_2 is None else StableDiffusionXL
-        parts = {name: getattr(self, name) for name in architecture.PARTS}
+        parts: dict[str, Any] = {name: getattr(self, name) for name in architecture.PARTS}
         key = (*map(id, parts.values()), self.unet.device, self.unet.dtype)
         if self._made is None or self._made[0] != key:
-            name = self.config.name or self.config.get("_name_or_path") or type(self).__name__
+            name = self.config["name"] or self.config.get("_name_or_path") or type(self).__name__
             where = f"backbone={name}"
             config = {**self.scheduler.config, "_class_name": type(self.scheduler).__name__}
             configs = {
                 part: each.config.to_dict() if hasattr(each.config, "to_dict") else dict(each.config)
                 for part, each in parts.items()
-                if isinstance(each, torch.nn.Module)
+                if hasattr(each, "parameters")
             }
-            check_configs({**configs, "scheduler": config}, where, architecture)
+            check_configs({**configs, "scheduler": config}, where, architecture, architecture.PARTS)
             for part in parts:
                 if part.startswith("tokenizer"):
                     fit_tokenizer(parts[part], parts[part.replace("tokenizer", "text_encoder")].config, where)
@@ -196,7 +197,7 @@ class LocInvPipeline(DiffusionPipeline):
             else:
                 sample = open_photo(image, prompt, priors or {}, backbone, fit).sample
             steps = invert_sample(backbone, sample, method, num_inference_steps, resolution)
-            bar = None
+            bar: Any = None
             for number, progress in enumerate(steps):
                 bar = bar or self.progress_bar(total=2 * progress.total)
                 bar.update()

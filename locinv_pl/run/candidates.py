@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from locinv_pl.editing.prompt_to_prompt import edit
+from locinv_pl.editing.prompt_to_prompt import iter_edit
 from locinv_pl.editing.rows import Rows
 from locinv_pl.editing.settings import EditSettings, strengths
 from locinv_pl.errors import tell
 from locinv_pl.measures.candidates import assess
 from locinv_pl.measures.edits import JUDGE, Measures, MeasureSettings
-from locinv_pl.method.progress import nothing
+from locinv_pl.method.progress import last_result, nothing
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.types import Edit, Inversion
 
@@ -45,7 +45,7 @@ def edit_best(
     region: Tensor | None,
     measures: Callable[[], Measures],
     after_each: Callable[[], None] = nothing,
-) -> tuple[Tensor, list[list[Candidate]]]:
+) -> tuple[Tensor, list[list[Candidate]], Tensor]:
     """Edit an inverted image; of every edit's N strengths the one with the highest score is kept.
 
     With ``settings.candidates`` = 1 all edits run as one batch, else the N strengths of each edit do.
@@ -60,28 +60,30 @@ def edit_best(
         after_each: called after every timestep.
 
     Returns:
-        the reconstruction and the edits that are kept, (1 + n, 3, H, W) in [0, 1], on the CPU; and for each edit its
-        N candidates, weakest first, or nothing for N = 1.
+        the reconstruction and the edits that are kept, (1 + n, 3, H, W) in [0, 1], on the CPU; for each edit its N
+        candidates, weakest first, or nothing for N = 1; and the masks of the kept ones, (n, h, w) in [0, 1].
 
     Raises:
         InputError: as :func:`~locinv_pl.editing.prompt_to_prompt.edit` does.
     """
     if settings.candidates == 1 or not edits:
-        return edit(backbone, inversion, edits, settings, region, True, after_each), []
+        made = last_result(iter_edit(backbone, inversion, edits, settings, region), after_each)
+        return torch.cat([made.reconstruction[None], made.images]), [], made.masks
     networks = measures()  # before anything is made: they may be missing
     values, ways = zip(*strengths(settings), strict=True)
     shown: list[Tensor] = []
-    candidates = []
+    candidates, masks = [], []
     for each in edits:
-        images = edit(backbone, inversion, [each] * len(ways), ways, region, True, after_each)
+        made = last_result(iter_edit(backbone, inversion, [each] * len(ways), ways, region), after_each)
         place = _place(backbone, inversion, each, settings, region)
-        rows = assess(networks, images[0], images[1:], each.prompt, place)
+        rows = assess(networks, made.reconstruction, made.images, each.prompt, place)
         scores = [row["score"] or 0.0 for row in rows]
         best = scores.index(max(scores))
-        shown += [*([] if shown else [images[0]]), images[1 + best]]
-        made = zip(values, images[1:], rows, strict=True)
-        candidates.append([Candidate(s, image, row, n == best) for n, (s, image, row) in enumerate(made)])
-    return torch.stack(shown), candidates
+        shown += [*([] if shown else [made.reconstruction]), made.images[best]]
+        masks.append(made.masks[best])
+        each_way = zip(values, made.images, rows, strict=True)
+        candidates.append([Candidate(s, image, row, n == best) for n, (s, image, row) in enumerate(each_way)])
+    return torch.stack(shown), candidates, torch.stack(masks)
 
 
 def load_measures(settings: MeasureSettings, backbone: Backbone) -> Measures:

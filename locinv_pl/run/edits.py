@@ -31,6 +31,7 @@ from locinv_pl.types import Edit, EditSample, Inversion
 AGAIN = "run predict again"
 EDIT_FILE = r"^[1-9][0-9]{0,8}-[A-Za-z0-9_.~%-]{0,220}\.png$"
 CANDIDATE_FILE = r"^[1-9][0-9]{0,8}(\.[1-9][0-9]?)?-[A-Za-z0-9_.~%-]{0,220}\.png$"  # the kept one's is its edit's
+MASK_FILE = r"^[1-9][0-9]{0,8}\.mask-[A-Za-z0-9_.~%-]{0,220}\.png$"
 
 
 class EditResult:
@@ -72,6 +73,7 @@ class EditRow(TypedDict):
     prompt: str
     settings: dict[str, Any]
     candidates: NotRequired[Annotated[list[CandidateRow], Field(min_length=1)]]
+    mask: NotRequired[Annotated[str, Field(pattern=MASK_FILE)]]
 
 
 @OPEN
@@ -105,12 +107,14 @@ def save_edits(
     region: Tensor | None = None,
     seconds: float | None = None,
     candidates: Sequence[Sequence[Candidate]] = (),
+    masks: Sequence[Tensor] | Tensor = (),
 ) -> list[Path]:
     """Write ``edits/<id>/``: source.png, reconstruction.png, a numbered PNG for each edit, and edits.json.
 
     An edit that is there already, with this prompt, these settings and this region, is written again under its own
     number; others are kept, those of another fingerprint only as files. Every PNG holds prompt and settings in its
-    metadata; edits.json is written last. Candidate k of "3-word_swap.png" is "3.k-word_swap.png", unless it is kept.
+    metadata; edits.json is written last. Candidate k of "3-word_swap.png" is "3.k-word_swap.png", unless it is kept;
+    its mask is "3.mask-word_swap.png".
 
     Args:
         run: the run's folder.
@@ -125,6 +129,8 @@ def save_edits(
         region: where they may change the image, (H, W); everywhere by default.
         seconds: how long each of them took, for seconds.json.
         candidates: the strengths of each edit, where several were made; ``images`` has those that are kept.
+        masks: of each edit where it may differ from the reconstruction, (h, w) in [0, 1]; nothing from editors that
+            have none.
 
     Returns:
         the edits' files.
@@ -166,7 +172,12 @@ def save_edits(
                     run.edits_path(id, beside).unlink(missing_ok=True)  # another run's, by other measures
                 else:
                     write(beside, candidate.image, edit.prompt, own, candidate=to_json(told))
-        paths.append(write(file, image, edit.prompt, own, edit=to_json({**same[0], "fingerprint": fingerprint})))
+        about = {key: value for key, value in same[0].items() if key != "mask"}
+        paths.append(write(file, image, edit.prompt, own, edit=to_json({**about, "fingerprint": fingerprint})))
+        if len(masks):
+            same[0]["mask"] = file.replace("-", ".mask-", 1)
+            grey = Image.fromarray((masks[n].numpy() * 255).round().astype(np.uint8))
+            write_atomically(run.edits_path(id, same[0]["mask"]), to_png(grey))
     if seconds is not None:
         took = _seconds(run, id) | {path.name: seconds for path in paths}
         write_json(run.edits_path(id, "seconds.json"), took, sealed=True)
@@ -208,7 +219,9 @@ def _told_by_files(run: RunFolder, id: str) -> EditedImage:
             fingerprint, prompt = str(row.pop("fingerprint")), str(info["source_prompt"])
             if fingerprint != told.get("fingerprint"):
                 told = {"id": id, "prompt": prompt, "fingerprint": fingerprint, "edits": []}
-            check(row := {**row, "file": name}, EditRow, name)
+            mask = name.replace("-", ".mask-", 1)
+            own = {"mask": mask} if run.edits_path(id, mask).exists() else {}
+            check(row := {**row, "file": name, **own}, EditRow, name)
             told["edits"].append(cast("EditRow", row))
     return told
 
@@ -250,8 +263,9 @@ def edited_images(run: RunFolder) -> list[EditedImage]:
 
 
 def files_of(row: EditRow) -> list[str]:
-    """The names of an edit's files: its own, and those of the candidates that weren't kept."""
-    return list(dict.fromkeys([row["file"], *(candidate["file"] for candidate in row.get("candidates", ()))]))
+    """The names of an edit's files: its own, those of the candidates that weren't kept, and its mask."""
+    others = [candidate["file"] for candidate in row.get("candidates", ())]
+    return list(dict.fromkeys([row["file"], *others, *([row["mask"]] if "mask" in row else [])]))
 
 
 def damaged_edits(run: RunFolder) -> list[str]:

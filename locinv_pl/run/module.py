@@ -226,6 +226,7 @@ class LocInvModule(LightningModule):
             inversion = self.run.inversion(sample.id, sample.fingerprint)
         edits, made = [], []
         candidates: list[list[Candidate]] = []
+        masks: Sequence[Tensor] | Tensor = ()
         for listed in sample.edits:
             try:
                 made += self._made_alone(sample, inversion, listed)
@@ -238,7 +239,7 @@ class LocInvModule(LightningModule):
         note_refused(self.run, sample.id, refused)
         if inversion is not None:
             region = self._region(sample)
-            images, candidates = edit_best(
+            images, candidates, masks = edit_best(
                 self.backbone, inversion, edits, self.edit, region, lambda: self._compares, self._stop_if_told
             )
         else:
@@ -259,6 +260,7 @@ class LocInvModule(LightningModule):
             region=self._region(sample),
             seconds=seconds,
             candidates=candidates,
+            masks=masks,
         )
         return EditResult(sample, inversion, values, back, edits, edited)
 

@@ -11,7 +11,7 @@ inversions/<id>.json        its scores; written last, it marks the image as fini
 running/<id>/<i>            one record per timestep of an image that isn't finished
 sheets/<id>.png, strips/<id>.png, reconstructions/<id>.png  drawings of a finished image, where they are asked for
 validation/<id>.json        scores of the reconstruction from the files
-edits/<id>/                 its source, its reconstruction, its edits, edits.json, and seconds.json: what each took
+edits/<id>/                 source, reconstruction, edits with their masks, edits.json, and seconds.json: what each took
 edits.json                  all of these
 test/<id>.json              scores of its edits
 skipped/<id>.json           why an image was left out; gone once it is finished after all

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import select
+import shlex
 import shutil
 import signal
 import time
@@ -149,6 +150,28 @@ class TestPage:
         texts = [text for _, text in reader.texts]
         assert texts.count("blend none") == 3 and texts.count("blend prior") == 1
         assert not any(text.startswith("cross_replace_steps") for text in texts)
+
+    def test_it_explains_every_edit(self, tmp_path: Path) -> None:
+        run = new_run(tmp_path / "my run")
+        add_image(run, "one", "a red cat on grass", ["a red dog on wet grass", "a cat on grass"])
+        listed = read_json(run.edits_path("one") / "edits.json")
+        first, second = listed["edits"]
+        first |= {"mask": "1.mask-edit.png", "settings": {"swap_steps": 0.5, "weights": [["red", 2, 5, 1.5], [None]]}}
+        second["settings"] = {"strength": 0.5}
+        write_json(run.edits_path("one") / "edits.json", listed)
+        mask = Image.new("L", (16, 16))
+        mask.paste(255, (0, 0, 8, 8))
+        write_atomically(run.edits_path("one") / "1.mask-edit.png", to_png(mask))
+        _, reader = read(run)
+        texts = [text for _, text in reader.texts]
+        told = [texts[n + 1 : n + 3] for n, text in enumerate(texts) if text == "replaced"]
+        assert told == [["cat", "dog"]] and texts[texts.index("added") + 1] == "wet"
+        assert texts[texts.index("removed") + 1] == "red" and texts[texts.index("weight") + 1] == "red × 1.5"
+        assert "The edit may change 25% of the image, the bright part." in texts
+        assert [a["class"] for a in reader.of("img") if "mask" in (a["alt"] or "")] == ["over"]
+        (command,) = [text for text in texts if text.startswith("locinv edit")]  # none for the other editor's
+        words = [str(run.root), "image=one", "prompt=a (red:1.5) dog on wet grass", "edit.swap_steps=0.5"]
+        assert shlex.split(command) == ["locinv", "edit", *words]
 
     def test_texts_are_escaped(self, tmp_path: Path) -> None:
         run = new_run(tmp_path)

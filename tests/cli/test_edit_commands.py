@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -19,6 +20,7 @@ from conftest import write_images
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from locinv_pl.callbacks.explanation import edit_command
 from locinv_pl.cli.main import main
 from locinv_pl.editing.pipelines import EditorSettings, make_editor
 from locinv_pl.io.files import read_json, write_json
@@ -108,6 +110,18 @@ def test_edit_one_image(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert edit("run", "image=p1", "prompt=a red zebra and a dog", "edit.swap_steps=0.9") == 0
     other = Path(capsys.readouterr().out.strip().splitlines()[-1])
     assert other != path and np.any(np.asarray(Image.open(other)) != np.asarray(Image.open(path)))
+
+
+def test_the_report_s_command_makes_the_edit_again(run: Path) -> None:
+    assert edit("run", "image=p1", "prompt=a red (yak:1.5) and a dog", "edit.swap_steps=0.9", "edit.blend=prior") == 0
+    before = json.loads((run / "edits/p1/edits.json").read_text())
+    made = before["edits"][-1]
+    command = edit_command(Path("run"), "p1", made)
+    assert command is not None and command.endswith("edit.swap_steps=0.9 edit.blend=prior")
+    assert edit(*shlex.split(command)[2:]) == 0
+    assert json.loads((run / "edits/p1/edits.json").read_text()) == before
+    with Image.open(run / "edits/p1" / made["mask"]) as mask:
+        assert mask.size == (16, 16) and mask.mode == "L" and 0 < np.asarray(mask).mean() < 255
 
 
 def test_several_prompts_and_a_region(run: Path) -> None:

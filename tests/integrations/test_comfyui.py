@@ -6,7 +6,7 @@ import importlib.util
 import inspect
 import json
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from graphlib import TopologicalSorter
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +21,7 @@ from PIL import Image
 from refusals import refused
 from torch import Tensor
 
-from locinv_pl import edit, find_priors, load_backbone
+from locinv_pl import EditSettings, edit, find_priors, load_backbone
 from locinv_pl.assets import EXAMPLE
 from locinv_pl.grounding import FoundationModels
 
@@ -162,9 +162,11 @@ def test_the_workflow_runs(monkeypatch):
     assert moved == [-4, 1, 1, 1, 1, -2, 1, 1]
     inversion = made["6"][0]
     assert inversion.nouns == ("bird", "cat") and inversion.num_steps == 2
-    prompts = workflow["7"]["inputs"]["prompts"].splitlines()
+    values = workflow["7"]["inputs"]
+    prompts = values["prompts"].splitlines()
     images, back, masks = made["7"]
-    assert torch.equal(images, edit(load_backbone("embedded"), inversion, prompts).movedim(1, -1))
+    how = EditSettings(**{f.name: values[f.name] for f in fields(EditSettings) if f.name in values})
+    assert torch.equal(images, edit(load_backbone("embedded"), inversion, prompts, how).movedim(1, -1))
     assert len(Own.kept["locinv"]) == 2 and back.shape == (1, 128, 128, 3) and masks.shape == (2, 128, 128)
     assert len(Own.kept["preview"]) == 2  # a map for each noun
 

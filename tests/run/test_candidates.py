@@ -153,7 +153,8 @@ def pixels(path: Path) -> torch.Tensor:
 
 def test_rows_of_the_batch_are_the_edits_alone_and_the_best_is_kept(root: Path, tiny: Backbone, chosen: None) -> None:
     inversion = inversion_of(root)
-    images, made = edit_best(tiny, inversion, EDITS, FOUR, None, lambda: None)  # type: ignore[arg-type,return-value]
+    images, made, masks = edit_best(tiny, inversion, EDITS, FOUR, None, lambda: None)  # type: ignore
+    assert masks.shape == (2, 16, 16)
     assert images.shape == (3, 3, 32, 32) and [len(each) for each in made] == [4, 4]
     for each, listed, kept in zip(EDITS, made, images[1:], strict=True):
         best = listed[KEPT[each.prompt]]
@@ -166,8 +167,9 @@ def test_rows_of_the_batch_are_the_edits_alone_and_the_best_is_kept(root: Path, 
 
 def test_with_one_candidate_nothing_is_compared(root: Path, tiny: Backbone) -> None:
     inversion = inversion_of(root)
-    images, made = edit_best(tiny, inversion, EDITS, EditSettings(), None, lambda: pytest.fail("asked"))
+    images, made, masks = edit_best(tiny, inversion, EDITS, EditSettings(), None, lambda: pytest.fail("asked"))
     assert made == [] and torch.equal(images, edit(tiny, inversion, EDITS, with_source=True))
+    assert masks.shape == (2, 16, 16)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +217,9 @@ class TestFiles:
             "background_mse": 0.0001,
             "structure_distance": 0.01,
         }
-        expected = {"source.png", "reconstruction.png", *(row["file"] for row in rows), *listed[0], *listed[1]}
+        masks = ["1.mask-word_swap.png", "2.mask-attribute.png", "3.mask-word_swap.png", "4.mask-attribute.png"]
+        assert [row["mask"] for row in rows] == masks
+        expected = {*masks, "source.png", "reconstruction.png", *(row["file"] for row in rows), *listed[0], *listed[1]}
         assert {path.name for path in folder.glob("*.png")} == expected
 
     def test_the_images_say_what_they_are(self, root: Path) -> None:
@@ -245,7 +249,13 @@ class TestFiles:
         monkeypatch.setitem(KEPT, EDITS[0].prompt, 0)
         run(tiny_folder, copy, "predict", FOUR)
         names = {path.name for path in (copy / "edits/p0").glob("3*.png")}
-        assert names == {"3-word_swap.png", "3.2-word_swap.png", "3.3-word_swap.png", "3.4-word_swap.png"}
+        assert names == {
+            "3.mask-word_swap.png",
+            "3-word_swap.png",
+            "3.2-word_swap.png",
+            "3.3-word_swap.png",
+            "3.4-word_swap.png",
+        }
         assert torch.equal(pixels(copy / "edits/p0/3-word_swap.png"), pixels(root / "edits/p0/3.1-word_swap.png"))
 
     def test_damage_is_named_and_told_by_the_files(self, root: Path, tmp_path: Path) -> None:
