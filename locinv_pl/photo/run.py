@@ -25,7 +25,7 @@ from locinv_pl.run.candidates import edit_best, load_measures
 from locinv_pl.run.edits import EditResult, save_edits
 from locinv_pl.run.results import score
 from locinv_pl.run.store import RunFolder, settings_digest
-from locinv_pl.types import Inversion
+from locinv_pl.types import Inversion, MadeOf
 
 
 class PhotoRun:
@@ -72,7 +72,8 @@ class PhotoRun:
         try:
             return self.folder.inversion(photo.sample.id, photo.sample.fingerprint)
         except InputError as error:
-            return tell(f"photo {photo.name!r} is inverted again: {error.problem}")
+            tell(f"photo {photo.name!r} is inverted again: {error.problem}")
+            return None
 
     def iter_invert(self, photo: Photo) -> Iterator[Progress[Inversion]]:
         """Invert a photograph and keep the inversion; where it is there already, it is found.
@@ -98,7 +99,8 @@ class PhotoRun:
                 back = self.backbone.decode(inversion.latent[None]).cpu()
                 inversion.save(self.folder.inversion_path(sample.id))
                 (result,) = score(self.backbone, [sample], [inversion], back, progress.seconds)
-                made_of = {"id": sample.id, "sample": sample.fingerprint, "settings": settings_digest(self.settings)}
+                settings = settings_digest(self.settings)
+                made_of = MadeOf(id=sample.id, sample=sample.fingerprint, settings=settings)
                 self.folder.finish({sample.id: result.scores}, {sample.id: made_of})
             yield progress
 

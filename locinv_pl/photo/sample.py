@@ -84,16 +84,16 @@ def open_photo(
     own = {noun: [_own(prior, size, noun) for prior in _each(given)] for noun, given in priors.items()}
     planes: dict[str, Prior | list[Prior]] = {}
     for noun, given in own.items():
-        framed = [
+        framed: list[Prior] = [
             opened.frame.plane(prior) if isinstance(prior, Tensor) else opened.frame.box_plane(cast("tuple", prior))
             for prior in given
         ]
-        if not all(inside(plane).any() for plane in framed):
+        if not all(inside(cast("Tensor", plane)).any() for plane in framed):
             raise InputError(
                 f"noun {noun!r}: the part of the image that is shown has nothing of its prior; "
                 f"use fit=pad or native, or draw it there"
             )
-        planes[noun] = list(framed) if len(framed) > 1 else framed[0]
+        planes[noun] = framed if len(framed) > 1 else framed[0]
     name = name or (Path(image).stem if isinstance(image, (str, Path)) else "photo")
     sample = make_sample(opened.image, prompt, planes, id=name)
     sample = EditSample(
