@@ -84,7 +84,7 @@ def test_a_region_goes_through_the_frame_of_its_image(here: Path, tiny_folder: P
     for region in ("strip.png", "framed.png"):
         blend = ["edit.blend=prior", "edit.blend_margin=0", f"region={region}"]
         main(["edit", "run", "image=one", 'prompt="a red dog on grass"', *blend])
-        newest = max(Path("run/edits/one").glob("[0-9]*.png"), key=lambda path: path.stat().st_mtime_ns)
+        newest = max(Path("run/edits/one").glob("[0-9]-*.png"), key=lambda path: path.stat().st_mtime_ns)
         edited.append(np.asarray(Image.open(newest)))
     assert np.array_equal(*edited)
     before = np.asarray(Image.open("run/edits/one/reconstruction.png")).astype(int)

@@ -76,7 +76,7 @@ def test_a_second_edit_finds_the_inversion_again(root, made, tiny_folder, monkey
     main(words(tiny_folder, PROMPT, CAT, DOG, "edit=a red cat and a cow on grass", "edit.swap_steps=0.6", "output=out"))
     assert "3-word_swap.png" in capsys.readouterr().out
     (edited,) = (listed for listed in RunFolder(root / "out").place("edits").iterdir())
-    assert sorted(path.name for path in edited.glob("[0-9]*.png")) == [
+    assert sorted(path.name for path in edited.glob("[0-9]-*.png")) == [
         "1-word_swap.png",
         "2-attribute.png",
         "3-word_swap.png",
