@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from typing import cast
@@ -16,9 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from locinv_pl.drawing import to_array
-from locinv_pl.editing.rows import as_edit
 from locinv_pl.editing.settings import EditSettings
-from locinv_pl.errors import InputError, check_choice, quoted
+from locinv_pl.errors import InputError, check_choice
 from locinv_pl.io.files import read_json
 from locinv_pl.io.frames import Fit, Frame, frame_mask, inside, to_frame
 from locinv_pl.io.images import AnyImage, as_image, as_mask
@@ -31,9 +29,8 @@ from locinv_pl.method.timestep import collect, invert_step
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.loading import load_as
 from locinv_pl.priors import box_mask, check_box
-from locinv_pl.run.candidates import edit_best, load_measures
 from locinv_pl.run.contents import InversionScores
-from locinv_pl.run.edits import list_edits, save_edits
+from locinv_pl.run.edits import list_edits, make_edits
 from locinv_pl.run.store import RunFolder
 from locinv_pl.types import Adjective, EditSample, Inversion, Noun, StepRecord, overlap
 from locinv_pl.words import find_word, load_words, tidy
@@ -150,8 +147,19 @@ def invert(
     >>> inversion.nouns, tuple(inversion.trajectory.shape)
     (('cat',), (2, 8, 32, 32))
     """
-    sample = make_sample(image, prompt, priors or {}, nouns, adjectives)
-    return last_result(invert_sample(backbone, sample, method, num_steps, resolution))
+    return last_result(
+        iter_invert(
+            backbone,
+            image,
+            prompt,
+            priors,
+            nouns=nouns,
+            adjectives=adjectives,
+            method=method,
+            num_steps=num_steps,
+            resolution=resolution,
+        )
+    )
 
 
 def iter_invert(
@@ -283,34 +291,13 @@ def edit_run(
     folder, settings = RunFolder(run), settings or EditSettings()
     made_by = folder.settings
     inversion = Inversion.load(folder.inversion_path(image))
-    targets = [prompts] if isinstance(prompts, str) else list(prompts)
-    edits = [as_edit(inversion.prompt, prompt) for prompt in targets]
-    for edit in edits:
-        if edit.kind == "same" and not (edit.weights or settings.reweight):
-            raise InputError(f"prompt {quoted(edit.prompt)}: is the source prompt of {image!r}; change a word of it")
     backbone = load_as(made_by, device)
     allowed = None if region is None else frame_mask(expanded(region), _frame(folder, image, backbone, inversion))
-    if allowed is not None:
-        settings = replace(settings, blend="prior")
-    networks = cache(lambda: load_measures(measures, backbone))
-    images, candidates, masks = edit_best(backbone, inversion, edits, settings, allowed, networks)
     is_same = list_edits(folder, image).get("fingerprint") == inversion.fingerprint
     has_source = is_same and folder.edits_path(image, "source.png").exists()  # else the VAE's must do
     source = None if has_source else backbone.decode(inversion.trajectory[:1])[0].cpu()
-    return save_edits(
-        folder,
-        image,
-        prompt=inversion.prompt,
-        fingerprint=inversion.fingerprint,
-        settings=settings.to_dict(),
-        source=source,
-        reconstruction=images[0],
-        edits=edits,
-        images=images[1:],
-        region=allowed,
-        candidates=candidates,
-        masks=masks,
-    )
+    targets = [prompts] if isinstance(prompts, str) else list(prompts)
+    return make_edits(folder, backbone, inversion, targets, settings, allowed, measures, source)[-1]
 
 
 def make_sample(

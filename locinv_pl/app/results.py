@@ -19,7 +19,7 @@ from locinv_pl.drawing import to_array, to_png
 from locinv_pl.editing.settings import EditSettings
 from locinv_pl.method.policies import load_method
 from locinv_pl.photo import Photo, command_of, save_photo, snippet_of
-from locinv_pl.run.names import file_name
+from locinv_pl.photo.snippets import changed
 from locinv_pl.types import Inversion
 
 if TYPE_CHECKING:
@@ -83,14 +83,10 @@ def written(
 
 def _code(made: MadeEdit, n: int, shot: Photo, asked: Asked) -> Code:
     """The same from the photograph, whose files lie in the zipped folder."""
-    about, id = made.about, shot.sample.id
-    files = {
-        noun: [f"masks/{file_name(f'{id}-{noun}-{number}')}.png" for number in range(1, len(given) + 1)]
-        for noun, given in shot.priors.items()
-        if not isinstance(given[0], tuple)
-    }
+    about = made.about
+    files = {noun: [shot.mask_file(noun, number) for number in numbers] for noun, numbers in shot.masks.items()}
     steps = None if asked.steps == load_method(asked.method).num_steps else asked.steps
-    named = {"image": f"{file_name(id)}.png", "masks": files, "backbone": about["backbone"], "method": asked.method}
+    named = {"image": shot.image_file, "masks": files, "backbone": about["backbone"], "method": asked.method}
     edits, settings = [about["target"]], EditSettings(**about["settings"][n])
     python = snippet_of(shot, edits, settings, **named, num_steps=steps)
     command = command_of(shot, edits, settings, **named, num_steps=steps)
@@ -108,9 +104,9 @@ def _code(made: MadeEdit, n: int, shot: Photo, asked: Asked) -> Code:
 
 def _by_file(made: MadeEdit, n: int, file: str) -> Code:
     """The same from an inversion that was opened."""
-    usual, values = EditSettings().to_dict(), made.about["settings"][n]
-    changed = ", ".join(f"{key}={value!r}" for key, value in values.items() if value != usual.get(key))
-    python = BY_FILE.format(backbone=made.about["backbone"], file=file, target=made.about["target"], made=changed)
+    differs = changed(EditSettings(**made.about["settings"][n]))
+    told = ", ".join(f"{key}={value!r}" for key, value in differs.items())
+    python = BY_FILE.format(backbone=made.about["backbone"], file=file, target=made.about["target"], made=told)
     return Code(python, "# the photograph of this inversion isn't here, so that no command makes it again; see Python")
 
 

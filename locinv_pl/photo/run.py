@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,15 @@ import torch
 from torch import Tensor
 
 from locinv_pl.api import invert_sample
-from locinv_pl.editing.prompt_to_prompt import check_edit
-from locinv_pl.editing.rows import as_edit
 from locinv_pl.editing.settings import EditSettings
-from locinv_pl.errors import InputError, quoted, tell
+from locinv_pl.errors import InputError, tell
 from locinv_pl.measures.edits import MeasureSettings
 from locinv_pl.method.policies import Method, load_method
 from locinv_pl.method.progress import Progress, last_result, nothing
 from locinv_pl.method.task import settings_of
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.photo.sample import Photo
-from locinv_pl.run.candidates import edit_best, load_measures
-from locinv_pl.run.edits import EditResult, save_edits
+from locinv_pl.run.edits import EditResult, make_edits
 from locinv_pl.run.results import score
 from locinv_pl.run.store import RunFolder, settings_digest
 from locinv_pl.types import Inversion, MadeOf
@@ -134,26 +130,8 @@ class PhotoRun:
             InputError: as :func:`~locinv_pl.editing.prompt_to_prompt.edit` does, before anything is computed.
         """
         inversion = self.invert(photo)
-        edits = [as_edit(inversion.prompt, prompt) for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
-        for edit in edits:
-            if edit.kind == "same" and not (edit.weights or settings.reweight):
-                raise InputError(f"edit {quoted(edit.prompt)}: is the source prompt; change a word of it")
-            check_edit(self.backbone, inversion, edit, settings, region)
-        networks = cache(lambda: load_measures(measures, self.backbone))
-        images, candidates, masks = edit_best(self.backbone, inversion, edits, settings, region, networks, after_each)
-        values = settings.to_dict()
-        paths = save_edits(
-            self.folder,
-            inversion.id,
-            prompt=inversion.prompt,
-            fingerprint=inversion.fingerprint,
-            settings=values,
-            source=photo.sample.image,
-            reconstruction=images[0],
-            edits=edits,
-            images=images[1:],
-            region=region,
-            candidates=candidates,
-            masks=masks,
+        prompts = [prompts] if isinstance(prompts, str) else prompts
+        edits, images, paths = make_edits(
+            self.folder, self.backbone, inversion, prompts, settings, region, measures, photo.sample.image, after_each
         )
-        return EditResult(photo.sample, inversion, values, images[0], edits, images[1:]), paths
+        return EditResult(photo.sample, inversion, settings.to_dict(), images[0], edits, images[1:]), paths

@@ -49,6 +49,24 @@ class Photo:
         """The source prompt."""
         return self.sample.prompt
 
+    @property
+    def masks(self) -> dict[str, list[int]]:
+        """For every noun with masks their numbers among its places, from 1."""
+        each = {
+            noun: [number for number, prior in enumerate(given, start=1) if isinstance(prior, Tensor)]
+            for noun, given in self.priors.items()
+        }
+        return {noun: numbers for noun, numbers in each.items() if numbers}
+
+    @property
+    def image_file(self) -> str:
+        """Where :func:`save_photo` writes the pixels, below its folder."""
+        return f"{file_name(self.sample.id)}.png"
+
+    def mask_file(self, noun: str, number: int) -> str:
+        """Where :func:`save_photo` writes a noun's mask, below its folder; ``number`` is as in :attr:`masks`."""
+        return f"masks/{file_name(f'{self.sample.id}-{noun}-{number}')}.png"
+
 
 def open_photo(
     image: AnyImage,
@@ -133,20 +151,19 @@ def save_photo(photo: Photo, folder: Path, edits: Iterable[str] = ()) -> Path:
     <BLANKLINE>
     """
     id = photo.sample.id
-    image = f"{file_name(id)}.png"
-    write_atomically(folder / image, to_png(Image.fromarray(to_array(photo.pixels))))
+    write_atomically(folder / photo.image_file, to_png(Image.fromarray(to_array(photo.pixels))))
     priors: dict[str, object] = {}
     for noun, given in photo.priors.items():
         told: list[object] = []
         for number, prior in enumerate(given, start=1):
             if isinstance(prior, Tensor):
-                told.append(f"masks/{file_name(f'{id}-{noun}-{number}')}.png")
+                told.append(photo.mask_file(noun, number))
                 grey = Image.fromarray((prior.numpy() * 255).round().astype(np.uint8))
                 write_atomically(folder / str(told[-1]), to_png(grey))
             else:
                 told.append(_Box(int(x) if x == int(x) else float(x) for x in prior))
         priors[noun] = told if len(told) > 1 else told[0]
-    rows = [{"id": id, "image": image, "prompt": photo.prompt, "priors": priors, "edits": list(edits)}]
+    rows = [{"id": id, "image": photo.image_file, "prompt": photo.prompt, "priors": priors, "edits": list(edits)}]
     path = folder / "samples.yaml"
     write_atomically(path, yaml.dump(rows, Dumper=_Dumper, sort_keys=False, allow_unicode=True).encode())
     return path

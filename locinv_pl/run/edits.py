@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, cast
@@ -19,10 +21,15 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from locinv_pl.drawing import to_array, to_png
+from locinv_pl.editing.prompt_to_prompt import check_edit
+from locinv_pl.editing.rows import as_edit
+from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import DamagedError, InputError, all_of, quoted, tell
 from locinv_pl.io.files import check, read_image, read_json, to_json, write_atomically, write_json
-from locinv_pl.measures.edits import Measures, edit_region
-from locinv_pl.run.candidates import Candidate
+from locinv_pl.measures.edits import Measures, MeasureSettings, edit_region
+from locinv_pl.method.progress import nothing
+from locinv_pl.networks.backbone import Backbone
+from locinv_pl.run.candidates import Candidate, edit_best, load_measures
 from locinv_pl.run.contents import OPEN
 from locinv_pl.run.names import file_name, id_of
 from locinv_pl.run.store import RunFolder
@@ -184,6 +191,63 @@ def save_edits(
     listed = {"id": id, "prompt": prompt, "fingerprint": fingerprint, "edits": rows}
     write_json(run.edits_path(id, "edits.json"), listed, sealed=True)
     return paths
+
+
+def make_edits(
+    run: RunFolder,
+    backbone: Backbone,
+    inversion: Inversion,
+    prompts: Sequence[str],
+    settings: EditSettings,
+    region: Tensor | None,
+    measures: MeasureSettings,
+    source: Tensor | None,
+    after_each: Callable[[], None] = nothing,
+) -> tuple[list[Edit], Tensor, list[Path]]:
+    """Edit an inverted image by prompts, and write what comes out, as :func:`save_edits` does.
+
+    Args:
+        run: the run's folder.
+        backbone: the one that made the inversion.
+        inversion: the image's.
+        prompts: n target prompts, edited as one batch.
+        settings: how; with a region, as ``blend="prior"``.
+        region: where the edits may change the image, (H, W); everywhere for None.
+        measures: the networks that choose among the strengths of an edit, with ``settings.candidates`` above 1.
+        source: the image (3, H, W) in [0, 1]; without one, source.png is left as it is.
+        after_each: called after every timestep.
+
+    Returns:
+        the edits, the reconstruction with what they made, (1 + n, 3, H, W) in [0, 1], and their files.
+
+    Raises:
+        InputError: a prompt is the source's own, or as :func:`~locinv_pl.editing.prompt_to_prompt.edit` does, before
+            anything is computed.
+    """
+    settings = settings if region is None else replace(settings, blend="prior")
+    edits = [as_edit(inversion.prompt, prompt) for prompt in prompts]
+    for edit in edits:
+        if edit.kind == "same" and not (edit.weights or settings.reweight):
+            named = f"{quoted(edit.prompt)}: is the source prompt of {inversion.id!r}"
+            raise InputError(f"prompt {named}; change a word of it")
+        check_edit(backbone, inversion, edit, settings, region)
+    networks = cache(lambda: load_measures(measures, backbone))
+    images, candidates, masks = edit_best(backbone, inversion, edits, settings, region, networks, after_each)
+    paths = save_edits(
+        run,
+        inversion.id,
+        prompt=inversion.prompt,
+        fingerprint=inversion.fingerprint,
+        settings=settings.to_dict(),
+        source=source,
+        reconstruction=images[0],
+        edits=edits,
+        images=images[1:],
+        region=region,
+        candidates=candidates,
+        masks=masks,
+    )
+    return edits, images, paths
 
 
 def list_edits(run: RunFolder, id: str) -> EditedImage:

@@ -21,6 +21,7 @@ from locinv_pl.datamodules.folder import FolderDataModule
 from locinv_pl.drawing import to_array
 from locinv_pl.photo import Photo, PhotoRun, command_of, open_photo, save_photo, snippet_of
 from locinv_pl.photo import run as photo_run
+from locinv_pl.run.edits import list_edits
 
 SIDE, R, T = 32, 8, 2
 PROMPT = "a red cat and a dog on grass"
@@ -125,6 +126,8 @@ def test_a_region_in_the_photograph_s_pixels(file, tmp_path, tiny):
     region = torch.zeros(SIDE, SIDE, dtype=torch.bool)
     region[:, :8] = True
     result, _ = run.edit(photo, "a red cat and a pig on grass", region=region)
+    (row,) = list_edits(run.folder, photo.sample.id)["edits"]
+    assert row["settings"]["blend"] == "prior" and row["settings"]["region"]  # as `locinv edit` writes it
     made = next(p for p in [*iter_edit(tiny, run.invert(photo), "a red cat and a pig on grass", region=region)][::-1])
     assert torch.equal(result.images, made.result.images) and (made.result.masks[0][:, 8:] == 0).all()
 
