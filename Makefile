@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := data=scenes data.num_images=6 data.batch_size=3 trainer.accelerator=cpu
+PARALLEL := --numprocesses=2 --dist=loadfile
 # Tests that start processes, run whole models or interpret kernels: not of `make fast`.
 SLOW := benchmark callbacks cli comparison grounding integrations measures pretrain run editing/test_editors.py io/test_disk.py \
 	$(addprefix datamodules/test_,coco_edit.py completion.py) \
 	$(addprefix networks/test_,generation.py graphs.py kernels.py memory.py tuning.py)
 
-.PHONY: help demo test fast lint format docs tree clean
+.PHONY: help demo test slow fast lint format docs tree clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -25,11 +26,14 @@ demo: $(VENV)/installed ## invert and edit six drawn scenes, and say where to lo
 	@echo "          outputs/demo/locinv/report.html         its edits, with sliders"
 	@echo "          $(BIN)/tensorboard --logdir outputs/demo"
 
-test: $(VENV)/installed ## run all tests
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+test: $(VENV)/installed ## run the tests, but for those of make slow
+	$(BIN)/python -m pytest $(PARALLEL) --no-loadscope-reorder
+
+slow: $(VENV)/installed ## run the tests that take a whole model, a browser or processes of their own
+	$(BIN)/python -m pytest $(PARALLEL) -m slow
 
 fast: $(VENV)/installed ## run the tests that take less than a minute together
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile -m "not slow" $(SLOW:%=--ignore=tests/%)
+	$(BIN)/python -m pytest $(PARALLEL) $(SLOW:%=--ignore=tests/%)
 
 lint: $(VENV)/installed tree ## check style by ruff and types by mypy
 	$(BIN)/ruff check .

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError
 from locinv_pl.io.files import read_json, write_json
-from locinv_pl.measures.edits import MeasureSettings
-from locinv_pl.run.store import RunFolder
 
 if TYPE_CHECKING:
     from locinv_pl.pretrain.settings import Recipe
@@ -125,39 +122,6 @@ def pretrain(recipe: Recipe, output: Path = Path("outputs/pretrain"), stages: li
     draw_curves(output, STAGES).savefig(output / "curves.png", dpi=120)
 
 
-def edit(
-    run: Path,
-    image: str = "",
-    prompt: str | list[str] = "",
-    edit: EditSettings = EditSettings(),
-    region: Path | None = None,
-    device: str = "cpu",
-    measures: MeasureSettings = MeasureSettings(),
-) -> None:
-    """Edit an image that a run has inverted; the results lie in the run's folder, under edits/.
-
-    Args:
-        run: the run's folder, its output=.
-        image: the image's id, as its files in inversions/ are named.
-        prompt: the target prompt, or several in one batch: prompt='["a blue car", "a red bus"]'.
-        edit: how to edit; edit=NAME takes configs/edit/NAME.yaml, edit.KEY=VALUE overrides.
-        region: a mask of the image's size, white where edits may change it; it takes the place of edit.blend.
-        device: the device to compute on, as torch names it: cpu, cuda, cuda:1.
-        measures: the networks that choose among the strengths of an edit, with edit.candidates above 1.
-
-    Raises:
-        InputError: no such run or inversion, or a prompt that is the source's own or doesn't fit.
-    """
-    from locinv_pl.api import edit_run
-
-    for key, value in (("image", image), ("prompt", prompt)):
-        if not value:
-            raise InputError(f"edit: has no {key}; name it in {key}=")
-    for path in edit_run(run, image, prompt, edit, region, device, measures):
-        print(path)
-    import_module("locinv_pl.callbacks.edits").sum_up(RunFolder(run))  # known by name alone, as in the configs
-
-
 def status(run: Path) -> None:
     """Say how a run stands: images done, running and failed, its speed, and whether it lives.
 
@@ -170,31 +134,3 @@ def status(run: Path) -> None:
     from locinv_pl.run.status import status, to_text
 
     print(to_text(run, status(run)))
-
-
-COMMANDS = {
-    "app": "locinv_pl.cli.app",
-    "benchmark": "locinv_pl.benchmark.command",
-    "compare": __name__,
-    "data build-coco-edit": "locinv_pl.datamodules.commands",
-    "data check": "locinv_pl.datamodules.commands",
-    "data preview": "locinv_pl.datamodules.commands",
-    "edit": __name__,
-    "evaluate-backbone": __name__,
-    "photo": "locinv_pl.cli.photo",
-    "pretrain": __name__,
-    "status": __name__,
-    "table": __name__,
-}
-"""The commands, and the modules of their functions, which are imported when they are asked for."""
-OF_WORDS = {"compare": "methods=NAME,NAME KEY=VALUE...", "table": "RUN..."}
-"""The commands that take all words as they are, and how these are written."""
-REPEATED = {"photo": {"edit": "edits+"}}
-"""Keys of a command that may be given several times, and the argument that takes each of their values."""
-DEFAULT_DATA = {"data check": "scenes", "data preview": "scenes", "data build-coco-edit": "coco_edit"}
-"""The data of a command where its words name none."""
-
-
-def function_of(command: str) -> Callable[..., None]:
-    """The function of a command, which has its name."""
-    return getattr(import_module(COMMANDS[command]), command.removeprefix("data ").replace("-", "_"))

@@ -15,7 +15,8 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.strategies import ParallelStrategy
 
-from locinv_pl.cli.parsers import Help, TrainerParser
+from locinv_pl.cli.parsers import Help, Parser
+from locinv_pl.cli.table import SUBCOMMANDS
 from locinv_pl.configs import CONFIGS
 from locinv_pl.errors import InputError, tell
 from locinv_pl.io.arguments import arguments, read_words
@@ -23,13 +24,6 @@ from locinv_pl.io.files import write_atomically
 from locinv_pl.run.logging import metric_names
 from locinv_pl.run.module import LocInvModule
 from locinv_pl.run.strategy import ImageParallelStrategy, is_launched, num_cores
-
-SUBCOMMANDS = {
-    "fit": "Invert images; what an earlier run has done is kept, and gone on with.",
-    "validate": "Reconstruct images from their inversions, and score the reconstructions.",
-    "predict": "Edit inverted images by the prompts that their data names.",
-    "test": "Score the edits that predict made.",
-}
 
 
 def translate(words: list[str]) -> list[str]:
@@ -44,8 +38,6 @@ def translate(words: list[str]) -> list[str]:
     Raises:
         InputError: a word isn't understood, or names no file of its group.
     """
-    if words in (["--help"], ["-h"]):
-        return words
     subcommand, rest = (words[0], words[1:]) if words[:1] and words[0] in SUBCOMMANDS else ("fit", words)
     read = list(read_words(rest))
     for word in read:
@@ -55,12 +47,8 @@ def translate(words: list[str]) -> list[str]:
     return [subcommand, *arguments(read)]
 
 
-def run_trainer(description: str) -> None:
-    """Run what ``sys.argv`` says, translated; the processes that Lightning starts do the same.
-
-    Args:
-        description: what the text of ``--help`` begins with.
-    """
+def run_trainer() -> None:
+    """Run what ``sys.argv`` says, translated; the processes that Lightning starts do the same."""
     defaults = [str(CONFIGS / "default.yaml")]
     parsers: dict[str, Any] = {
         name: {"default_config_files": defaults, "description": SUBCOMMANDS[name]} for name in LocInvCLI.subcommands()
@@ -72,9 +60,13 @@ def run_trainer(description: str) -> None:
         save_config_callback=_ConfigFile,
         parser_class=TrainerParser,
         seed_everything_default=0,
-        parser_kwargs={"description": description, "formatter_class": Help, **parsers},
+        parser_kwargs={"formatter_class": Help, **parsers},
         auto_configure_optimizers=False,
     )
+
+
+class TrainerParser(Parser, LightningArgumentParser):
+    """LightningCLI's parser, whose complaint is an InputError, too."""
 
 
 class _ConfigFile(SaveConfigCallback):

@@ -11,15 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from jsonargparse import auto_cli
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from locinv_pl.cli.commands import COMMANDS, DEFAULT_DATA, OF_WORDS, REPEATED, function_of
 from locinv_pl.cli.config_files import check_config_files, without_contents
-from locinv_pl.cli.lightning_cli import SUBCOMMANDS, run_trainer, translate
 from locinv_pl.cli.parsers import Parser, readable
+from locinv_pl.cli.table import COMMANDS, DEFAULT_DATA, OF_WORDS, REPEATED, SUBCOMMANDS, function_of, summary_of
 from locinv_pl.errors import InputError
 from locinv_pl.io.arguments import arguments, group_file, read_words
-from locinv_pl.networks.loading import silence_loading
 
 DESCRIPTION = """Invert images, reconstruct them, edit them and score the edits.
 
@@ -34,7 +31,8 @@ Without one of these it is fit. Other commands:
 
     {commands}
 
-Every one of them says with --help what it takes.
+Every one of them says with --help what it takes. --config=FILE takes keys from a YAML file, and --print_config shows
+every key and its value.
 """
 HELP = {"-h", "--help"}
 LONGEST = 2000  # characters of a message
@@ -47,6 +45,9 @@ def main(words: list[str] | None = None) -> None:
         words: the command line's, without the program's name; those of this process by default.
     """
     words = sys.argv[1:] if words is None else words
+    if words in (["-h"], ["--help"]):
+        print(f"usage: {Path(sys.argv[0]).name} [COMMAND] [KEY=VALUE...]\n\n{description()}")
+        return
     try:
         if words[:1] != ["photo"]:  # where edit= is a prompt
             check_config_files(words)
@@ -60,9 +61,11 @@ def main(words: list[str] | None = None) -> None:
                 known = " or ".join(name.removeprefix("data ") for name in DEFAULT_DATA)
                 raise InputError(f"data {' '.join(words[1:2])}: no such command; use data {known}")
             else:
+                from locinv_pl.cli.lightning_cli import run_trainer, translate
+
                 sys.argv[1:] = translate(words)  # processes that Lightning starts read it again
-                run_trainer(description() if sys.argv[1] in HELP else "")
-    except (InputError, MisconfigurationException) as error:
+                run_trainer()
+    except _refusals() as error:
         message = without_contents(readable(str(error)), words)
         message = message if len(message) <= LONGEST else f"{message[:LONGEST]}…"
         sys.exit(f"{Path(sys.argv[0]).name}: {message}")
@@ -70,9 +73,15 @@ def main(words: list[str] | None = None) -> None:
 
 def description() -> str:
     """What ``--help`` begins with: the grammar, and every command with the first line of its function."""
-    said = {f"locinv {name}": (inspect.getdoc(function_of(name)) or "").splitlines()[0] for name in COMMANDS}
+    said = {f"locinv {name}": summary_of(name) for name in COMMANDS}
     tables = ("\n    ".join(f"{name:27} {text}" for name, text in table.items()) for table in (SUBCOMMANDS, said))
     return DESCRIPTION.format(**dict(zip(("subcommands", "commands"), tables, strict=True)))
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """The exceptions that mean bad input: ours, and Lightning's where Lightning has been imported."""
+    lightning = sys.modules.get("lightning.fabric.utilities.exceptions")
+    return (InputError, *([lightning.MisconfigurationException] if lightning else []))
 
 
 def _run_command(name: str, words: Sequence[str]) -> None:
@@ -99,6 +108,8 @@ def _run_command(name: str, words: Sequence[str]) -> None:
 
 def _quiet() -> None:
     """Silence what the libraries tell about themselves."""
+    from locinv_pl.networks.loading import silence_loading
+
     silence_loading()
     for name in ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.seed"):
         logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)

@@ -7,7 +7,6 @@ from argparse import RawDescriptionHelpFormatter
 from typing import NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
-from lightning.pytorch.cli import LightningArgumentParser
 
 from locinv_pl.errors import InputError, one_line
 
@@ -29,10 +28,6 @@ class Parser(ArgumentParser):
         """
         complaint, _, _ = readable(message).partition(HINT)  # that about a key inside another's value ends with it
         raise InputError(complaint + HINT)
-
-
-class TrainerParser(Parser, LightningArgumentParser):
-    """LightningCLI's, likewise."""
 
 
 def readable(text: str) -> str:

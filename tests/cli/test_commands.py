@@ -9,9 +9,8 @@ from contextlib import suppress
 import pytest
 
 from locinv_pl.benchmark.bench import Benchmark
-from locinv_pl.cli.commands import COMMANDS, function_of
-from locinv_pl.cli.lightning_cli import SUBCOMMANDS
 from locinv_pl.cli.main import main
+from locinv_pl.cli.table import COMMANDS, SUBCOMMANDS, function_of
 from locinv_pl.configs import CONFIGS
 from locinv_pl.errors import InputError
 from locinv_pl.io.arguments import KEYS, arguments, read_words

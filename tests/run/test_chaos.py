@@ -29,6 +29,8 @@ WORDS = """
     method.null_text.max_steps=1 callbacks=plain trainer.accelerator=cpu
 """
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def command(tiny_folder: Path, tmp_path: Path) -> list[str]:

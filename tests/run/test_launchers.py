@@ -20,6 +20,8 @@ COUNT, T = 4, 5
 IDS = [f"p{n}" for n in range(COUNT)]
 SLURM = {"NTASKS": 1, "NTASKS_PER_NODE": 1, "NNODES": 1, "PROCID": 0, "LOCALID": 0, "NODEID": 0, "JOB_ID": 1234}
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def command(tiny_folder, tmp_path_factory) -> list[str]:
