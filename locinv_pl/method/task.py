@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from locinv_pl.errors import InputError
 from locinv_pl.io.files import digest
 from locinv_pl.method.background import estimate_background
 from locinv_pl.method.policies import LOSSES, Method
@@ -155,6 +156,23 @@ def settings_of(backbone: Backbone, method: Method, num_steps: int, resolution: 
     }
 
 
+def check_null_text(backbone: Backbone, method: Method) -> None:
+    """Refuse a method that needs ∅ where the backbone has none.
+
+    Args:
+        backbone: the frozen networks.
+        method: of an inversion.
+
+    Raises:
+        InputError: it fits or replaces ∅, and there is none.
+    """
+    if not backbone.has_null and method.null_text.policy in ("optimize", "npi"):
+        raise InputError(
+            f"method={method.name}: null_text.policy={method.null_text.policy} needs a null text, which backbone "
+            f"{backbone.name!r} hasn't; take method=locinv_direct, or method=direct"
+        )
+
+
 def prepare(backbone: Backbone, samples: Sequence[EditSample], method: Method, num_steps: int, resolution: int) -> Task:
     """What :func:`iter_prepare` returns in the end, of the same arguments."""
     return finish(iter_prepare(backbone, samples, method, num_steps, resolution))
@@ -179,9 +197,11 @@ def iter_prepare(
         the task, from which the timesteps go on.
 
     Raises:
-        InputError: a prompt is too long, there is no such resolution, or no such number of steps.
+        InputError: a prompt is too long, there is no such resolution, no such number of steps, or no null text, which
+            the method needs.
     """
     began = time.perf_counter()
+    check_null_text(backbone, method)
     device, backbone = backbone.device, backbone.guided_by(method.guidance_scale)
     moves = method.tokens.policy == "optimize"
     binding = moves and method.tokens.adjective.weight > 0
@@ -199,7 +219,8 @@ def iter_prepare(
     parts = SelfAttentionMaps(backbone.finest_grid(z_0.shape, 2 * resolution))
     estimates = moves and method.tokens.background.weight > 0
     trajectory, maps = [z_0], []
-    for z_t, A_t in ddim_invert(backbone, z_0, plain, schedule, grid, parts if estimates else None):
+    inverts = backbone.inverting(method.guidance_scale)
+    for z_t, A_t in ddim_invert(inverts, z_0, plain, schedule, grid, parts if estimates else None):
         trajectory.append(z_t)
         maps.append(maps_of(A_t, prompts.nouns))
         yield maps[-1]
