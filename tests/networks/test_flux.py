@@ -66,6 +66,7 @@ def test_what_it_says_of_itself(flux, schnell_folder):
     assert isinstance(flux, Flux) and (flux.image_size, flux.widths) == (32, (24, 4))
     assert flux.tokenizer.model_max_length == T5_TOKENS and not flux.needs_null(7.5)
     assert flux.map_grid((16, 16), 8) == GRID and flux.coarsest((16, 16)) == 8
+    assert flux.text.units.shape == (T5_TOKENS, 24)  # T5's table has another scale than CLIP's
     assert flux.is_distilled and not load_backbone(str(schnell_folder)).is_distilled
     with pytest.raises(InputError, match="model.resolution=4: .* has no attention of that size .*; use 8"):
         flux.map_grid((16, 16), 4)

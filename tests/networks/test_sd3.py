@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ from conftest import LENGTH, make_image
 from tiny_pipelines import write_tiny_sd3
 
 from locinv_pl.api import invert
-from locinv_pl.editing.prompt_to_prompt import edit
+from locinv_pl.editing.prompt_to_prompt import edit, reconstruct
 from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError
+from locinv_pl.method.policies import load_method
 from locinv_pl.method.task import ddim_invert
 from locinv_pl.networks.architectures.sd3 import StableDiffusion3
 from locinv_pl.networks.loading import load_backbone
+from locinv_pl.networks.schedule import Solver
 from locinv_pl.words.tokens import tokenize
 
 PROMPT, GRID, T5_TOKENS = "a red cat and a dog", (8, 8), 12
@@ -161,18 +164,42 @@ def test_what_joint_attention_cannot_do_is_refused(sd3):
 
 @torch.no_grad()
 def test_the_inversion_of_a_flow_is_of_second_order(sd3):
+    """FireFlow's with half the passes; what is walked back is told the same prompt at guidance 1."""
     z, context = sd3.encode(make_image()[None]), sd3.encode_text(ids_of(sd3, PROMPT))
 
-    def error(num_steps: int, order: int) -> float:
+    def error(num_steps: int, kind: Any) -> float:
         schedule = sd3.schedule(num_steps)
-        *_, (back, _) = ddim_invert(sd3, z, context, schedule, GRID)
-        for i, t in enumerate(schedule.timesteps):
-            u = sd3.predict(back, t, context)
-            u = sd3.predict(*schedule.halfway(back, u, i), context) if order == 2 else u
-            back = schedule.step(back, u, i)
+        *_, (back, A) = ddim_invert(sd3, z, context, Solver(schedule, kind), GRID)
+        assert A.shape == (1, *GRID, LENGTH + T5_TOKENS)
+        solver = Solver(schedule, kind)
+        for i in range(num_steps):
+            back = solver.step(back, i, lambda z, t: sd3.predict(z, t, context))
         return (back - z).square().mean().sqrt().item()
 
-    assert error(10, 2) < 0.2 * error(10, 1) and error(20, 2) < 0.5 * error(10, 2)
+    for kind in ("midpoint", "fireflow"):
+        assert error(10, kind) < 0.2 * error(10, "euler") and error(20, kind) < 0.5 * error(10, kind)
+
+
+def test_direct_has_fireflow_s_trajectory_at_every_step(sd3):
+    """T + 1 latents, of which the source takes one after the other; an edit ends at z̄_0 where it changes nothing."""
+    how = replace(load_method("direct"), solver="fireflow")
+    inversion = invert(sd3, make_image(), PROMPT, method=how, num_steps=4, resolution=8)
+    assert inversion.trajectory.shape == (5, 4, 16, 16) and inversion.settings["method"]["solver"] == "fireflow"
+    calls, predict = [], sd3.predict
+    with torch.no_grad():
+        context = sd3.encode_text(ids_of(sd3, PROMPT))
+
+        def counted(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            calls.append(t)
+            return predict(z, t, context)
+
+        solver, z = Solver(sd3.schedule(4), "fireflow"), sd3.encode(make_image()[None])
+        for i in reversed(range(4)):
+            torch.testing.assert_close(z[0], inversion.trajectory[3 - i], rtol=0, atol=1e-5)
+            z = solver.step(z, i, counted, inverse=True)
+    assert len(calls) == 5
+    (back,) = reconstruct(sd3, [inversion])
+    torch.testing.assert_close(back, sd3.decode(inversion.trajectory[:1])[0], rtol=0, atol=1e-5)
 
 
 def test_the_shipped_model_is_inverted_and_edited():

@@ -112,7 +112,7 @@ class JointBackbone(Backbone):
             shift = {"mu": config.base_shift + share * (config.max_shift - config.base_shift)}
         self.scheduler.set_timesteps(num_steps, **self._spacing(num_steps), **shift)
         timesteps, sigmas = (x.float().to(self.device) for x in (self.scheduler.timesteps, self.scheduler.sigmas))
-        return Schedule(timesteps, 1 - sigmas, sigmas, "flow", order=2)
+        return Schedule(timesteps, 1 - sigmas, sigmas, "flow")
 
     def _spacing(self, num_steps: int) -> dict[str, Any]:
         """Further arguments of the scheduler's ``set_timesteps``; by default its own spacing."""
