@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import LENGTH, make_image
+from safetensors.torch import save_file
 from tiny_pipelines import write_tiny_sd3
 
 from locinv_pl.api import invert
@@ -153,6 +155,53 @@ def test_a_model_without_t5_has_zeros_in_its_place(sd3_folder, tmp_path, pipe):
         torch.testing.assert_close(clip.predict(z, t, context), expected, rtol=1e-4, atol=1e-5)
         A = clip.attention_maps(z, t, context, GRID)
     torch.testing.assert_close(A.sum(-1), torch.ones(1, *GRID))
+
+
+ORIGINAL = {
+    r"^pos_embed\.pos_embed": "pos_embed",
+    r"^pos_embed\.proj": "x_embedder.proj",
+    r"^time_text_embed\.timestep_embedder\.linear_": "t_embedder.mlp.",
+    r"^time_text_embed\.text_embedder\.linear_": "y_embedder.mlp.",
+    r"mlp\.1\.": "mlp.0.",
+    r"^transformer_blocks": "joint_blocks",
+    r"norm1(?P<context>_context)?\.linear": r"x_block\g<context>.adaLN_modulation.1",
+    r"ff(?P<context>_context)?\.net\.0\.proj": r"x_block\g<context>.mlp.fc1",
+    r"ff(?P<context>_context)?\.net\.2": r"x_block\g<context>.mlp.fc2",
+    r"(?P<attn>attn2?)\.to_out\.0": r"x_block.\g<attn>.proj",
+    r"attn\.to_add_out": "x_block_context.attn.proj",
+    r"(?P<attn>attn2?)\.norm_(?P<which>[qk])\.": r"x_block.\g<attn>.ln_\g<which>.",
+    r"attn\.norm_added_(?P<which>[qk])\.": r"x_block_context.attn.ln_\g<which>.",
+    r"(?P<attn>attn2?)\.to_(?P<which>[qkv])\.": r"x_block.\g<attn>.qkv.\g<which>.",
+    r"attn\.add_(?P<which>[qkv])_proj\.": r"x_block_context.attn.qkv.\g<which>.",
+    r"x_block_context": "context_block",
+    r"^proj_out": "final_layer.linear",
+    r"^norm_out\.linear": "final_layer.adaLN_modulation.1",
+}
+"""Names of Stable Diffusion 3's own code for those of diffusers."""
+
+
+def write_original(transformer: Any, path: Path) -> None:
+    """A transformer under the names of Stable Diffusion 3's own code, with Q, K and V as one, and shift before scale."""
+    weights: dict[str, torch.Tensor] = {}
+    last = f"joint_blocks.{transformer.config.num_layers - 1}.context_block.adaLN"
+    for name, weight in transformer.state_dict().items():
+        for pattern, other in ORIGINAL.items():
+            name = re.sub(pattern, other, name, count=1)
+        if name.startswith((last, "final_layer.adaLN")):
+            weight = torch.cat(weight.chunk(2)[::-1])
+        whole = re.sub(r"qkv\.[qkv]\.", "qkv.", name)
+        weights[whole] = torch.cat([weights[whole], weight]) if whole in weights else weight
+    save_file({f"model.diffusion_model.{name}": weight.contiguous() for name, weight in weights.items()}, path)
+
+
+def test_a_transformer_in_one_file_takes_the_place_of_its_layout_s(sd3, sd3_folder, tmp_path):
+    layout = Path(shutil.copytree(sd3_folder, tmp_path / "layout"))
+    next((layout / "transformer").glob("*.safetensors")).unlink()
+    write_original(sd3.denoiser, tmp_path / "model.safetensors")
+    here = load_backbone(str(tmp_path / "model.safetensors"), layout=str(layout))
+    ours, same = here.denoiser.state_dict(), sd3.denoiser.state_dict()
+    assert ours.keys() == same.keys() and all(torch.equal(ours[name], same[name]) for name in same)
+    assert torch.equal(here.encode_null().keys, sd3.encode_null().keys) and here.origin == {"layout": str(layout)}
 
 
 def test_what_joint_attention_cannot_do_is_refused(sd3):

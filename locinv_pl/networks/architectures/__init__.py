@@ -1,4 +1,4 @@
-"""What differs between text-to-image models, a file for each architecture."""
+"""What differs between text-to-image models, a file for each architecture; ``joint`` is what two of them share."""
 
 from __future__ import annotations
 
