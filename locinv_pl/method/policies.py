@@ -14,6 +14,7 @@ import yaml
 
 from locinv_pl.configs import CONFIGS, presets
 from locinv_pl.errors import InputError, check_choices
+from locinv_pl.networks.schedule import FlowSolver
 from locinv_pl.priors import Rasterize
 
 LARGEST = 1000.0  # factor or rate that means anything; beyond it numbers in fp32 overflow sooner or later
@@ -192,7 +193,7 @@ class Method:
     null_text: NullTextPolicy = field(default_factory=NullTextPolicy)
     parallel: ParallelPolicy = field(default_factory=ParallelPolicy)
     latent: Literal["mean", "sample"] = "mean"
-    solver: Literal["midpoint", "euler", "fireflow"] = "midpoint"
+    solver: FlowSolver = "midpoint"
     num_steps: int = 50
 
     def __post_init__(self) -> None:

@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+FlowSolver = Literal["midpoint", "euler", "fireflow"]
+
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
@@ -143,7 +145,7 @@ class Solver:
         kind: the rule.
     """
 
-    def __init__(self, schedule: Schedule, kind: Literal["midpoint", "euler", "fireflow"] = "midpoint"):
+    def __init__(self, schedule: Schedule, kind: FlowSolver = "midpoint"):
         self.schedule, self.kind = schedule, kind if schedule.kind == "flow" else "euler"
         self._halfway: Tensor | None = None  # the velocity of the step before
 

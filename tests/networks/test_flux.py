@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ import pytest
 import torch
 from conftest import LENGTH, make_image
 from diffusers.models.embeddings import apply_rotary_emb
+from runs import run_stage
 from safetensors.torch import save_file
 from tiny_pipelines import write_tiny_flux
 
 from locinv_pl.api import invert
+from locinv_pl.configs import presets
 from locinv_pl.editing.prompt_to_prompt import edit, reconstruct
 from locinv_pl.editing.settings import EditSettings, strengths
 from locinv_pl.errors import InputError
+from locinv_pl.method.policies import load_method
 from locinv_pl.networks.architectures.flux import Flux
 from locinv_pl.networks.loading import load_backbone
 from locinv_pl.networks.text import BITS
@@ -164,7 +168,6 @@ def test_a_prompt_s_first_word_is_no_mark(flux):
 
 def test_the_inversion_is_made_without_guidance_and_the_rest_with_it(flux):
     """At guidance 1 it leads back; z_T doesn't depend on w."""
-    from locinv_pl.method.policies import load_method
 
     def made(w: float) -> Any:
         how = load_method("ddim").from_dict({**load_method("ddim").to_dict(), "guidance_scale": w})
@@ -175,6 +178,23 @@ def test_the_inversion_is_made_without_guidance_and_the_rest_with_it(flux):
     images = [reconstruct(flux, [each])[0] for each in (one, three)]
     errors = [(image - flux.decode(one.trajectory[:1])[0]).square().mean() for image in images]
     assert errors[0] < errors[1]
+
+
+@pytest.mark.parametrize("name", presets("method"))
+def test_methods_without_a_null_text_run(flux, name):
+    image, box = make_image(), {"cat": [0, 0, 16, 16]}
+    run = partial(invert, flux, image, PROMPT, box, method=name, num_steps=2, resolution=8)
+    if load_method(name).null_text.policy in ("none", "direct"):
+        assert run().trajectory.shape == (3, 4, 16, 16)
+        return
+    with pytest.raises(InputError, match=f"^method={name}: .*take method=locinv_direct, or method=direct$"):
+        run()
+
+
+def test_a_run_by_another_method_is_refused_before_it_begins(flux, tmp_path):
+    with pytest.raises(InputError, match="needs a null text"):
+        run_stage(Path(flux.name), tmp_path / "run", count=1, method=load_method("locinv"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_edits_take_over_the_image_s_queries_and_keys(flux):

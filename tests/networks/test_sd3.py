@@ -181,17 +181,18 @@ ORIGINAL = {
 
 
 def write_original(transformer: Any, path: Path) -> None:
-    """A transformer under the names of Stable Diffusion 3's own code, with Q, K and V as one, and shift before scale."""
-    weights: dict[str, torch.Tensor] = {}
+    """A transformer under the names of Stable Diffusion 3's own code: Q, K and V as one, shift before scale."""
+    weights: dict[str, dict[str, torch.Tensor]] = {}
     last = f"joint_blocks.{transformer.config.num_layers - 1}.context_block.adaLN"
     for name, weight in transformer.state_dict().items():
         for pattern, other in ORIGINAL.items():
             name = re.sub(pattern, other, name, count=1)
         if name.startswith((last, "final_layer.adaLN")):
             weight = torch.cat(weight.chunk(2)[::-1])
-        whole = re.sub(r"qkv\.[qkv]\.", "qkv.", name)
-        weights[whole] = torch.cat([weights[whole], weight]) if whole in weights else weight
-    save_file({f"model.diffusion_model.{name}": weight.contiguous() for name, weight in weights.items()}, path)
+        part = re.search(r"qkv\.([qkv])\.", name)
+        weights.setdefault(re.sub(r"qkv\.[qkv]\.", "qkv.", name), {})[part[1] if part else ""] = weight
+    whole = {name: torch.cat([parts[k] for k in ("", *"qkv") if k in parts]) for name, parts in weights.items()}
+    save_file({f"model.diffusion_model.{name}": weight for name, weight in whole.items()}, path)
 
 
 def test_a_transformer_in_one_file_takes_the_place_of_its_layout_s(sd3, sd3_folder, tmp_path):
