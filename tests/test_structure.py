@@ -51,6 +51,7 @@ LAZY: set[tuple[str, str]] = set()
 LIGHTNING = {"run", "cli", "pretrain"}
 DIFFUSERS = {
     "networks/attention.py",
+    "networks/joint_attention.py",
     "networks/loading.py",
     "networks/lora.py",
     *(f"networks/architectures/{path.name}" for path in (ROOT / "locinv_pl/networks/architectures").glob("*.py")),

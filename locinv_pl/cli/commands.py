@@ -73,7 +73,7 @@ def evaluate_backbone(
     """Measure a text-to-image model of the drawn world: its VAE, its images as the judge sees them, its maps.
 
     Args:
-        backbone: "embedded", "embedded_sd3", or the folder of a model in Stable Diffusion's or SD3's layout.
+        backbone: "embedded", "embedded_sd3", or the folder of a model in Stable Diffusion's, SD3's or FLUX's layout.
         json: where to write the scores.
         sheet: where to draw the first images with what the judge saw, a PNG.
         judge: the folder of another judge than the package's.

@@ -14,6 +14,7 @@ import yaml
 
 from locinv_pl.configs import CONFIGS, presets
 from locinv_pl.errors import InputError, check_choices
+from locinv_pl.networks.schedule import FlowSolver
 from locinv_pl.priors import Rasterize
 
 LARGEST = 1000.0  # factor or rate that means anything; beyond it numbers in fp32 overflow sooner or later
@@ -176,6 +177,10 @@ class Method:
         null_text: what happens to ∅_t.
         parallel: whether tokens are fitted at several timesteps at once.
         latent: z_0, of the VAE's posterior the ``mean``, or a ``sample``, the same one for the same pixels.
+        solver: how a rectified flow's inversion takes its steps, from z̄_0 to z̄_T: ``midpoint`` by two passes each,
+            ``euler`` by one, ``fireflow`` by one that reuses the velocity of the step before; as
+            :class:`~locinv_pl.networks.schedule.Solver` says. Other models have DDIM's. Reconstructions and edits take
+            Euler's steps in any case: each goes on from a single latent.
         num_steps: T, the DDIM steps that the method is made for, 1 or more; a run that names its own takes that.
 
     Raises:
@@ -188,6 +193,7 @@ class Method:
     null_text: NullTextPolicy = field(default_factory=NullTextPolicy)
     parallel: ParallelPolicy = field(default_factory=ParallelPolicy)
     latent: Literal["mean", "sample"] = "mean"
+    solver: FlowSolver = "midpoint"
     num_steps: int = 50
 
     def __post_init__(self) -> None:

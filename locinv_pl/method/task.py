@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from locinv_pl.errors import InputError
 from locinv_pl.io.files import digest
 from locinv_pl.method.background import estimate_background
 from locinv_pl.method.policies import LOSSES, Method
@@ -23,7 +24,7 @@ from locinv_pl.networks.attention import (
 )
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.memory import freeze_gc
-from locinv_pl.networks.schedule import Schedule
+from locinv_pl.networks.schedule import Schedule, Solver
 from locinv_pl.priors import prior_on_grid
 from locinv_pl.types import EditSample, StepRecord
 from locinv_pl.words.tokens import PromptBatch, prompt_batch, unmarked_ids
@@ -155,6 +156,23 @@ def settings_of(backbone: Backbone, method: Method, num_steps: int, resolution: 
     }
 
 
+def check_null_text(backbone: Backbone, method: Method) -> None:
+    """Refuse a method that needs ∅ where the backbone has none.
+
+    Args:
+        backbone: the frozen networks.
+        method: of an inversion.
+
+    Raises:
+        InputError: it fits or replaces ∅, and there is none.
+    """
+    if not backbone.has_null and method.null_text.policy in ("optimize", "npi"):
+        raise InputError(
+            f"method={method.name}: null_text.policy={method.null_text.policy} needs a null text, which backbone "
+            f"{backbone.name!r} hasn't; take method=locinv_direct, or method=direct"
+        )
+
+
 def prepare(backbone: Backbone, samples: Sequence[EditSample], method: Method, num_steps: int, resolution: int) -> Task:
     """What :func:`iter_prepare` returns in the end, of the same arguments."""
     return finish(iter_prepare(backbone, samples, method, num_steps, resolution))
@@ -179,9 +197,11 @@ def iter_prepare(
         the task, from which the timesteps go on.
 
     Raises:
-        InputError: a prompt is too long, there is no such resolution, or no such number of steps.
+        InputError: a prompt is too long, there is no such resolution, no such number of steps, or no null text, which
+            the method needs.
     """
     began = time.perf_counter()
+    check_null_text(backbone, method)
     device, backbone = backbone.device, backbone.guided_by(method.guidance_scale)
     moves = method.tokens.policy == "optimize"
     binding = moves and method.tokens.adjective.weight > 0
@@ -199,7 +219,9 @@ def iter_prepare(
     parts = SelfAttentionMaps(backbone.finest_grid(z_0.shape, 2 * resolution))
     estimates = moves and method.tokens.background.weight > 0
     trajectory, maps = [z_0], []
-    for z_t, A_t in ddim_invert(backbone, z_0, plain, schedule, grid, parts if estimates else None):
+    inverts = backbone.inverting(method.guidance_scale)
+    solver = Solver(schedule, method.solver)
+    for z_t, A_t in ddim_invert(inverts, z_0, plain, solver, grid, parts if estimates else None):
         trajectory.append(z_t)
         maps.append(maps_of(A_t, prompts.nouns))
         yield maps[-1]
@@ -246,32 +268,39 @@ def ddim_invert(
     backbone: Backbone,
     z_0: Tensor,
     context: Context,
-    schedule: Schedule,
+    solver: Solver,
     grid: Grid,
     also: AttentionHook | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """DDIM inversion with guidance 1: from the clean latent to noise.
 
-    Source: Song et al., Denoising Diffusion Implicit Models, arXiv 2010.02502, eq. 12, run backwards. Those of a
-    flow are of second order, as :meth:`~locinv_pl.networks.schedule.Schedule.halfway` says.
+    Source: Song et al., Denoising Diffusion Implicit Models, arXiv 2010.02502, eq. 12, run backwards. A flow's
+    steps are as :class:`~locinv_pl.networks.schedule.Solver` says. Maps are those of a step's first pass: at its
+    beginning, or halfway where FireFlow has no other.
 
     Args:
         backbone: the frozen networks.
         z_0: clean latents, (B, C, h, w).
         context: of the source prompts, (B, L, D).
-        schedule: T steps.
+        solver: of T steps, at its beginning.
         grid: (r, c), the attention grid to read.
         also: a further hook on the attention; None reads A_t alone.
 
     Yields:
         z̄_t (B, C, h, w) and the plain maps A_t (B, r, c, L) of the T steps, the noisiest last.
     """
+    found: list[Tensor] = []  # A_t of a step's first pass
+
+    def predict(z: Tensor, t: Tensor) -> Tensor:
+        if found:
+            return backbone.predict(z, t, context)  # (B, C, h, w)
+        prediction, A_t = backbone.predict_with_maps(z, t, context, grid, also=also)  # and (B, r, c, L)
+        found.append(A_t)
+        return prediction
+
     z_s = z_0
-    for i in reversed(range(len(schedule))):
+    for i in reversed(range(len(solver.schedule))):
+        found.clear()
         with freeze_gc():
-            t = schedule.timesteps[i]
-            prediction, A_t = backbone.predict_with_maps(z_s, t, context, grid, also=also)  # (B, C, h, w), (B, r, c, L)
-            if schedule.order == 2:
-                prediction = backbone.predict(*schedule.halfway(z_s, prediction, i, inverse=True), context)
-            z_s = schedule.step(z_s, prediction, i, inverse=True)
-        yield z_s, A_t
+            z_s = solver.step(z_s, i, predict, inverse=True)
+        yield z_s, found[0]

@@ -42,6 +42,7 @@ class Backbone(ABC):
     PIPELINES: ClassVar[tuple[str, ...]] = ()
     PARTS: ClassVar[dict[str, str]]
     is_joint: ClassVar[bool] = False  # whether text and image attend to each other in one layer
+    has_null: ClassVar[bool] = True  # whether guidance has a null text, ∅
 
     def __init__(
         self, name: str, vae: Any, text: TextEncoders, denoiser: Any, scheduler: Any, tuning: Tuning = Tuning()
@@ -311,6 +312,14 @@ class Backbone(ABC):
             other._guidance = self._guidance_of(w)
             other._graphs = self._graphs and Graphs()
         return self._guided[w]
+
+    def inverting(self, w: float) -> Backbone:
+        """What the trajectory is made by for a reconstruction that is :meth:`guided_by` ``w``; by default that.
+
+        Args:
+            w: guidance scale of the reconstruction.
+        """
+        return self.guided_by(w)
 
     def needs_null(self, w: float) -> bool:
         """Whether guidance takes f(∅): not for w = 1, and not where the denoiser itself is told w.

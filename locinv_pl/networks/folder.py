@@ -19,13 +19,19 @@ from locinv_pl.errors import InputError, one_line
 VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
 LARGEST = 1 << 20  # bytes of a configuration
 AGAIN = "download the model again, whole, in diffusers' layout"
-TAKEN = "give a folder of Stable Diffusion 1.x, 2.x, XL, 3 or 3.5"
+TAKEN = "give a folder of Stable Diffusion 1.x, 2.x, XL, 3, 3.5 or FLUX.1"
 WITH_THEIR_OWN = {"inpaint": ("an inpainting model", 2, 1), "instruct_pix2pix": ("an instruction model", 2, 0)}
 """Editors with UNets of their own: what such a model is, and (a, b) where it takes a C + b channels, C a latent's."""
 WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)(?:-\d+-of-\d+)?(?:\.(?P<variant>\w+))?(?:-\d+-of-\d+)?"
     r"\.(?:safetensors|bin)"
 )
+TRANSFORMERS = {
+    "joint_blocks.": "StableDiffusion3Pipeline",
+    "double_blocks.": "FluxPipeline",
+    "single_transformer_blocks.": "FluxPipeline",
+}
+"""Names of weights by which a checkpoint in one file holds a transformer, and the pipeline's class that this is of."""
 FAMILIES = {
     "StableDiffusionXL": "Stable Diffusion XL",
     "StableDiffusion3": "Stable Diffusion 3",
@@ -81,6 +87,7 @@ class _VAE(_Config):
 class _TextEncoder(_Config):
     model_type: str = "clip_text_model"
     hidden_size: Size = 512
+    d_model: Size = 512  # T5's
     projection_dim: Size = 512
     max_position_embeddings: Size = 77
     vocab_size: Words = 49408
@@ -268,7 +275,7 @@ def variant_of(part: Path, wanted: str | None = None) -> str | None:
 
 
 def check_file(path: Path, key: str) -> None:
-    """A file must be a checkpoint of Stable Diffusion; only its header is read.
+    """A file must be a checkpoint of a known kind; only its header is read.
 
     Args:
         path: the file.
@@ -288,13 +295,23 @@ def check_file(path: Path, key: str) -> None:
     keys = _keys(path, key)
     if any("lora" in name.lower() for name in keys):
         _refuse_lora(path, key)
-    if not any(name.startswith(("model.diffusion_model.", "first_stage_model.")) for name in keys):
-        raise InputError(f"{key}: is no checkpoint of Stable Diffusion; {TAKEN}")
+    is_known = any(name.startswith(("model.diffusion_model.", "first_stage_model.")) for name in keys)
+    if not is_known and pipeline_of_file(path) not in TRANSFORMERS.values():
+        raise InputError(f"{key}: is no checkpoint of Stable Diffusion or FLUX; {TAKEN}")
 
 
-def is_xl_file(path: Path) -> bool:
-    """Whether a checkpoint in one file is Stable Diffusion XL's."""
-    return any(name.startswith("conditioner.") for name in _keys(path, str(path)))
+def pipeline_of_file(path: Path) -> str:
+    """The pipeline's class that a checkpoint in one file is of.
+
+    Args:
+        path: the file, as :func:`check_file` passes it.
+    """
+    keys = _keys(path, str(path))
+    for part, name in TRANSFORMERS.items():
+        if any(part in key for key in keys):
+            return name
+    is_xl = any(key.startswith("conditioner.") for key in keys)
+    return "StableDiffusionXLPipeline" if is_xl else "StableDiffusionPipeline"
 
 
 def _keys(path: Path, key: str) -> list[str]:

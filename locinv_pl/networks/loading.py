@@ -13,7 +13,15 @@ from locinv_pl.assets import EMBEDDED
 from locinv_pl.errors import InputError
 from locinv_pl.networks.architectures import architecture_of
 from locinv_pl.networks.backbone import Backbone
-from locinv_pl.networks.folder import check_configs, check_file, check_folder, is_xl_file, pipeline_of, variant_of
+from locinv_pl.networks.folder import (
+    TRANSFORMERS,
+    check_configs,
+    check_file,
+    check_folder,
+    pipeline_of,
+    pipeline_of_file,
+    variant_of,
+)
 from locinv_pl.networks.hub import ask_hub, reason
 from locinv_pl.networks.lora import add_lora
 from locinv_pl.networks.tuning import Tuning
@@ -37,8 +45,8 @@ def load_backbone(
     """Load a model in diffusers' layout, or a checkpoint in one file.
 
     Args:
-        name_or_path: "embedded" (the small model inside this package), a local folder, a checkpoint of Stable
-            Diffusion 1.x, 2.x or XL in one .safetensors file, or a hub id.
+        name_or_path: "embedded" (the small model inside this package), a local folder, a checkpoint in one .safetensors
+            file, or a hub id. Of Stable Diffusion 3's and FLUX's files the transformer alone is taken.
         dtype: of the weights; a torch dtype or its name.
         device: where to put them.
         variant: weight variant of the files, such as "fp16"; of a folder that has no others it is taken unasked.
@@ -46,7 +54,8 @@ def load_backbone(
         for_editors: whether the UNet may take the channels of an editor's, besides its latents'.
         lora: a LoRA's .safetensors file, which is added to the weights.
         layout: of a checkpoint in one file, the folder of a model of its kind in diffusers' layout, for its
-            configurations and its tokenizer; by default the hub's or its cache's.
+            configurations and its tokenizer, and for all but the transformer of Stable Diffusion 3 or FLUX; by default
+            the hub's or its cache's.
 
     Raises:
         InputError: the folder is missing, incomplete or damaged, holds another kind of model, or the hub has none of
@@ -68,10 +77,14 @@ def load_backbone(
     is_folder, is_file, key = Path(where).is_dir(), Path(where).is_file(), f"backbone={name_or_path}"
     if is_folder:
         check_folder(Path(where), key, architecture_of(pipeline_of(Path(where))), for_editors)
-    elif Path(where).is_file():
+    elif is_file:
         check_file(Path(where), key)
     elif Path(where).exists() or Path(where).is_absolute() or where.startswith(".") or where.count("/") > 1:
         raise InputError(f"{key}: no such folder; give a diffusers folder or a hub id")
+    file = Path(where) if is_file and pipeline_of_file(Path(where)) in TRANSFORMERS.values() else None
+    if file is not None:  # its transformer takes the place of its layout's
+        where, _ = _layout_of(file, key, layout)
+        is_folder, is_file = Path(where).is_dir(), False
 
     def load(local_files_only: bool) -> Backbone:
         def files(part: str) -> dict[str, Any]:
@@ -82,10 +95,18 @@ def load_backbone(
             index, networks, config = _from_one_file(Path(where), key, weights, layout)
             return assemble(index, networks, config)
         index = pipeline_of(Path(where)) if is_folder else dict(_hub_index(where, local_files_only))
+        if file is not None and index and pipeline_of_file(file) not in architecture_of(index).PIPELINES:
+            raise InputError(
+                f"{key}: is a checkpoint of {pipeline_of_file(file)}, its layout {where} is of "
+                f"{index.get('_class_name')}; give model.layout=FOLDER, a model of its kind in diffusers' layout"
+            )
         networks = {}
         for part, kind in architecture_of(index).parts(index).items():
             if part == "scheduler":
                 config = diffusers.DDIMScheduler.load_config(where, subfolder=part, local_files_only=local_files_only)
+            elif part == "transformer" and file is not None:
+                like = {"config": where, "subfolder": part, "local_files_only": local_files_only}
+                networks[part] = getattr(diffusers, kind).from_single_file(str(file), torch_dtype=weights, **like)
             elif part.startswith("tokenizer"):
                 local = {"subfolder": part, "local_files_only": local_files_only}
                 networks[part] = getattr(transformers, kind).from_pretrained(where, **local)
@@ -117,7 +138,7 @@ def load_backbone(
         except InputError:
             raise
         except Exception:  # not in the cache, or not whole
-            ask_hub(key, name_or_path)
+            ask_hub(key, where)
         return load(local_files_only=False)
     except InputError:
         raise
@@ -162,11 +183,12 @@ def fit_tokenizer(tokenizer: Any, config: Any, key: str) -> None:
     tokenizer.model_max_length = int(min(tokenizer.model_max_length, longest or 512))
 
 
-def _from_one_file(
-    path: Path, key: str, weights: torch.dtype, layout: str | None
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """A checkpoint's model_index.json as it would be, its components by name, and its scheduler's configuration."""
-    import diffusers
+def _layout_of(path: Path, key: str, layout: str | None) -> tuple[str, bool]:
+    """The folder or hub id with what a checkpoint in one file lacks, and whether it is on this machine.
+
+    Raises:
+        InputError: it is neither given, nor in the hub's cache, nor to be had.
+    """
     from diffusers.loaders.single_file_utils import fetch_diffusers_config, load_single_file_checkpoint
     from huggingface_hub import try_to_load_from_cache
 
@@ -180,7 +202,17 @@ def _from_one_file(
                 f"{key}: is a checkpoint in one file, without the configurations and the tokenizer of its kind, "
                 f"{like}; give model.layout=FOLDER, a model of that kind in diffusers' layout"
             ) from None
-    name = "StableDiffusionXLPipeline" if is_xl_file(path) else "StableDiffusionPipeline"
+    return like, is_here
+
+
+def _from_one_file(
+    path: Path, key: str, weights: torch.dtype, layout: str | None
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """A checkpoint's model_index.json as it would be, its components by name, and its scheduler's configuration."""
+    import diffusers
+
+    like, is_here = _layout_of(path, key, layout)
+    name = pipeline_of_file(path)
     options: dict[str, Any] = {"config": like, "torch_dtype": weights, "local_files_only": is_here}
     pipeline = getattr(diffusers, name).from_single_file(str(path), **options)
     index = {**pipeline.config, "_class_name": name}

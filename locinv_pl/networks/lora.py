@@ -70,7 +70,7 @@ def _layer(network: nn.Module, name: str) -> Any:
 
 def _read(path: Path, key: str, networks: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, float]]:
     """The factors by diffusers' names, with their α/r in them where each has its own, and α/r of whole components."""
-    from diffusers.loaders import StableDiffusionLoraLoaderMixin
+    from diffusers.loaders import FluxLoraLoaderMixin, StableDiffusionLoraLoaderMixin
 
     try:
         with safe_open(path, framework="pt") as file:
@@ -83,9 +83,12 @@ def _read(path: Path, key: str, networks: Mapping[str, Any]) -> tuple[dict[str, 
         for up, down in ((".lora_up.weight", ".lora_down.weight"), (".lora_B.weight", ".lora_A.weight")):
             if module + up in weights and module + down in weights:
                 weights[module + up] = weights[module + up] * (alpha / len(weights[module + down]))
-    unet = networks.get("unet")
+    unet, transformer = networks.get("unet"), type(networks.get("transformer")).__name__
     try:
-        named = StableDiffusionLoraLoaderMixin.lora_state_dict(weights, unet_config=unet and unet.config)[0]
+        if transformer.startswith("Flux"):
+            named = FluxLoraLoaderMixin.lora_state_dict(weights)
+        else:
+            named = StableDiffusionLoraLoaderMixin.lora_state_dict(weights, unet_config=unet and unet.config)[0]
     except (ValueError, KeyError) as error:
         raise InputError(f"{key}: can't be read as a LoRA ({error}); give another file") from None
     scales = {name.removesuffix(".r"): about[name.removesuffix("r") + "lora_alpha"] / r for name, r in about.items()

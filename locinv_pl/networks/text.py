@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import BatchEncoding
+
+BITS = 24  # of a token's id, next to which another one's stands
 
 
 class Encoder(NamedTuple):
@@ -33,21 +36,25 @@ class TextEncoders:
 
     Args:
         stretches: the encoders of every stretch, as many tokens as the first one's tokenizer takes.
+        pooling: an encoder whose pooled output alone is used: its tokens have no place on the axis. The axis has to be
+            as long as its own.
     """
 
-    def __init__(self, *stretches: Sequence[Encoder]):
-        self.stretches = stretches
+    def __init__(self, *stretches: Sequence[Encoder], pooling: Encoder | None = None):
+        self.stretches, self.pooling = stretches, pooling
 
     @property
     def networks(self) -> list[Any]:
         """All encoders' networks, in order."""
-        return [encoder.network for encoders in self.stretches for encoder in encoders]
+        on_axis = [encoder.network for encoders in self.stretches for encoder in encoders]
+        return on_axis if self.pooling is None else [*on_axis, self.pooling.network]
 
     @cached_property
     def tokenizer(self) -> Any:
         """What makes the token ids, (L,), and says how many there are (``model_max_length``)."""
         each = [encoders[0].tokenizer for encoders in self.stretches]
-        return each[0] if len(each) == 1 else Tokenizers(each)
+        own = each[0] if len(each) == 1 else Tokenizers(each)
+        return own if self.pooling is None else PairedTokenizer(own, self.pooling.tokenizer)
 
     @cached_property
     def lengths(self) -> list[int]:
@@ -56,9 +63,10 @@ class TextEncoders:
 
     def embed(self, ids: Tensor) -> Tensor:
         """The input embeddings of token ids (B, L): (B, L, E), fp32; narrower stretches end in zeros."""
+        parts = self._own(ids).split(self.lengths, dim=-1)
         rows = [
             torch.cat([_table(e.network)(_ids_of(e, encoders, part)).float() for e in encoders], dim=-1)
-            for encoders, part in zip(self.stretches, ids.split(self.lengths, dim=-1), strict=True)
+            for encoders, part in zip(self.stretches, parts, strict=True)
         ]
         widest = max(row.shape[-1] for row in rows)
         return torch.cat([F.pad(row, (0, widest - row.shape[-1])) for row in rows], dim=1)
@@ -67,10 +75,10 @@ class TextEncoders:
     def units(self) -> Tensor | None:
         """How far an optimizer's step is to move each number of an embedding, (L, E), times the learning rate.
 
-        None for one encoder: 1. Of several encoders each moves by a tenth of the root mean square of its table at the
-        default learning rate of 0.01.
+        None for CLIP alone: 1. Other encoders move by a tenth of the root mean square of their tables at the default
+        learning rate of 0.01.
         """
-        if len(self.networks) == 1:
+        if [network.config.model_type for network in self.networks] == ["clip_text_model"]:
             return None
         return self._units
 
@@ -97,7 +105,7 @@ class TextEncoders:
         """
         answers = []
         texts = [None] * len(self.lengths) if embeddings is None else embeddings.split(self.lengths, dim=1)
-        for encoders, part, rows in zip(self.stretches, ids.split(self.lengths, dim=-1), texts, strict=True):
+        for encoders, part, rows in zip(self.stretches, self._own(ids).split(self.lengths, dim=-1), texts, strict=True):
             widths = [_table(encoder.network).embedding_dim for encoder in encoders]
             each = [None] * len(encoders) if rows is None else rows[..., : sum(widths)].split(widths, dim=-1)
             with ExitStack() as stack:
@@ -105,6 +113,16 @@ class TextEncoders:
                     stack.enter_context(_input_embeddings(encoder.network, own))
                 answers.append([e.network(_ids_of(e, encoders, part), **options) for e in encoders])
         return answers
+
+    def pool(self, ids: Tensor) -> Tensor:
+        """The pooled output of the encoder that has nothing else to say, (B, P), of token ids (B, L)."""
+        assert self.pooling is not None
+        length = self.pooling.tokenizer.model_max_length
+        return self.pooling.network(ids[:, :length] >> BITS).pooler_output
+
+    def _own(self, ids: Tensor) -> Tensor:
+        """The ids of the axis's own tokens."""
+        return ids if self.pooling is None else ids & (1 << BITS) - 1
 
 
 class Tokenizers:
@@ -156,6 +174,48 @@ class Tokenizers:
                 found += tokenizer.convert_tokens_to_ids(tokens[start : start + tokenizer.model_max_length])
                 start += tokenizer.model_max_length
         return found
+
+
+class PairedTokenizer:
+    """A tokenizer whose ids carry those of a second one, which reads the same prompt: id = own + 2^24 · other.
+
+    Lengths and offsets are the first one's; the second one leaves out what is too long for it.
+
+    Args:
+        own: what the axis of tokens is.
+        other: of transformers, of at most as many tokens.
+    """
+
+    def __init__(self, own: Any, other: Any):
+        self.own, self.other = own, other
+
+    @property
+    def model_max_length(self) -> int:
+        """Tokens of the first."""
+        return self.own.model_max_length
+
+    def __call__(self, prompt: str, padding: str | bool = False, **options: Any) -> Any:
+        """Token ids, padded, and offsets as transformers answers them.
+
+        Args:
+            prompt: one prompt.
+            padding: "max_length", or False, which counts what a prompt needs.
+            options: of the first tokenizer.
+        """
+        found = self.own(prompt, padding=padding, **options)
+        if padding == "max_length":
+            other = self.other(prompt, padding=padding, max_length=self.other.model_max_length, truncation=True)
+            ids = zip_longest(found["input_ids"], other.input_ids, fillvalue=0)
+            found["input_ids"] = [mine + (beside << BITS) for mine, beside in ids]
+        return found
+
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
+        """The first one's tokens."""
+        return self.own.convert_ids_to_tokens([n & (1 << BITS) - 1 for n in ids])
+
+    def convert_tokens_to_ids(self, tokens: Sequence[str]) -> list[int]:
+        """The first one's ids alone."""
+        return self.own.convert_tokens_to_ids(tokens)
 
 
 def _table(network: Any) -> Any:

@@ -20,7 +20,7 @@ from locinv_pl.errors import InputError, quoted, tell
 from locinv_pl.measures.edits import Measures, MeasureSettings, edit_region
 from locinv_pl.measures.metrics import fp32
 from locinv_pl.method.policies import Method
-from locinv_pl.method.task import settings_of
+from locinv_pl.method.task import check_null_text, settings_of
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.loading import load_backbone
 from locinv_pl.networks.tuning import Tuning
@@ -158,6 +158,7 @@ class LocInvModule(LightningModule):
         """Move the networks to this process's device and claim the run's folder."""
         if self.editor is None or self._inverts:
             self.backbone.schedule(self.num_steps)  # refuses a wrong T before the folder is touched
+            check_null_text(self.backbone, self.method)
         self.backbone.to(self.trainer.strategy.root_device)
         if self.editor is not None and stage == "predict":
             self._editor  # noqa: B018 (a model that isn't one for it is refused before the folder is touched)

@@ -80,7 +80,8 @@ def align(source: Tokens, target: Tokens) -> Alignment:
             _phrase(source.prompt, change.source)[::-1], _phrase(target.prompt, change.target)[::-1], strict=False
         )
     ]
-    pairs.append(((0,), (0,), True))  # the start mark, which draws most of the attention
+    if not any(stop > start for start, stop in (source.offsets[0], target.offsets[0])):
+        pairs.append(((0,), (0,), True))  # the start mark, which draws most of the attention; T5 has none
     pairs += [((a,), (b,), True) for a, b in zip(_rest(source), _rest(target), strict=False)]
     for mine, yours, is_equal in pairs:
         same = is_equal and len(mine) == len(yours)

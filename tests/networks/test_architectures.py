@@ -12,11 +12,12 @@ import torch
 from conftest import make_two_objects
 from lightning.pytorch import Callback
 from runs import inversions, run_stage
-from tiny_pipelines import write_tiny_sd3, write_tiny_xl
+from tiny_pipelines import write_tiny_flux, write_tiny_sd3, write_tiny_xl
 
 from locinv_pl.api import invert
 from locinv_pl.editing.prompt_to_prompt import edit, reconstruct
 from locinv_pl.editing.settings import EditSettings
+from locinv_pl.errors import InputError
 from locinv_pl.method.dynamic_tokens import optimize_tokens, token_context, token_losses
 from locinv_pl.method.null_text import optimize_null_text
 from locinv_pl.method.policies import LOSSES, LossTerm, Method, NullTextPolicy, TokenPolicy
@@ -26,7 +27,12 @@ from locinv_pl.networks.loading import load_backbone
 from locinv_pl.types import EditSample, Inversion
 
 T, R, PROMPT = 3, 8, "a red cat and a dog"
-WRITERS = {"xl": write_tiny_xl, "sd3": write_tiny_sd3}
+WRITERS: dict[str, Any] = {
+    "xl": write_tiny_xl,
+    "sd3": write_tiny_sd3,
+    "flux": write_tiny_flux,
+    "schnell": partial(write_tiny_flux, guidance=False),
+}
 
 
 @pytest.fixture(scope="session", params=WRITERS)
@@ -45,7 +51,17 @@ def two() -> EditSample:
 
 
 def method(model: Any, steps: int = 2, **null: Any) -> Method:
+    """Of tokens and ∅; of tokens alone where there is no ∅, unless the test says otherwise."""
+    null = null if model.has_null or null else {"policy": "none"}
     return Method("test", 3.0, TokenPolicy(max_steps=steps), NullTextPolicy(max_steps=2, **null))
+
+
+@pytest.fixture(scope="session")
+def with_null(model: Any) -> Any:
+    """The model, of those that have ∅; the others are :func:`test_methods_that_need_a_null_text`'s."""
+    if not model.has_null:
+        pytest.skip("has no null text")
+    return model
 
 
 def run_inversion(model: Any, sample: EditSample, how: Method) -> Inversion:
@@ -125,8 +141,19 @@ def test_token_steps_lower_the_losses(model, two):
     assert torch.equal(V[0, fixed], task.embeddings[0, fixed])
 
 
-def test_null_text_has_pooled_states_of_its_own(model, two):
+@pytest.mark.parametrize("policy", ["optimize", "npi"])
+def test_methods_that_need_a_null_text(model, two, policy):
+    how = method(model, policy=policy)
+    if model.has_null:
+        assert prepare(model, [two], how, 1, R).empty.keys.shape == (1, length(model), model.widths[0])
+        return
+    with pytest.raises(InputError, match="^method=test: null_text.policy=.* needs a null text.*method=locinv_direct"):
+        prepare(model, [two], how, T, R)
+
+
+def test_null_text_has_pooled_states_of_its_own(with_null, two):
     """The prompt's prefix holds what depends on the prompt's pooled states, and is no part of a pass of ∅."""
+    model = with_null
     task = prepare(model, [two], method(model), T, R)
     z_t, t = task.ddim_latent(1), task.schedule.timesteps[1]
     with torch.no_grad():
@@ -138,7 +165,8 @@ def test_null_text_has_pooled_states_of_its_own(model, two):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
-def test_null_text_steps_bring_the_reconstruction_closer(model, two):
+def test_null_text_steps_bring_the_reconstruction_closer(with_null, two):
+    model = with_null
     task = prepare(model, [two], method(model, steps=0, early_stop=False), T, R)
     z_t, t = task.ddim_latent(1), task.schedule.timesteps[1]
     with torch.no_grad():
@@ -151,6 +179,8 @@ def test_null_text_steps_bring_the_reconstruction_closer(model, two):
 def test_a_reconstruction_is_the_inversion_s_own_and_closer_than_without_null_text(model, inverted, two):
     (back,) = reconstruct(model, [inverted])
     torch.testing.assert_close(back, model.decode(inverted.latent[None])[0], rtol=0, atol=1e-4)
+    if not model.has_null:
+        return
     plain = run_inversion(model, two, method(model, policy="none"))
     errors = [(each.latent - each.trajectory[0]).square().mean() for each in (inverted, plain)]
     assert errors[0] < errors[1]

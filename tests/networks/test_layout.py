@@ -92,7 +92,7 @@ def _part(folder: Path, name: str) -> Any:
 @pytest.mark.parametrize(
     ("family", "says"),
     [
-        ("FluxPipeline", "is FLUX"),
+        ("FluxFillPipeline", "is FLUX"),
         ("LuminaPipeline", "is a diffusion transformer (LuminaPipeline), not a UNet"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
-from locinv_pl.networks.schedule import Schedule, guided
+from locinv_pl.networks.schedule import Schedule, Solver, guided
 
 
 def test_step_is_the_formula():
@@ -83,20 +83,35 @@ def test_the_step_of_a_flow_is_ddims_formula():
 
 
 def test_a_flow_there_and_back():
-    """u = σ z has z_1 = z_0 e^½; Euler errs by the steps' length, RF-Solver by its square."""
+    """u = σ z has z_1 = z_0 e^½; Euler errs by the steps' length, the midpoint rule and FireFlow by its square."""
 
-    def error(num_steps, order, inverse):
-        schedule, z = flow(num_steps), torch.ones(1, dtype=torch.float64)
+    def error(num_steps, kind, inverse):
+        solver, z, passes = Solver(flow(num_steps), kind), torch.ones(1, dtype=torch.float64), []
+
+        def predict(z, t):
+            # On the way to noise the network is told the timestep of the step's end, as DDIM inversion tells it.
+            passes.append(t)
+            return t / 1000 * z
+
         for i in sorted(range(num_steps), reverse=inverse):
-            at = schedule.timesteps[i + 1] if inverse and i + 1 < num_steps else 0 if inverse else schedule.timesteps[i]
-            u = at / 1000 * z
-            if order == 2:
-                halfway, t = schedule.halfway(z, u, i, inverse)
-                u = t / 1000 * halfway
-            z = schedule.step(z, u, i, inverse)
+            z = solver.step(z, i, predict, inverse)
+        assert len(passes) == {"euler": num_steps, "midpoint": 2 * num_steps, "fireflow": num_steps + 1}[kind]
         return abs(z.item() - math.exp(0.5 if inverse else -0.5))
 
     for inverse in (True, False):
-        assert error(20, 1, inverse) / error(40, 1, inverse) == pytest.approx(2, rel=0.1)
-        assert error(20, 2, inverse) / error(40, 2, inverse) == pytest.approx(4, rel=0.1)
-        assert error(10, 2, inverse) < error(10, 1, inverse) / 20
+        assert error(20, "euler", inverse) / error(40, "euler", inverse) == pytest.approx(2, rel=0.1)
+        for kind in ("midpoint", "fireflow"):
+            assert error(20, kind, inverse) / error(40, kind, inverse) == pytest.approx(4, rel=0.15)
+            assert error(10, kind, inverse) < error(10, "euler", inverse) / 5
+
+
+def test_other_schedules_have_one_step():
+    told, alphas = torch.tensor([2, 1]), torch.tensor([0.36, 0.64, 1.0])
+    z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    schedule = Schedule.of_alphas(told, alphas)
+    for kind in ("euler", "midpoint", "fireflow"):
+        solver, at = Solver(schedule, kind), z
+        for i in (1, 0):
+            at = solver.step(at, i, lambda z, t: 0.1 * z, inverse=True)
+        expected = schedule.step(schedule.step(z, 0.1 * z, 1, True), 0.1 * schedule.step(z, 0.1 * z, 1, True), 0, True)
+        assert torch.equal(at, expected)

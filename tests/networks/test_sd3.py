@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import LENGTH, make_image
+from safetensors.torch import save_file
 from tiny_pipelines import write_tiny_sd3
 
 from locinv_pl.api import invert
-from locinv_pl.editing.prompt_to_prompt import edit
+from locinv_pl.editing.prompt_to_prompt import edit, reconstruct
 from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError
+from locinv_pl.method.policies import load_method
 from locinv_pl.method.task import ddim_invert
 from locinv_pl.networks.architectures.sd3 import StableDiffusion3
 from locinv_pl.networks.loading import load_backbone
+from locinv_pl.networks.schedule import Solver
 from locinv_pl.words.tokens import tokenize
 
 PROMPT, GRID, T5_TOKENS = "a red cat and a dog", (8, 8), 12
@@ -152,6 +157,54 @@ def test_a_model_without_t5_has_zeros_in_its_place(sd3_folder, tmp_path, pipe):
     torch.testing.assert_close(A.sum(-1), torch.ones(1, *GRID))
 
 
+ORIGINAL = {
+    r"^pos_embed\.pos_embed": "pos_embed",
+    r"^pos_embed\.proj": "x_embedder.proj",
+    r"^time_text_embed\.timestep_embedder\.linear_": "t_embedder.mlp.",
+    r"^time_text_embed\.text_embedder\.linear_": "y_embedder.mlp.",
+    r"mlp\.1\.": "mlp.0.",
+    r"^transformer_blocks": "joint_blocks",
+    r"norm1(?P<context>_context)?\.linear": r"x_block\g<context>.adaLN_modulation.1",
+    r"ff(?P<context>_context)?\.net\.0\.proj": r"x_block\g<context>.mlp.fc1",
+    r"ff(?P<context>_context)?\.net\.2": r"x_block\g<context>.mlp.fc2",
+    r"(?P<attn>attn2?)\.to_out\.0": r"x_block.\g<attn>.proj",
+    r"attn\.to_add_out": "x_block_context.attn.proj",
+    r"(?P<attn>attn2?)\.norm_(?P<which>[qk])\.": r"x_block.\g<attn>.ln_\g<which>.",
+    r"attn\.norm_added_(?P<which>[qk])\.": r"x_block_context.attn.ln_\g<which>.",
+    r"(?P<attn>attn2?)\.to_(?P<which>[qkv])\.": r"x_block.\g<attn>.qkv.\g<which>.",
+    r"attn\.add_(?P<which>[qkv])_proj\.": r"x_block_context.attn.qkv.\g<which>.",
+    r"x_block_context": "context_block",
+    r"^proj_out": "final_layer.linear",
+    r"^norm_out\.linear": "final_layer.adaLN_modulation.1",
+}
+"""Names of Stable Diffusion 3's own code for those of diffusers."""
+
+
+def write_original(transformer: Any, path: Path) -> None:
+    """A transformer under the names of Stable Diffusion 3's own code: Q, K and V as one, shift before scale."""
+    weights: dict[str, dict[str, torch.Tensor]] = {}
+    last = f"joint_blocks.{transformer.config.num_layers - 1}.context_block.adaLN"
+    for name, weight in transformer.state_dict().items():
+        for pattern, other in ORIGINAL.items():
+            name = re.sub(pattern, other, name, count=1)
+        if name.startswith((last, "final_layer.adaLN")):
+            weight = torch.cat(weight.chunk(2)[::-1])
+        part = re.search(r"qkv\.([qkv])\.", name)
+        weights.setdefault(re.sub(r"qkv\.[qkv]\.", "qkv.", name), {})[part[1] if part else ""] = weight
+    whole = {name: torch.cat([parts[k] for k in ("", *"qkv") if k in parts]) for name, parts in weights.items()}
+    save_file({f"model.diffusion_model.{name}": weight for name, weight in whole.items()}, path)
+
+
+def test_a_transformer_in_one_file_takes_the_place_of_its_layout_s(sd3, sd3_folder, tmp_path):
+    layout = Path(shutil.copytree(sd3_folder, tmp_path / "layout"))
+    next((layout / "transformer").glob("*.safetensors")).unlink()
+    write_original(sd3.denoiser, tmp_path / "model.safetensors")
+    here = load_backbone(str(tmp_path / "model.safetensors"), layout=str(layout))
+    ours, same = here.denoiser.state_dict(), sd3.denoiser.state_dict()
+    assert ours.keys() == same.keys() and all(torch.equal(ours[name], same[name]) for name in same)
+    assert torch.equal(here.encode_null().keys, sd3.encode_null().keys) and here.origin == {"layout": str(layout)}
+
+
 def test_what_joint_attention_cannot_do_is_refused(sd3):
     inversion = invert(sd3, make_image(), PROMPT, method="ddim", num_steps=2, resolution=8)
     for prompt, settings in (("a (red:2) cat and a dog", {}), ("a red dog and a dog", {"word_steps": {"dog": 0.5}})):
@@ -161,18 +214,42 @@ def test_what_joint_attention_cannot_do_is_refused(sd3):
 
 @torch.no_grad()
 def test_the_inversion_of_a_flow_is_of_second_order(sd3):
+    """FireFlow's with half the passes; what is walked back is told the same prompt at guidance 1."""
     z, context = sd3.encode(make_image()[None]), sd3.encode_text(ids_of(sd3, PROMPT))
 
-    def error(num_steps: int, order: int) -> float:
+    def error(num_steps: int, kind: Any) -> float:
         schedule = sd3.schedule(num_steps)
-        *_, (back, _) = ddim_invert(sd3, z, context, schedule, GRID)
-        for i, t in enumerate(schedule.timesteps):
-            u = sd3.predict(back, t, context)
-            u = sd3.predict(*schedule.halfway(back, u, i), context) if order == 2 else u
-            back = schedule.step(back, u, i)
+        *_, (back, A) = ddim_invert(sd3, z, context, Solver(schedule, kind), GRID)
+        assert A.shape == (1, *GRID, LENGTH + T5_TOKENS)
+        solver = Solver(schedule, kind)
+        for i in range(num_steps):
+            back = solver.step(back, i, lambda z, t: sd3.predict(z, t, context))
         return (back - z).square().mean().sqrt().item()
 
-    assert error(10, 2) < 0.2 * error(10, 1) and error(20, 2) < 0.5 * error(10, 2)
+    for kind in ("midpoint", "fireflow"):
+        assert error(10, kind) < 0.2 * error(10, "euler") and error(20, kind) < 0.5 * error(10, kind)
+
+
+def test_direct_has_fireflow_s_trajectory_at_every_step(sd3):
+    """T + 1 latents, of which the source takes one after the other; an edit ends at z̄_0 where it changes nothing."""
+    how = replace(load_method("direct"), solver="fireflow")
+    inversion = invert(sd3, make_image(), PROMPT, method=how, num_steps=4, resolution=8)
+    assert inversion.trajectory.shape == (5, 4, 16, 16) and inversion.settings["method"]["solver"] == "fireflow"
+    calls, predict = [], sd3.predict
+    with torch.no_grad():
+        context = sd3.encode_text(ids_of(sd3, PROMPT))
+
+        def counted(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            calls.append(t)
+            return predict(z, t, context)
+
+        solver, z = Solver(sd3.schedule(4), "fireflow"), sd3.encode(make_image()[None])
+        for i in reversed(range(4)):
+            torch.testing.assert_close(z[0], inversion.trajectory[3 - i], rtol=0, atol=1e-5)
+            z = solver.step(z, i, counted, inverse=True)
+    assert len(calls) == 5
+    (back,) = reconstruct(sd3, [inversion])
+    torch.testing.assert_close(back, sd3.decode(inversion.trajectory[:1])[0], rtol=0, atol=1e-5)
 
 
 def test_the_shipped_model_is_inverted_and_edited():

@@ -46,7 +46,7 @@ def vae(channels: int, **values: Any) -> Any:
     )
 
 
-def t5(width: int) -> tuple[Any, Any]:
+def t5(width: int, length: int = 12) -> tuple[Any, Any]:
     """A T5 encoder and its tokenizer; words that it doesn't know are letters."""
     from transformers import T5Config, T5EncoderModel, T5TokenizerFast
 
@@ -54,7 +54,7 @@ def t5(width: int) -> tuple[Any, Any]:
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((word, -1.0) for word in words)]
     pieces += [("▁", -3.0), *((letter, -4.0) for letter in letters)]
-    tokenizer = T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=12)
+    tokenizer = T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=length)
     config = T5Config(vocab_size=len(pieces), d_model=width, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
     return T5EncoderModel(config), tokenizer
 
@@ -143,5 +143,41 @@ def write_tiny_sd3(folder: Path) -> Path:
         tokenizer_3=pieces,
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    ).save_pretrained(folder)
+    return folder
+
+
+def write_tiny_flux(folder: Path, guidance: bool = True) -> Path:
+    """FLUX.1: 32x32 images, 16x16 latents, maps at 8x8; two double blocks and a single one, with guidance or without.
+
+    Args:
+        folder: where to.
+        guidance: whether it is dev's kind, or schnell's.
+    """
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+
+    torch.manual_seed(0)
+    second, pieces = t5(24, length=24)
+    transformer = FluxTransformer2DModel(
+        in_channels=16,
+        num_layers=2,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=24,
+        pooled_projection_dim=32,
+        guidance_embeds=guidance,
+        axes_dims_rope=(2, 2, 4),
+    )
+    louder(transformer, ("context_embedder.weight", "add_k_proj.weight", "norm_added_k", "norm_q"), 3)
+    shift = {"use_dynamic_shifting": True, "shift": 3.0} if guidance else {"shift": 1.0}
+    FluxPipeline(
+        vae=vae(4, shift_factor=0.1),
+        text_encoder=clip(32, 2),
+        text_encoder_2=second,
+        tokenizer=make_tokenizer(),
+        tokenizer_2=pieces,
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(**shift),
     ).save_pretrained(folder)
     return folder

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
-import diffusers
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from locinv_pl.errors import InputError
-from locinv_pl.networks.attention import AttentionHook, Context, Grid
-from locinv_pl.networks.backbone import Backbone
+from locinv_pl.networks.architectures.joint import JointBackbone
+from locinv_pl.networks.attention import AttentionHook, Context
 from locinv_pl.networks.folder import TAKEN
 from locinv_pl.networks.joint_attention import control_joint_attention, text_values
-from locinv_pl.networks.prefix import Prefix
-from locinv_pl.networks.schedule import Schedule
 from locinv_pl.networks.text import Encoder, TextEncoders
-from locinv_pl.networks.tuning import Tuning, checkpoint_blocks
+from locinv_pl.networks.tuning import Tuning
 
 CLIP_LENGTH, T5_LENGTH = 77, 256
 BEST_BLOCKS = {(24, 0): (4, 5, 7, 8, 9), (24, 13): (5, 7, 8, 9, 10), (38, 0): (16, 18, 20, 21, 24)}
@@ -27,7 +24,7 @@ BEST_BLOCKS = {(24, 0): (4, 5, 7, 8, 9), (24, 13): (5, 7, 8, 9, 10), (38, 0): (1
 Stable Diffusion 3 medium, 3.5 medium and 3.5 large (arXiv 2508.07519)."""
 
 
-class StableDiffusion3(Backbone):
+class StableDiffusion3(JointBackbone):
     """A model of Stable Diffusion 3's layout.
 
     A context is the penultimate states of both CLIP encoders side by side, then T5's states; pooled ones are both CLIP
@@ -59,7 +56,6 @@ class StableDiffusion3(Backbone):
         "transformer": "SD3Transformer2DModel",
         "scheduler": "FlowMatchEulerDiscreteScheduler",
     }
-    is_joint: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -80,10 +76,8 @@ class StableDiffusion3(Backbone):
             tokenizer_3.model_max_length = min(tokenizer_3.model_max_length, T5_LENGTH)
             stretches.append([Encoder(text_encoder_3, tokenizer_3)])
         super().__init__(name, vae, TextEncoders(*stretches), transformer, scheduler, tuning)
-        self._graphs = None  # joint attention was never recorded
         L = tokenizer.model_max_length
         self._zeros = 0 if text_encoder_3 is not None else T5_LENGTH if L == CLIP_LENGTH else L
-        checkpoint_blocks(transformer, tuning)
 
     @classmethod
     def parts(cls, index: Mapping[str, Any]) -> dict[str, str]:
@@ -105,13 +99,7 @@ class StableDiffusion3(Backbone):
             text.projection_dim for text in texts
         ):
             raise InputError(f"{key}: its transformer and its text encoders are of different models; {TAKEN}")
-        if "FlowMatch" not in configs["scheduler"].kind:
-            raise InputError(f"{key}: its scheduler is a {configs['scheduler'].kind}, not one of a flow; {TAKEN}")
-
-    @staticmethod
-    def make_scheduler(config: Mapping[str, Any]) -> Any:
-        """Euler's scheduler."""
-        return diffusers.FlowMatchEulerDiscreteScheduler.from_config(config)
+        cls.check_flow(configs["scheduler"], key)
 
     @property
     def widths(self) -> tuple[int, int]:
@@ -124,14 +112,20 @@ class StableDiffusion3(Backbone):
         return self.denoiser.config.sample_size
 
     @property
+    def patch_size(self) -> int:
+        """See :meth:`JointBackbone.patch_size`."""
+        return self.denoiser.config.patch_size
+
+    @property
+    def _text_values(self) -> tuple[nn.Module, ...]:
+        return text_values(self.denoiser)
+
+    @property
     def map_layers(self) -> frozenset[str] | None:
         """The blocks that ground words best; all where nobody has looked."""
         config = self.denoiser.config
         best = BEST_BLOCKS.get((config.num_layers, len(config.dual_attention_layers)))
         return None if best is None else frozenset(f"transformer_blocks.{n}.attn" for n in best)
-
-    def _moved(self) -> None:
-        pass
 
     def _states(self, ids: Tensor, embeddings: Tensor | None) -> tuple[Tensor, ...]:
         clip, *t5 = self.text(ids, embeddings, output_hidden_states=True)
@@ -140,53 +134,10 @@ class StableDiffusion3(Backbone):
         pooled = torch.cat([answer.text_embeds for answer in clip], dim=-1).float()
         return torch.cat([words, *(answer.last_hidden_state.float() for (answer,) in t5)], dim=1), pooled
 
-    def _run(
-        self, z: Tensor, t: Tensor, context: Context, hook: AttentionHook | None = None, prefix: Prefix | None = None
-    ) -> Tensor:
-        """Values of their own are those of a pass of theirs: in joint attention a text's states see the image."""
-        if context.values is context.keys:
-            return super()._run(z, t, context, hook, prefix)
-        values = Prefix(text_values(self.denoiser)) if prefix is None else prefix.beside(text_values(self.denoiser))
-        if not values.outputs:
-            with torch.no_grad(), values.replay():
-                super()._run(z, t, context.with_states(context.values), None, prefix)
-        with values.replay():
-            return super()._run(z, t, context.with_states(context.keys), hook, prefix)
-
-    @contextmanager
-    def _control(self, context: Context, hook: AttentionHook | None) -> Iterator[None]:
-        with control_joint_attention(self.denoiser, context.keys.shape[1], hook):
-            yield
+    def _control(self, context: Context, hook: AttentionHook | None) -> AbstractContextManager[None]:
+        return control_joint_attention(self.denoiser, context.keys.shape[1], hook)
 
     def _denoise(self, z: Tensor, t: Tensor, context: Context) -> Tensor:
         text = F.pad(context.keys, (0, 0, 0, self._zeros))
         told = {"encoder_hidden_states": text, "pooled_projections": context.pooled}
         return self.denoiser(z, timestep=t.expand(len(z)), **told, return_dict=False)[0]
-
-    def map_grid(self, latent: Sequence[int], resolution: int) -> Grid:
-        """See :meth:`Backbone.map_grid`; there is one grid."""
-        h, w = (side // self.denoiser.config.patch_size for side in latent[-2:])
-        if resolution != min(h, w):
-            raise InputError(
-                f"model.resolution={resolution}: backbone {self.name!r} has no attention of that size "
-                f"for latents of {latent[-2]}x{latent[-1]}; use {min(h, w)}"
-            )
-        return h, w
-
-    def coarsest(self, latent: Sequence[int]) -> int:
-        """See :meth:`Backbone.coarsest`."""
-        return min(latent[-2:]) // self.denoiser.config.patch_size
-
-    def schedule(self, num_steps: int) -> Schedule:
-        """See :meth:`Backbone.schedule`: Euler's steps from σ = 1 to 0, shifted as the model's scheduler says."""
-        config = self.scheduler.config
-        if not 1 <= num_steps <= config.num_train_timesteps:
-            raise InputError(f"model.num_steps={num_steps}: must lie between 1 and {config.num_train_timesteps}")
-        shift = {}
-        if config.use_dynamic_shifting:  # by the number of image tokens, as the pipeline does
-            tokens = (self.latent_size // self.denoiser.config.patch_size) ** 2
-            share = (tokens - config.base_image_seq_len) / (config.max_image_seq_len - config.base_image_seq_len)
-            shift = {"mu": config.base_shift + share * (config.max_shift - config.base_shift)}
-        self.scheduler.set_timesteps(num_steps, **shift)
-        timesteps, sigmas = (x.float().to(self.device) for x in (self.scheduler.timesteps, self.scheduler.sigmas))
-        return Schedule(timesteps, 1 - sigmas, sigmas, "flow", order=2)
