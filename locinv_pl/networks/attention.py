@@ -121,6 +121,14 @@ class ImageHook(AttentionHook, Protocol):
         """Take queries and keys (B, heads, queries, d), give those to use."""
 
 
+@runtime_checkable
+class SharingHook(AttentionHook, Protocol):
+    """A hook that gives some rows of the batch the keys and values of others, in self-attention of a UNet."""
+
+    def share(self, k: Tensor, v: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
+        """Take keys and values (B, heads, keys, d), give those to use; called for every layer, in the pass's order."""
+
+
 class MapsComplete(Exception):
     """Leaves a UNet's forward pass: every map that was asked for is there."""
 
@@ -276,6 +284,8 @@ class _Attention:
             qkv = attn.to_q(hidden_states), *self.text
         q, k, v = (x.unflatten(-1, heads).transpose(1, 2) for x in qkv)
         layer = Layer(self.name, self.text is not None, q.shape[-2], k.shape[-2])
+        if self.text is None and isinstance(self.hook, SharingHook):
+            k, v = self.hook.share(k, v, layer)
         if self.hook is not None and self.hook.wants(layer):
             scores = q @ k.transpose(-1, -2) * attn.scale
             if attention_mask is not None:
