@@ -10,7 +10,7 @@ from typing import Any, Literal
 from locinv_pl.errors import InputError, check_choices
 
 MOST_CANDIDATES = 16
-UNSAID = {"candidates": 1, "smooth": 0.0, "mutual_start": 1.0, "mutual_layers": 0.625}
+UNSAID = {"candidates": 1, "smooth": 0.0, "mutual_start": 1.0, "mutual_layers": 0.6}
 """Settings that go unsaid in files while they have these values, their defaults: younger than the files' format."""
 
 
@@ -58,7 +58,7 @@ class EditSettings:
         mutual_start: S / T, share of the steps, 0 to 1, after which the target attends to the source's keys and values
             in self-attention (MasaCtrl); 1 never.
         mutual_layers: L, share of the layers of self-attention, 0 to 1, in the pass's order, before those in which it
-            does; 0.625 are 10 of Stable Diffusion's 16.
+            does; with 0.6 it begins in the paper's layer 10 of Stable Diffusion's 16.
         direct: whether the source row is put back on the DDIM trajectory after every step, so that what isn't edited
             equals the VAE's reconstruction (Ju et al., Direct Inversion, arXiv 2310.01506).
         candidates: N, 1 to 16, how many :func:`strengths` of an edit a run makes as one batch; the best by
@@ -87,7 +87,7 @@ class EditSettings:
     blend_margin: float = 0.08
     smooth: float = 0.0
     mutual_start: float = 1.0
-    mutual_layers: float = 0.625
+    mutual_layers: float = 0.6
     direct: bool = False
     candidates: int = 1
 
