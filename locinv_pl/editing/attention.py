@@ -24,15 +24,23 @@ source's keys and values,
 
     f* ← softmax(Q* Kᵀ / √d) V,
 
-in the pass of the prompts and in that of the null texts.
+in the pass of the prompts and in that of the null texts. With masks of the object, M in the source and M* in the
+target, each sees its own, object or background, which the paper writes as two attentions,
+
+    f* ← M* softmax(Q* Kᵀ / √d; M) V + (1 - M*) softmax(Q* Kᵀ / √d; 1 - M) V.
+
+Here M are the changed nouns' priors, and M* is where the target has looked at its changed words, cut as in blending.
 """
 
 from __future__ import annotations
 
+from math import sqrt
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from locinv_pl.editing.rows import Rows, Target
+from locinv_pl.editing.rows import Rows, Target, described_anew
 from locinv_pl.networks.attention import Layer
 from locinv_pl.words import load_words
 
@@ -75,6 +83,7 @@ class AttentionEdit:
         self.mutual_start = torch.tensor([t.settings.mutual_start for t in targets])  # S / T, (n,)
         self.mutual_layers = torch.tensor([t.settings.mutual_layers * self_layers for t in targets])  # L, (n,)
         self._num_rows, self._order = len(rows.tokens), dict[str, int]()  # of the layers in a pass
+        self.targets = targets
         self.smooths = any(t.settings.smooths for t in targets)
         self._affinity: Tensor | None = None
 
@@ -116,7 +125,7 @@ class AttentionEdit:
         """
         return None if self._affinity is None else self._affinity[self.target.tolist().index(target.row)]
 
-    def share(self, k: Tensor, v: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
+    def share(self, k: Tensor, v: Tensor, layer: Layer) -> tuple[Tensor, Tensor, Tensor | None]:
         """Mutual self-attention: targets attend to what their sources have at this layer.
 
         Args:
@@ -125,16 +134,40 @@ class AttentionEdit:
             layer: the layer that they come from.
 
         Returns:
-            both; the source rows' are as they were.
+            both, where the source rows' are as they were; and what keeps foreground and background apart, 0 or -∞,
+            (as many rows, 1, queries, keys), None where nothing does.
         """
         number = self._order.setdefault(layer.name, len(self._order))
         sharing = (self.step >= self.mutual_start * self.num_steps) & (number >= self.mutual_layers)
         if not sharing.any():
-            return k, v
+            return k, v, None
         source, target = (rows[sharing.to(rows.device)] for rows in (self.source, self.target))
         for half in range(0, len(k), self._num_rows):
             k, v = (x.index_copy(0, target + half, x[source + half]) for x in (k, v))
-        return k, v
+        masks = {t.row: self._objects(t, layer) for t, shares in zip(self.targets, sharing, strict=True) if shares}
+        found = {row: both for row, both in masks.items() if both is not None}
+        bias = k.new_zeros(len(k), 1, layer.queries, layer.keys) if found else None
+        for row, (inside, looked) in found.items():  # M and M*
+            assert bias is not None
+            bias[row :: self._num_rows].masked_fill_((looked[:, None] != inside).to(k.device), -torch.inf)
+        return k, v, bias
+
+    def _objects(self, target: Target, layer: Layer) -> tuple[Tensor, Tensor] | None:
+        """M and M* on a layer's grid, bool, (keys,) and (queries,); None where none is known or asked for."""
+        fresh = [
+            p for change in target.alignment.changed for span in change.target for p in target.tokens.positions(span)
+        ]
+        words = [*fresh, *described_anew(target.tokens, target.alignment)]
+        changed = target.changed_nouns(target.inversion.noun_positions)
+        if not (target.settings.mutual_mask and changed and words) or self.maps is None:
+            return None
+        fine = sqrt(layer.queries / (self.grid[0] * self.grid[1]))
+        size = round(self.grid[0] * fine), round(self.grid[1] * fine)
+        S = target.inversion.fine_priors[changed].amax(0)
+        A = self.maps[target.row][..., words].mean(-1)
+        S, A = (F.interpolate(x[None, None].cpu(), size, mode="area").flatten() for x in (S, A))
+        inside, looked = S > 0.5, target.settings.blend_threshold * A.max() < A
+        return (inside, looked) if inside.any() and not inside.all() else None
 
     def noun_maps(self, target: Target) -> dict[str, Tensor]:
         """The mean attention so far to every noun of a target prompt, (r, c) by the noun, on the CPU."""

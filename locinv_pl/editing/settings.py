@@ -10,7 +10,7 @@ from typing import Any, Literal
 from locinv_pl.errors import InputError, check_choices
 
 MOST_CANDIDATES = 16
-UNSAID = {"candidates": 1, "smooth": 0.0, "mutual_start": 1.0, "mutual_layers": 0.6}
+UNSAID = {"candidates": 1, "smooth": 0.0, "mutual_start": 1.0, "mutual_layers": 0.6, "mutual_mask": False}
 """Settings that go unsaid in files while they have these values, their defaults: younger than the files' format."""
 
 
@@ -59,6 +59,9 @@ class EditSettings:
             in self-attention (MasaCtrl); 1 never.
         mutual_layers: L, share of the layers of self-attention, 0 to 1, in the pass's order, before those in which it
             does; with 0.6 it begins in the paper's layer 10 of Stable Diffusion's 16.
+        mutual_mask: whether object and background are then kept apart: where the target has looked at its changed
+            words more than ``blend_threshold`` of the most, it sees the changed nouns' priors in the source, elsewhere
+            what lies outside of them.
         direct: whether the source row is put back on the DDIM trajectory after every step, so that what isn't edited
             equals the VAE's reconstruction (Ju et al., Direct Inversion, arXiv 2310.01506).
         candidates: N, 1 to 16, how many :func:`strengths` of an edit a run makes as one batch; the best by
@@ -88,6 +91,7 @@ class EditSettings:
     smooth: float = 0.0
     mutual_start: float = 1.0
     mutual_layers: float = 0.6
+    mutual_mask: bool = False
     direct: bool = False
     candidates: int = 1
 
@@ -105,7 +109,7 @@ class EditSettings:
         check_choices(self, "edit")
         ends, begins = ("_steps", "_coverage"), ("blend_", "mutual_")
         shares = [name for name in vars(self) if name.endswith(ends) or name.startswith(begins)]
-        values = {name: getattr(self, name) for name in shares if name != "word_steps"}
+        values = {name: getattr(self, name) for name in shares if name not in ("word_steps", "mutual_mask")}
         values |= {f"word_steps.{word}": share for word, share in self.word_steps.items()}
         for name, value in values.items():
             if not 0 <= value <= 1:

@@ -125,8 +125,11 @@ class ImageHook(AttentionHook, Protocol):
 class SharingHook(AttentionHook, Protocol):
     """A hook that gives some rows of the batch the keys and values of others, in self-attention of a UNet."""
 
-    def share(self, k: Tensor, v: Tensor, layer: Layer) -> tuple[Tensor, Tensor]:
-        """Take keys and values (B, heads, keys, d), give those to use; called for every layer, in the pass's order."""
+    def share(self, k: Tensor, v: Tensor, layer: Layer) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Take keys and values (B, heads, keys, d), give those to use; called for every layer, in the pass's order.
+
+        The third answer is added to the scores before their softmax, (B, 1, queries, keys); None adds nothing.
+        """
 
 
 class MapsComplete(Exception):
@@ -285,7 +288,8 @@ class _Attention:
         q, k, v = (x.unflatten(-1, heads).transpose(1, 2) for x in qkv)
         layer = Layer(self.name, self.text is not None, q.shape[-2], k.shape[-2])
         if self.text is None and isinstance(self.hook, SharingHook):
-            k, v = self.hook.share(k, v, layer)
+            k, v, bias = self.hook.share(k, v, layer)
+            attention_mask = attention_mask if bias is None else bias
         if self.hook is not None and self.hook.wants(layer):
             scores = q @ k.transpose(-1, -2) * attn.scale
             if attention_mask is not None:

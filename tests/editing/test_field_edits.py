@@ -57,6 +57,35 @@ def test_targets_attend_to_their_source_s_keys_and_values(tiny, inversion, halve
         torch.testing.assert_close(found[n], attn.to_out[0](torch.cat(each, dim=-1)))
 
 
+def test_object_and_background_see_their_own(tiny, inversion):
+    """As the paper writes it: two masked attentions, put together by the target's mask."""
+    rows = Rows.of(tiny, [inversion], [TARGETS[:1]], replace(MASACTRL, mutual_mask=True, mutual_layers=0.0))
+    hook = AttentionEdit(rows, T, torch.device("cpu"), self_layers=1)
+    hook.step = 2
+    torch.manual_seed(0)
+    hook.maps = torch.rand(2, 8, 8, 20) ** 12  # few cells stand out
+    attn = Attention(query_dim=12, heads=2, dim_head=4)
+    x = torch.randn(4, 256, 12)  # 16x16 cells, the maps have 8x8
+    with torch.no_grad(), control_attention(torch.nn.ModuleList([attn]), Context.of(torch.zeros(1, 1, 12)), hook):
+        found = attn(x)
+    cat = inversion.fine_priors[0].flatten() > 0.5
+    looked = hook.maps[1][..., rows.targets[0].positions("zebra")].mean(-1)
+    target = (looked > 0.3 * looked.max()).repeat_interleave(2, 0).repeat_interleave(2, 1).flatten()
+    assert 0 < cat.sum() < 256 and 0 < target.sum() < 256
+    for n, seen in ((1, 0), (3, 2)):
+        q, k, v = (p(x[m]).unflatten(-1, (2, 4)) for p, m in ((attn.to_q, n), (attn.to_k, seen), (attn.to_v, seen)))
+        parts = []
+        for mask in (cat, ~cat):
+            each = [(q[:, h] @ k[mask, h].T / sqrt(4)).softmax(-1) @ v[mask, h] for h in range(2)]
+            parts.append(torch.cat(each, dim=-1))
+        expected = torch.where(target[:, None], *parts)
+        torch.testing.assert_close(found[n], attn.to_out[0](expected))
+    apart, together = (edit(tiny, inversion, TARGETS, replace(MASACTRL, mutual_mask=how)) for how in (True, False))
+    assert apart.isfinite().all() and not torch.equal(apart, together)
+    alone = edit(tiny, inversion, TARGETS[1], replace(MASACTRL, mutual_mask=True))
+    torch.testing.assert_close(alone[0], apart[1], rtol=0, atol=1e-4)
+
+
 def test_from_a_step_and_a_layer_on(tiny, inversion):
     rows = Rows.of(tiny, [inversion], [TARGETS[:1]], MASACTRL)
     hook = AttentionEdit(rows, T, torch.device("cpu"), self_layers=4)
@@ -65,7 +94,7 @@ def test_from_a_step_and_a_layer_on(tiny, inversion):
     for step in range(T):
         hook.step = step
         for number in range(4):
-            given, _ = hook.share(k, k, Layer(f"block.{3 - number}", False, 9, 9))  # their order is the pass's
+            given, *_ = hook.share(k, k, Layer(f"block.{3 - number}", False, 9, 9))  # their order is the pass's
             taken[step, number] = torch.equal(given[1], k[0])
             assert torch.equal(given[0], k[0])
         assert hook.acts() == (step >= 2)

@@ -15,6 +15,7 @@ from locinv_pl.api import invert
 from locinv_pl.editing.prompt_to_prompt import edit
 from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError
+from locinv_pl.method.policies import InversionPolicy
 from locinv_pl.method.task import ddim_invert
 from locinv_pl.networks.architectures.sd3 import StableDiffusion3
 from locinv_pl.networks.loading import load_backbone
@@ -173,6 +174,23 @@ def test_the_inversion_of_a_flow_is_of_second_order(sd3):
         return (back - z).square().mean().sqrt().item()
 
     assert error(10, 2) < 0.2 * error(10, 1) and error(20, 2) < 0.5 * error(10, 2)
+
+
+@torch.no_grad()
+def test_refined_steps_of_a_flow_lead_back_and_drawn_ones_edit(sd3):
+    z, context, schedule = sd3.encode(make_image()[None]), sd3.encode_text(ids_of(sd3, PROMPT)), sd3.schedule(10)
+    errors = []
+    for refined in (1, 3):
+        *_, (back, _) = ddim_invert(sd3, z, context, schedule, GRID, how=InversionPolicy(renoise=refined))
+        for i, t in enumerate(schedule.timesteps):
+            back = schedule.step(back, sd3.predict(back, t, context), i)
+        errors.append((back - z).square().mean().sqrt().item())
+    assert errors[1] < 0.5 * errors[0]
+
+    inversion = invert(sd3, make_image(), PROMPT, method="infedit", num_steps=3, resolution=8)
+    same, other = edit(sd3, inversion, [PROMPT, "a red dog and a dog"])
+    torch.testing.assert_close(same, sd3.decode(z)[0].cpu(), rtol=0, atol=1e-4)
+    assert (other - same).abs().max() > 1e-3
 
 
 def test_the_shipped_model_is_inverted_and_edited():
