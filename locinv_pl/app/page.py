@@ -740,7 +740,7 @@ def controls() -> Iterator[tuple[str, Any]]:
         elif kind is bool:
             yield name, gr.Checkbox(**shared)
         elif kind is float:
-            yield name, gr.Slider(0, 1, step=0.05, **shared)
+            yield name, gr.Slider(0, 5 if name == "smooth" else 1, step=0.05, **shared)
         else:
             yield name, gr.Number(precision=0, minimum=1, **shared)
 

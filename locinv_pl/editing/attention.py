@@ -17,14 +17,30 @@ Since M comes from one alignment of both prompts (:mod:`locinv_pl.words.alignmen
 
 with α_l = 1 for i < τ_l T, and α_l = 0 after that and at all steps for words that only the target has. Self-attention,
 which holds the layout, is taken over whole, A* ← A, in the first steps and on coarse grids.
+
+Mutual self-attention (MasaCtrl, Cao et al., arXiv 2304.08465, section 3.2) takes over what the source looks like and
+leaves the layout to the target: from step S on, in the layers from the L-th on, the target's queries attend to the
+source's keys and values,
+
+    f* ← softmax(Q* Kᵀ / √d) V,
+
+in the pass of the prompts and in that of the null texts. With masks of the object, M in the source and M* in the
+target, each sees its own, object or background, which the paper writes as two attentions,
+
+    f* ← M* softmax(Q* Kᵀ / √d; M) V + (1 - M*) softmax(Q* Kᵀ / √d; 1 - M) V.
+
+Here M are the changed nouns' priors, and M* is where the target has looked at its changed words, cut as in blending.
 """
 
 from __future__ import annotations
 
+from math import sqrt
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from locinv_pl.editing.rows import Rows, Target
+from locinv_pl.editing.rows import Rows, Target, described_anew
 from locinv_pl.networks.attention import Layer
 from locinv_pl.words import load_words
 
@@ -41,12 +57,13 @@ class AttentionEdit:
         num_steps: T.
         device: where the attention is computed.
         coarsest: cells along the shorter side of the coarsest grid, on which self-attention is taken over in any case.
+        self_layers: how many layers of self-attention a pass has, of which mutual self-attention takes the last.
 
     Raises:
         InputError: the settings name a word that a target prompt hasn't.
     """
 
-    def __init__(self, rows: Rows, num_steps: int, device: torch.device, coarsest: int = 0):
+    def __init__(self, rows: Rows, num_steps: int, device: torch.device, coarsest: int = 0, self_layers: int = 0):
         self.num_steps, self.step = num_steps, 0
         targets = rows.targets
         self.source = torch.tensor([t.source_row for t in targets], device=device)  # (n,)
@@ -63,10 +80,16 @@ class AttentionEdit:
         )  # queries, (n,)
         self.maps: Tensor | None = None
         self._count = 0  # of the maps that have been added up
+        self.mutual_start = torch.tensor([t.settings.mutual_start for t in targets])  # S / T, (n,)
+        self.mutual_layers = torch.tensor([t.settings.mutual_layers * self_layers for t in targets])  # L, (n,)
+        self._num_rows, self._order = len(rows.tokens), dict[str, int]()  # of the layers in a pass
+        self.targets = targets
+        self.smooths = any(t.settings.smooths for t in targets)
+        self._affinity: Tensor | None = None
 
     def wants(self, layer: Layer) -> bool:
-        """Cross-attention always, self-attention while it is taken over."""
-        return layer.is_cross or bool(self._takes_self(layer).any())
+        """Cross-attention always, self-attention while it is taken over, and where it smooths the maps."""
+        return layer.is_cross or bool(self._takes_self(layer).any()) or (self.smooths and self._on_grid(layer))
 
     def __call__(self, probs: Tensor, layer: Layer) -> Tensor:
         """Change the targets' attention.
@@ -80,17 +103,71 @@ class AttentionEdit:
         """
         edited = probs.clone()
         if not layer.is_cross:
+            if self.smooths and self._on_grid(layer):
+                mean = probs[self.source].float().mean(1)  # (n, queries, queries)
+                self._affinity = mean if self._affinity is None else self._affinity + mean
             taking = self._takes_self(layer).to(self.target.device)
             edited[self.target[taking]] = probs[self.source[taking]]
             return edited
         alpha = (self.step < self.until * self.num_steps).to(probs)[:, None, None]  # (n, 1, 1, L)
         taken = probs[self.source] @ self.mapper[:, None].to(probs)  # A M, (n, heads, queries, L)
         edited[self.target] = (alpha * taken + (1 - alpha) * probs[self.target]) * self.weight[:, None, None].to(probs)
-        if layer.queries == self.grid[0] * self.grid[1]:
+        if self._on_grid(layer):
             mean = edited.float().mean(1).unflatten(1, self.grid)  # (R, r, c, L)
             self.maps = mean if self.maps is None else self.maps + mean
             self._count += 1
         return edited
+
+    def affinity(self, target: Target) -> Tensor | None:
+        """How much the cells of a target's source attend to each other, (r c, r c), in the sum over all steps so far.
+
+        None where nothing is to be smoothed.
+        """
+        return None if self._affinity is None else self._affinity[self.target.tolist().index(target.row)]
+
+    def share(self, k: Tensor, v: Tensor, layer: Layer) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Mutual self-attention: targets attend to what their sources have at this layer.
+
+        Args:
+            k: keys of the R rows, or of these and their null texts', (R or 2 R, heads, keys, d).
+            v: values, of the same shape.
+            layer: the layer that they come from.
+
+        Returns:
+            both, where the source rows' are as they were; and what keeps foreground and background apart, 0 or -∞,
+            (as many rows, 1, queries, keys), None where nothing does.
+        """
+        number = self._order.setdefault(layer.name, len(self._order))
+        sharing = (self.step >= self.mutual_start * self.num_steps) & (number >= self.mutual_layers)
+        if not sharing.any():
+            return k, v, None
+        source, target = (rows[sharing.to(rows.device)] for rows in (self.source, self.target))
+        for half in range(0, len(k), self._num_rows):
+            k, v = (x.index_copy(0, target + half, x[source + half]) for x in (k, v))
+        masks = {t.row: self._objects(t, layer) for t, shares in zip(self.targets, sharing, strict=True) if shares}
+        found = {row: both for row, both in masks.items() if both is not None}
+        bias = k.new_zeros(len(k), 1, layer.queries, layer.keys) if found else None
+        for row, (inside, looked) in found.items():  # M and M*
+            assert bias is not None
+            bias[row :: self._num_rows].masked_fill_((looked[:, None] != inside).to(k.device), -torch.inf)
+        return k, v, bias
+
+    def _objects(self, target: Target, layer: Layer) -> tuple[Tensor, Tensor] | None:
+        """M and M* on a layer's grid, bool, (keys,) and (queries,); None where none is known or asked for."""
+        fresh = [
+            p for change in target.alignment.changed for span in change.target for p in target.tokens.positions(span)
+        ]
+        words = [*fresh, *described_anew(target.tokens, target.alignment)]
+        changed = target.changed_nouns(target.inversion.noun_positions)
+        if not (target.settings.mutual_mask and changed and words) or self.maps is None:
+            return None
+        fine = sqrt(layer.queries / (self.grid[0] * self.grid[1]))
+        size = round(self.grid[0] * fine), round(self.grid[1] * fine)
+        S = target.inversion.fine_priors[changed].amax(0)
+        A = self.maps[target.row][..., words].mean(-1)
+        S, A = (F.interpolate(x[None, None].cpu(), size, mode="area").flatten() for x in (S, A))
+        inside, looked = S > 0.5, target.settings.blend_threshold * A.max() < A
+        return (inside, looked) if inside.any() and not inside.all() else None
 
     def noun_maps(self, target: Target) -> dict[str, Tensor]:
         """The mean attention so far to every noun of a target prompt, (r, c) by the noun, on the CPU."""
@@ -122,7 +199,12 @@ class AttentionEdit:
     def acts(self) -> bool:
         """Whether anything is still to be changed at this step: nothing is once all shares of the steps are over."""
         taken = max(float(self.until.max()), float(self.self_until.max()))
-        return self.step < taken * self.num_steps or bool((self.weight != 1).any())
+        shares = self.step >= float(self.mutual_start.min()) * self.num_steps
+        return self.step < taken * self.num_steps or shares or bool((self.weight != 1).any())
+
+    def _on_grid(self, layer: Layer) -> bool:
+        """Whether a layer has the inversion's attention grid."""
+        return layer.queries == self.grid[0] * self.grid[1]
 
     def _takes_self(self, layer: Layer) -> Tensor:
         """Which targets take over a layer's self-attention at this step, (n,)."""

@@ -24,10 +24,10 @@ from locinv_pl.errors import InputError
 from locinv_pl.method.dynamic_tokens import dynamic_context
 from locinv_pl.method.policies import Method
 from locinv_pl.method.progress import Progress, finish, last_result, nothing
-from locinv_pl.networks.attention import Context
+from locinv_pl.networks.attention import Context, attention_layers
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.memory import freeze_gc
-from locinv_pl.networks.schedule import guided
+from locinv_pl.networks.schedule import Schedule, guided
 from locinv_pl.types import Edit, Inversion
 
 
@@ -211,9 +211,10 @@ def denoise(
     z = torch.stack([inversion.noise for inversion in rows.inversions]).to(device)  # (R, C, h, w)
     control, blend = planned or plan(backbone, rows, region)
     # Direct inversion: the sources stay on the DDIM trajectory, and are predicted for their attention alone.
-    is_direct = method.null_text.policy == "direct" or any(target.settings.direct for target in rows.targets)
-    every = list(range(len(ids)))
-    moved = [target.row for target in rows.targets] if is_direct else every
+    is_direct = method.is_direct or any(target.settings.direct for target in rows.targets)
+    is_virtual, every = method.inversion.policy == "virtual", list(range(len(ids)))
+    alone = is_direct and not is_virtual and all(target.settings.mutual_start == 1 for target in rows.targets)
+    moved = [target.row for target in rows.targets] if alone else every
     is_guided = backbone.needs_null(method.guidance_scale)
     empty = plain.pick(rows.source_of) if method.null_text.policy == "npi" else backbone.encode_null().expand(len(ids))
     for i in range(len(schedule)):
@@ -236,7 +237,10 @@ def denoise(
                 predicted = backbone.predict(z[halves], t, context, control if acts else None)
                 cond = predicted[: len(some)][[some.index(n) for n in moved]]  # (g, C, h, w)
                 prediction = guided(cond, predicted[len(some) :], method.guidance_scale) if is_guided else cond
-                z[moved] = schedule.step(z[moved], prediction, i)
+                if is_virtual:
+                    z = _consistent_step(schedule, z, prediction, i, rows)
+                else:
+                    z[moved] = schedule.step(z[moved], prediction, i)
             if is_direct:
                 for n in rows.sources:
                     z[n] = rows.inversions[n].trajectory[len(schedule) - 1 - i].to(device)
@@ -245,6 +249,34 @@ def denoise(
                 z = blend(z, control)
         yield z
     return z
+
+
+def _consistent_step(schedule: Schedule, z: Tensor, prediction: Tensor, i: int, rows: Rows) -> Tensor:
+    """InfEdit's step: the target goes to the clean latent that its prediction, corrected by its source's, amounts to.
+
+    With ε_cons = (z_t - signal_t z_0) / noise_t, the noise that the source was given, the clean target is
+
+        z*_0 = (z*_t - noise_t (ε* - ε + ε_cons)) / signal_t,
+
+    and z*_{t-1} = signal_{t-1} z*_0 + noise_{t-1} ε_{t-1} has the noise of the source's z̄_{t-1}. Since z_0 is
+    known, this is z̄_{t-1} + signal_{t-1} (x* - x), where x* and x are the clean latents of both predictions.
+
+    Source: Xu et al., Inversion-Free Image Editing, arXiv 2312.04965, algorithm 2 (DDCM with virtual inversion).
+
+    Args:
+        schedule: T steps.
+        z: all rows' z_t, (R, C, h, w).
+        prediction: theirs, guided, of the same shape.
+        i: step, 0 the noisiest.
+        rows: the R rows.
+
+    Returns:
+        z_{t-1}, (R, C, h, w); after the last step z*_0.
+    """
+    left = len(schedule) - 1 - i
+    z_bar = torch.stack([inversion.trajectory[left] for inversion in rows.inversions]).to(z)  # z̄_{t-1}
+    clean = schedule.clean(z, prediction, i)
+    return z_bar + (schedule.signal[i + 1] if left else 1.0) * (clean - clean[rows.source_of])
 
 
 def plan(backbone: Backbone, rows: Rows, region: Tensor | None) -> tuple[AttentionEdit | None, Blend | None]:
@@ -274,5 +306,12 @@ def plan(backbone: Backbone, rows: Rows, region: Tensor | None) -> tuple[Attenti
             f"edit: word_steps, reweight and weights in brackets act on cross-attention, which backbone "
             f"{backbone.name!r} hasn't; leave them out"
         )
+    if backbone.is_joint and any(t.settings.mutual_start < 1 or t.settings.smooths for t in rows.targets):
+        raise InputError(
+            f"edit: mutual_start and smooth act on the self-attention of a UNet, which backbone {backbone.name!r} "
+            f"hasn't; leave them out"
+        )
     num_steps = rows.inversions[0].settings["num_steps"]
-    return AttentionEdit(rows, num_steps, backbone.device, backbone.coarsest((h, w))), Blend(rows, (h, w), region)
+    layers = sum(not layer.is_cross_attention for layer in attention_layers(backbone.denoiser).values())
+    control = AttentionEdit(rows, num_steps, backbone.device, backbone.coarsest((h, w)), layers)
+    return control, Blend(rows, (h, w), region)

@@ -10,6 +10,8 @@ from typing import Any, Literal
 from locinv_pl.errors import InputError, check_choices
 
 MOST_CANDIDATES = 16
+UNSAID = {"candidates": 1, "smooth": 0.0, "mutual_start": 1.0, "mutual_layers": 0.6, "mutual_mask": False}
+"""Settings that go unsaid in files while they have these values, their defaults: younger than the files' format."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,15 @@ class EditSettings:
         blend_start: share of the steps, 0 to 1, before blending by attention begins where an edit changes no noun of
             the inversion. The mask then comes from the changed words' maps so far, as in Prompt-to-Prompt.
         blend_margin: how far "prior" widens its mask, as a share, 0 to 1, of the image's shorter side.
+        smooth: λ, 0 or more: how far the maps behind "attention" and "both" are evened out over cells that attend to
+            each other, as :func:`~locinv_pl.editing.blending.smoothed` says; 0 leaves them as they are.
+        mutual_start: S / T, share of the steps, 0 to 1, after which the target attends to the source's keys and values
+            in self-attention (MasaCtrl); 1 never.
+        mutual_layers: L, share of the layers of self-attention, 0 to 1, in the pass's order, before those in which it
+            does; with 0.6 it begins in the paper's layer 10 of Stable Diffusion's 16.
+        mutual_mask: whether object and background are then kept apart: where the target has looked at its changed
+            words more than ``blend_threshold`` of the most, it sees the changed nouns' priors in the source, elsewhere
+            what lies outside of them.
         direct: whether the source row is put back on the DDIM trajectory after every step, so that what isn't edited
             equals the VAE's reconstruction (Ju et al., Direct Inversion, arXiv 2310.01506).
         candidates: N, 1 to 16, how many :func:`strengths` of an edit a run makes as one batch; the best by
@@ -77,19 +88,28 @@ class EditSettings:
     blend_growth: float = 0.7
     blend_start: float = 0.2
     blend_margin: float = 0.08
+    smooth: float = 0.0
+    mutual_start: float = 1.0
+    mutual_layers: float = 0.6
+    mutual_mask: bool = False
     direct: bool = False
     candidates: int = 1
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as plain values, as they stand in YAML files and in edits.json; one candidate goes unsaid."""
+        """The settings as plain values, as they stand in YAML files and in edits.json; ``UNSAID`` is left out."""
         values = {key: dict(value) if isinstance(value, Mapping) else value for key, value in vars(self).items()}
-        return {key: value for key, value in values.items() if (key, value) != ("candidates", 1)}
+        return {key: value for key, value in values.items() if UNSAID.get(key) != value}
+
+    @property
+    def smooths(self) -> bool:
+        """Whether maps are smoothed, and used."""
+        return self.smooth > 0 and self.blend in ("attention", "both")
 
     def __post_init__(self) -> None:
         check_choices(self, "edit")
-        ends = ("_steps", "_coverage")
-        shares = [name for name in vars(self) if name.endswith(ends) or name.startswith("blend_")]
-        values = {name: getattr(self, name) for name in shares if name != "word_steps"}
+        ends, begins = ("_steps", "_coverage"), ("blend_", "mutual_")
+        shares = [name for name in vars(self) if name.endswith(ends) or name.startswith(begins)]
+        values = {name: getattr(self, name) for name in shares if name not in ("word_steps", "mutual_mask")}
         values |= {f"word_steps.{word}": share for word, share in self.word_steps.items()}
         for name, value in values.items():
             if not 0 <= value <= 1:
@@ -97,6 +117,8 @@ class EditSettings:
         for word, factor in self.reweight.items():
             if not math.isfinite(factor):
                 raise InputError(f"edit.reweight.{word}={factor}: is no factor; give a number such as 2")
+        if not 0 <= self.smooth < math.inf:
+            raise InputError(f"edit.smooth={self.smooth}: give a number of 0 or more")
         if not 1 <= self.candidates <= MOST_CANDIDATES:
             raise InputError(f"edit.candidates={self.candidates}: give 1 to {MOST_CANDIDATES}")
 

@@ -6,7 +6,8 @@ Where a formula stands:
 - V_t, phase 1 of a timestep: ``dynamic_tokens.py``, :func:`optimize_tokens`
 - ∅_t, phase 2: ``null_text.py``, :func:`optimize_null_text`
 - the DDIM step and guidance: ``locinv_pl/networks/schedule.py``, :class:`Schedule`, :func:`guided`
-- z̄_0..z̄_T, DDIM inversion: ``task.py``, :func:`ddim_invert`
+- z̄_0..z̄_T, DDIM inversion: ``task.py``, :func:`ddim_invert`; refined steps: :func:`renoise`; drawn from z_0:
+  :func:`virtual_invert`
 - M, DPL's background: ``background.py``, :func:`estimate_background`
 - a whole timestep: ``timestep.py``, :func:`invert_step`
 

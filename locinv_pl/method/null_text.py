@@ -83,7 +83,7 @@ def null_text_step(
     null: Tensor,
     prefix: Prefix | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Phase 2 by the method's null-text policy: ∅_t and z_{t-1}.
+    """Phase 2 by the method's null-text policy: ∅_t and z_{t-1}, which a virtual inversion draws, whatever ∅_t.
 
     ``optimize`` fits ∅_t, ``none`` keeps that of "", ``npi`` takes the source prompt's embedding for it
     (negative-prompt inversion, Miyake et al., arXiv 2305.16807), and ``direct`` keeps that of "" and puts the latent
@@ -94,7 +94,7 @@ def null_text_step(
         task: the batch.
         z_t: latents, (B, C, h, w).
         i: step, 0 the noisiest.
-        cond: f(z_t, t, V_t), (B, C, h, w); ``direct`` needs none.
+        cond: f(z_t, t, V_t), (B, C, h, w); what is put back on its trajectory needs none.
         null: ∅_{t+1}, (B, L, D).
         prefix: of z_t; None computes everything.
 
@@ -102,12 +102,11 @@ def null_text_step(
         ∅_t (B, L, D), z_{t-1} (B, C, h, w), the loss (B,), gradient steps taken (B,).
     """
     policy = task.method.null_text
-    empty = task.empty.keys.expand(len(z_t), -1, -1)
-    if policy.policy == "direct" or cond is None:
-        zeros = z_t.new_zeros(len(z_t))
-        return empty, task.ddim_latent(i + 1), zeros, zeros.int()
     if policy.policy == "npi":
         null = task.plain.keys
     elif not (policy.policy == "optimize" and policy.carry_over):
-        null = empty
+        null = task.empty.keys.expand(len(z_t), -1, -1)
+    if task.method.is_direct or cond is None:
+        zeros = z_t.new_zeros(len(z_t))
+        return null, task.ddim_latent(i + 1), zeros, zeros.int()
     return optimize_null_text(backbone, task, z_t, i, cond, null.to(backbone.device), prefix)

@@ -167,6 +167,37 @@ class ParallelPolicy:
 
 
 @dataclass(frozen=True)
+class InversionPolicy:
+    """Where the trajectory z̄_0..z̄_T of an image comes from.
+
+    Args:
+        policy: ``ddim`` inverts by DDIM. ``virtual`` draws z̄_t from z_0 with a noise of its own at every timestep, and
+            edits take steps of consistency (InfEdit); the null text is then ``direct`` or ``npi``.
+        renoise: K, how many more predictions a step of DDIM inversion makes, each where the one before has led
+            (ReNoise); 0 makes none.
+        average: how many of the last of these K + 1 predictions the step is taken with the mean of.
+        solver: how a rectified flow's inversion takes its steps, from z̄_0 to z̄_T: ``midpoint`` by two passes each,
+            ``euler`` by one, ``fireflow`` by one that reuses the velocity of the step before; as
+            :class:`~locinv_pl.networks.schedule.Solver` says. Other models have DDIM's, and so has every step of
+            ReNoise. Reconstructions and edits take Euler's steps in any case: each goes on from a single latent.
+
+    Raises:
+        InputError: a value is none of its choices, or out of range.
+    """
+
+    policy: Literal["ddim", "virtual"] = "ddim"
+    renoise: int = 0
+    average: int = 1
+    solver: FlowSolver = "midpoint"
+
+    def __post_init__(self) -> None:
+        check_choices(self, "method.inversion")
+        _require(self.renoise >= 0, "renoise", self.renoise, "0 or more")
+        _require(1 <= self.average <= self.renoise + 1, "average", self.average, f"1 to {self.renoise + 1}")
+        _require(self.policy == "ddim" or not self.renoise, "renoise", self.renoise, "0 with inversion.policy=virtual")
+
+
+@dataclass(frozen=True)
 class Method:
     """A named pair of policies, the guidance scale of the reconstruction, and the timesteps.
 
@@ -176,11 +207,8 @@ class Method:
         tokens: what happens to V_t.
         null_text: what happens to ∅_t.
         parallel: whether tokens are fitted at several timesteps at once.
+        inversion: where the trajectory comes from.
         latent: z_0, of the VAE's posterior the ``mean``, or a ``sample``, the same one for the same pixels.
-        solver: how a rectified flow's inversion takes its steps, from z̄_0 to z̄_T: ``midpoint`` by two passes each,
-            ``euler`` by one, ``fireflow`` by one that reuses the velocity of the step before; as
-            :class:`~locinv_pl.networks.schedule.Solver` says. Other models have DDIM's. Reconstructions and edits take
-            Euler's steps in any case: each goes on from a single latent.
         num_steps: T, the DDIM steps that the method is made for, 1 or more; a run that names its own takes that.
 
     Raises:
@@ -192,8 +220,8 @@ class Method:
     tokens: TokenPolicy = field(default_factory=TokenPolicy)
     null_text: NullTextPolicy = field(default_factory=NullTextPolicy)
     parallel: ParallelPolicy = field(default_factory=ParallelPolicy)
+    inversion: InversionPolicy = field(default_factory=InversionPolicy)
     latent: Literal["mean", "sample"] = "mean"
-    solver: FlowSolver = "midpoint"
     num_steps: int = 50
 
     def __post_init__(self) -> None:
@@ -201,10 +229,19 @@ class Method:
         scale = self.guidance_scale
         _require(abs(scale) <= LARGEST, "guidance_scale", scale, f"between -{LARGEST:g} and {LARGEST:g}")
         _require(self.num_steps >= 1, "num_steps", self.num_steps, "1 or more")
+        null = self.null_text.policy
+        wanted = "direct or npi with inversion.policy=virtual, whose source is always put back"
+        _require(self.inversion.policy == "ddim" or null in ("direct", "npi"), "null_text.policy", null, wanted)
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether the source is put back on its trajectory at every step."""
+        return self.null_text.policy == "direct" or self.inversion.policy == "virtual"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as in the YAML files."""
-        return asdict(self)
+        """Plain values, as in the YAML files; plain DDIM inversion goes unsaid."""
+        values = asdict(self)
+        return values if self.inversion != InversionPolicy() else {k: v for k, v in values.items() if k != "inversion"}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], where: str = "method") -> Method:

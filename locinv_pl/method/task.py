@@ -13,7 +13,7 @@ from torch import Tensor
 from locinv_pl.errors import InputError
 from locinv_pl.io.files import digest
 from locinv_pl.method.background import estimate_background
-from locinv_pl.method.policies import LOSSES, Method
+from locinv_pl.method.policies import LOSSES, InversionPolicy, Method
 from locinv_pl.method.progress import finish
 from locinv_pl.networks.attention import (
     AttentionHook,
@@ -181,12 +181,13 @@ def prepare(backbone: Backbone, samples: Sequence[EditSample], method: Method, n
 def iter_prepare(
     backbone: Backbone, samples: Sequence[EditSample], method: Method, num_steps: int, resolution: int
 ) -> Generator[Tensor, None, Task]:
-    """Encode a batch's images and prompts and invert them by DDIM under the plain prompt.
+    """Encode a batch's images and prompts and invert them under the plain prompt, by the method's inversion policy.
 
     Args:
         backbone: the frozen networks.
         samples: B images of one size, with prompts and priors.
-        method: says which tokens move and where they start, how priors come onto the grid, and which z_0 is taken.
+        method: says which tokens move and where they start, how priors come onto the grid, which z_0 is taken, and
+            where its trajectory comes from.
         num_steps: T.
         resolution: cells of the attention grid along its shorter side; 16 in the paper.
 
@@ -212,16 +213,20 @@ def iter_prepare(
         embeddings = pieces.where(prompts.dynamic[..., None], embeddings)
     with torch.no_grad():
         plain, empty = backbone.encode_text(prompts.ids), backbone.encode_null()
-    generators = [_generator(s) for s in samples] if method.latent == "sample" else None
-    z_0 = backbone.encode(torch.stack([s.image for s in samples]), generators)
+    generators = [_generator(s) for s in samples]
+    images = torch.stack([s.image for s in samples])
+    z_0 = backbone.encode(images, generators if method.latent == "sample" else None)
     grid = backbone.map_grid(z_0.shape, resolution)
     schedule = backbone.schedule(num_steps)
     parts = SelfAttentionMaps(backbone.finest_grid(z_0.shape, 2 * resolution))
     estimates = moves and method.tokens.background.weight > 0
-    trajectory, maps = [z_0], []
-    inverts = backbone.inverting(method.guidance_scale)
-    solver = Solver(schedule, method.solver)
-    for z_t, A_t in ddim_invert(inverts, z_0, plain, solver, grid, parts if estimates else None):
+    trajectory, maps, also = [z_0], [], parts if estimates else None
+    if method.inversion.policy == "virtual":
+        inverted = virtual_invert(backbone, z_0, plain, schedule, grid, generators, also)
+    else:
+        inverts = backbone.inverting(method.guidance_scale)
+        inverted = ddim_invert(inverts, z_0, plain, schedule, grid, also, method.inversion)
+    for z_t, A_t in inverted:
         trajectory.append(z_t)
         maps.append(maps_of(A_t, prompts.nouns))
         yield maps[-1]
@@ -268,9 +273,10 @@ def ddim_invert(
     backbone: Backbone,
     z_0: Tensor,
     context: Context,
-    solver: Solver,
+    schedule: Schedule,
     grid: Grid,
     also: AttentionHook | None = None,
+    how: InversionPolicy = InversionPolicy(),
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """DDIM inversion with guidance 1: from the clean latent to noise.
 
@@ -282,9 +288,10 @@ def ddim_invert(
         backbone: the frozen networks.
         z_0: clean latents, (B, C, h, w).
         context: of the source prompts, (B, L, D).
-        solver: of T steps, at its beginning.
+        schedule: T steps.
         grid: (r, c), the attention grid to read.
         also: a further hook on the attention; None reads A_t alone.
+        how: the solver, and whether each step is refined by :func:`renoise`.
 
     Yields:
         z̄_t (B, C, h, w) and the plain maps A_t (B, r, c, L) of the T steps, the noisiest last.
@@ -298,9 +305,81 @@ def ddim_invert(
         found.append(A_t)
         return prediction
 
-    z_s = z_0
-    for i in reversed(range(len(solver.schedule))):
+    z_s, solver = z_0, Solver(schedule, how.solver)
+    for i in reversed(range(len(schedule))):
         found.clear()
         with freeze_gc():
-            z_s = solver.step(z_s, i, predict, inverse=True)
+            if how.renoise:
+                z_s = renoise(schedule, z_s, i, predict, how)
+            else:
+                z_s = solver.step(z_s, i, predict, inverse=True)
         yield z_s, found[0]
+
+
+def renoise(
+    schedule: Schedule, z_s: Tensor, i: int, predict: Callable[[Tensor, Tensor], Tensor], how: InversionPolicy
+) -> Tensor:
+    """A step of the inversion whose prediction is made where it leads, by iterations towards the fixed point.
+
+        z_t^(0) = z_s,  d^(k) = f(z_t^(k), t),  z_t^(k+1) = step(z_s, d^(k)),  k = 0..K,
+
+    and z_t = step(z_s, the mean of the last n of the d^(k)), where the step goes along d, a noise ε or a flow's u, from
+    z_s. A z_t that stays is one from which the DDIM step leads back to z_s exactly. Not done are the paper's changes of
+    the noise for few-step models, its regularisation and its correction.
+
+    Source: Garibi et al., ReNoise, arXiv 2403.14602, algorithm 1; d^(k) as in its public code.
+
+    Args:
+        schedule: T steps.
+        z_s: latents to start from, (B, C, h, w).
+        i: step, 0 the noisiest.
+        predict: f(z, t), (B, C, h, w); plain DDIM inversion takes f(z_s, t).
+        how: has K, ``renoise``, and n, ``average``.
+
+    Returns:
+        z_t, (B, C, h, w).
+    """
+    z_t, directions = z_s, []
+    for _ in range(how.renoise + 1):
+        directions.append(schedule.direction(predict(z_t, schedule.timesteps[i]), z_t, i))
+        z_t = schedule.move(z_s, directions[-1], i, inverse=True)
+    return schedule.move(z_s, torch.stack(directions[-how.average :]).mean(0), i, inverse=True)
+
+
+@torch.no_grad()
+def virtual_invert(
+    backbone: Backbone,
+    z_0: Tensor,
+    context: Context,
+    schedule: Schedule,
+    grid: Grid,
+    generators: Sequence[torch.Generator],
+    also: AttentionHook | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """A trajectory without inversion: z̄_t = signal_t z_0 + noise_t ε_t, with an ε_t of its own at every timestep.
+
+    The network is asked for the maps alone.
+
+    Source: Xu et al., Inversion-Free Image Editing (InfEdit), arXiv 2312.04965, section 3.
+
+    Args:
+        backbone: the frozen networks.
+        z_0: clean latents, (B, C, h, w).
+        context: of the source prompts, (B, L, D).
+        schedule: T steps.
+        grid: (r, c), the attention grid to read.
+        generators: of the CPU, one for each image, to draw its ε_t.
+        also: a further hook on the attention; None reads A_t alone.
+
+    Yields:
+        z̄_t (B, C, h, w) and the plain maps A_t there (B, r, c, L), the noisiest last.
+    """
+    for i in reversed(range(len(schedule))):
+        ε = torch.stack([torch.randn(z_0.shape[1:], generator=each) for each in generators]).to(z_0)
+        z_t, t = schedule.signal[i] * z_0 + schedule.noise[i] * ε, schedule.timesteps[i]
+        with freeze_gc():
+            if also is None:
+                A_t = backbone.attention_maps(z_t, t.expand(len(z_t)), context, grid)
+            else:
+                A_t = backbone.predict_with_maps(z_t, t, context, grid, also=also)[1]
+        yield z_t, A_t

@@ -53,7 +53,7 @@ def invert_step(backbone: Backbone, task: Task, i: int, before: StepRecord) -> S
         V, token_steps = move(backbone, task, z_t, i, V, prefix)
     with torch.no_grad():
         context = token_context(backbone, task, V)
-        if method.null_text.policy == "direct":  # z̄_{t-1} is known: no noise is to be predicted
+        if method.is_direct:  # z̄_{t-1} is known: no noise is to be predicted
             cond, A = None, backbone.attention_maps(z_t, t.expand(len(z_t)), context, task.grid, prefix)  # (B, r, c, L)
         else:
             cond, A = backbone.predict_with_maps(z_t, t, context, task.grid, prefix)  # and (B, C, h, w)

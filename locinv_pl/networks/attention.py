@@ -121,6 +121,17 @@ class ImageHook(AttentionHook, Protocol):
         """Take queries and keys (B, heads, queries, d), give those to use."""
 
 
+@runtime_checkable
+class SharingHook(AttentionHook, Protocol):
+    """A hook that gives some rows of the batch the keys and values of others, in self-attention of a UNet."""
+
+    def share(self, k: Tensor, v: Tensor, layer: Layer) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Take keys and values (B, heads, keys, d), give those to use; called for every layer, in the pass's order.
+
+        The third answer is added to the scores before their softmax, (B, 1, queries, keys); None adds nothing.
+        """
+
+
 class MapsComplete(Exception):
     """Leaves a UNet's forward pass: every map that was asked for is there."""
 
@@ -276,6 +287,9 @@ class _Attention:
             qkv = attn.to_q(hidden_states), *self.text
         q, k, v = (x.unflatten(-1, heads).transpose(1, 2) for x in qkv)
         layer = Layer(self.name, self.text is not None, q.shape[-2], k.shape[-2])
+        if self.text is None and isinstance(self.hook, SharingHook):
+            k, v, bias = self.hook.share(k, v, layer)
+            attention_mask = attention_mask if bias is None else bias
         if self.hook is not None and self.hook.wants(layer):
             scores = q @ k.transpose(-1, -2) * attn.scale
             if attention_mask is not None:

@@ -79,12 +79,44 @@ class Schedule:
         Returns:
             the latent at the step's end, shape of z.
         """
+        return self.move(z, self.direction(prediction, z, i), i, inverse)
+
+    def move(self, z: Tensor, direction: Tensor, i: int, inverse: bool = False) -> Tensor:
+        """The step of :meth:`step` along a direction, which may come from elsewhere than ``z``.
+
+        Args:
+            z: latent at the step's beginning, of any shape.
+            direction: as :meth:`direction` answers it, shape of z.
+            i: step, 0 the noisiest.
+            inverse: whether the step adds noise.
+
+        Returns:
+            the latent at the step's end, shape of z.
+        """
         start, stop = (i + 1, i) if inverse else (i, i + 1)
         if self.kind == "flow":
-            return z + (self.noise[stop] - self.noise[start]) * prediction
-        eps = self._to_noise(prediction, z, i)
-        z_0 = (z - self.noise[start] * eps) / self.signal[start]
-        return self.signal[stop] * z_0 + self.noise[stop] * eps
+            return z + (self.noise[stop] - self.noise[start]) * direction
+        z_0 = (z - self.noise[start] * direction) / self.signal[start]
+        return self.signal[stop] * z_0 + self.noise[stop] * direction
+
+    def clean(self, z: Tensor, prediction: Tensor, i: int) -> Tensor:
+        """The z_0 that a prediction amounts to: (z_t - noise_t ε) / signal_t, of a flow z_t - noise_t u.
+
+        >>> import torch
+        >>> schedule = Schedule.of_alphas(torch.tensor([1]), torch.tensor([0.64, 1.0]))
+        >>> schedule.clean(torch.tensor([1.0]), torch.tensor([0.6]), 0)  # (1 - 0.6 * 0.6) / 0.8
+        tensor([0.8000])
+
+        Args:
+            z: z_t, at timestep i, of any shape.
+            prediction: what the network answers there, shape of z.
+            i: step, 0 the noisiest.
+
+        Returns:
+            shape of z.
+        """
+        z_0 = z - self.noise[i] * self.direction(prediction, z, i)
+        return z_0 if self.kind == "flow" else z_0 / self.signal[i]
 
     def halfway(self, z: Tensor, prediction: Tensor, i: int, inverse: bool = False) -> tuple[Tensor, Tensor]:
         """Where a flow is halfway through step i, for a step of second order.
@@ -108,8 +140,17 @@ class Schedule:
         times = [*self.timesteps, torch.zeros_like(self.timesteps[0])]
         return z + (self.noise[stop] - self.noise[start]) / 2 * prediction, (times[start] + times[stop]) / 2
 
-    def _to_noise(self, prediction: Tensor, z: Tensor, i: int) -> Tensor:
-        """ε of what a network answers at timestep i."""
+    def direction(self, prediction: Tensor, z: Tensor, i: int) -> Tensor:
+        """What a step goes along: ε of a prediction at timestep i, of a flow u.
+
+        Args:
+            prediction: what the network answers for z, shape of z.
+            z: of any shape.
+            i: step, 0 the noisiest.
+
+        Returns:
+            shape of z.
+        """
         if self.kind == "v_prediction":
             return self.signal[i] * prediction + self.noise[i] * z
         if self.kind == "sample":

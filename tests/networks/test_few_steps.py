@@ -194,7 +194,7 @@ class _Fixed:
         return (abar_s**0.5 * x + (1 - abar_s) ** 0.5 * eps,)
 
 
-@pytest.mark.parametrize("name", ["direct", "locinv"])
+@pytest.mark.parametrize("name", ["direct", "locinv", "infedit", "renoise"])
 def test_inversion_and_edit_in_four_steps(few, name):
     sample = make_two_objects("two", seed=0)
     method = load_method(name)
@@ -207,7 +207,7 @@ def test_inversion_and_edit_in_four_steps(few, name):
     images = edit(few, inversion, ["a red dog and a dog"], with_source=True)
     assert images.shape == (2, 3, 32, 32)
     assert not torch.equal(images[0], images[1])
-    if name == "direct":
+    if name in ("direct", "infedit"):
         ceiling = few.decode(few.encode(sample.image[None]))
         torch.testing.assert_close(reconstruct(few, [inversion]), ceiling, rtol=0, atol=1e-5)
 

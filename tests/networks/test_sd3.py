@@ -18,7 +18,7 @@ from locinv_pl.api import invert
 from locinv_pl.editing.prompt_to_prompt import edit, reconstruct
 from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError
-from locinv_pl.method.policies import load_method
+from locinv_pl.method.policies import InversionPolicy, load_method
 from locinv_pl.method.task import ddim_invert
 from locinv_pl.networks.architectures.sd3 import StableDiffusion3
 from locinv_pl.networks.loading import load_backbone
@@ -219,7 +219,7 @@ def test_the_inversion_of_a_flow_is_of_second_order(sd3):
 
     def error(num_steps: int, kind: Any) -> float:
         schedule = sd3.schedule(num_steps)
-        *_, (back, A) = ddim_invert(sd3, z, context, Solver(schedule, kind), GRID)
+        *_, (back, A) = ddim_invert(sd3, z, context, schedule, GRID, how=InversionPolicy(solver=kind))
         assert A.shape == (1, *GRID, LENGTH + T5_TOKENS)
         solver = Solver(schedule, kind)
         for i in range(num_steps):
@@ -232,9 +232,12 @@ def test_the_inversion_of_a_flow_is_of_second_order(sd3):
 
 def test_direct_has_fireflow_s_trajectory_at_every_step(sd3):
     """T + 1 latents, of which the source takes one after the other; an edit ends at z̄_0 where it changes nothing."""
-    how = replace(load_method("direct"), solver="fireflow")
+    how = replace(load_method("direct"), inversion=InversionPolicy(solver="fireflow"))
     inversion = invert(sd3, make_image(), PROMPT, method=how, num_steps=4, resolution=8)
-    assert inversion.trajectory.shape == (5, 4, 16, 16) and inversion.settings["method"]["solver"] == "fireflow"
+    assert (
+        inversion.trajectory.shape == (5, 4, 16, 16)
+        and inversion.settings["method"]["inversion"]["solver"] == "fireflow"
+    )
     calls, predict = [], sd3.predict
     with torch.no_grad():
         context = sd3.encode_text(ids_of(sd3, PROMPT))
@@ -250,6 +253,23 @@ def test_direct_has_fireflow_s_trajectory_at_every_step(sd3):
     assert len(calls) == 5
     (back,) = reconstruct(sd3, [inversion])
     torch.testing.assert_close(back, sd3.decode(inversion.trajectory[:1])[0], rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_refined_steps_of_a_flow_lead_back_and_drawn_ones_edit(sd3):
+    z, context, schedule = sd3.encode(make_image()[None]), sd3.encode_text(ids_of(sd3, PROMPT)), sd3.schedule(10)
+    errors = []
+    for refined in (1, 3):
+        *_, (back, _) = ddim_invert(sd3, z, context, schedule, GRID, how=InversionPolicy(renoise=refined))
+        for i, t in enumerate(schedule.timesteps):
+            back = schedule.step(back, sd3.predict(back, t, context), i)
+        errors.append((back - z).square().mean().sqrt().item())
+    assert errors[1] < 0.5 * errors[0]
+
+    inversion = invert(sd3, make_image(), PROMPT, method="infedit", num_steps=3, resolution=8)
+    same, other = edit(sd3, inversion, [PROMPT, "a red dog and a dog"])
+    torch.testing.assert_close(same, sd3.decode(z)[0].cpu(), rtol=0, atol=1e-4)
+    assert (other - same).abs().max() > 1e-3
 
 
 def test_the_shipped_model_is_inverted_and_edited():
