@@ -309,10 +309,8 @@ def ddim_invert(
     for i in reversed(range(len(schedule))):
         found.clear()
         with freeze_gc():
-            if how.renoise:
-                z_s = renoise(schedule, z_s, i, predict, how)
-            else:
-                z_s = solver.step(z_s, i, predict, inverse=True)
+            refined = bool(how.renoise)
+            z_s = renoise(schedule, z_s, i, predict, how) if refined else solver.step(z_s, i, predict, inverse=True)
         yield z_s, found[0]
 
 
