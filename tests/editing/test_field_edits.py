@@ -219,11 +219,11 @@ def test_a_mask_is_cut_from_the_stretched_map(tiny, inversion):
     looked = inside.clone()
     looked[3, 3] = 0.1
     maps = looked[None, None].expand(*inversion.maps.shape[:2], 8, 8)
-    rows = Rows.of(tiny, [replace(inversion, maps=maps)], [TARGETS[:1]], EditSettings(blend="attention", smooth=4.0))
+    rows = Rows.of(tiny, [replace(inversion, maps=maps)], [TARGETS[:1]], EditSettings(blend="attention", smooth=16.0))
     blend = Blend(rows, (8, 8), None)
     assert torch.equal(blend.masks[1], looked.round())
     together = inside.flatten()
-    affinity = 0.5 * (together[:, None] == together[None]) + 0.5
+    affinity = 0.8 * (together[:, None] == together[None]) + 0.1
     control = SimpleNamespace(affinity=lambda target: affinity)
     blend(torch.zeros(2, 4, 8, 8), control)
     assert torch.equal(blend.last(1), inside)
