@@ -16,7 +16,8 @@ where m comes from:
   ``attribute_coverage``.
 - "none": m = 1 everywhere.
 
-With ``smooth`` above 0 the maps behind "attention" and "both" are :func:`smoothed` first, by the self-attention so far.
+With ``smooth`` above 0 the maps behind "attention" and "both" are :func:`smoothed` first, by the self-attention so far,
+and stretched to the range that they had: all cells attend to all others a little, which lifts what should be 0.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ class Blend:
         """Where any of some maps (n, r, c) of a target exceeds a share of its maximum: (h, w), 0 or 1."""
         affinity = self._affinity.get(target.row)
         if affinity is not None:
-            maps = smoothed(maps, affinity.to(maps.device), target.settings.smooth)
+            maps = _in_range_of(maps, smoothed(maps, affinity.to(maps.device), target.settings.smooth))
         large = F.interpolate(maps[:, None].float(), self.size, mode="bilinear")[:, 0]
         return (large > threshold * large.amax((-2, -1), keepdim=True)).any(0).float()
 
@@ -164,6 +165,13 @@ class Blend:
                 f"edit.blend=prior, prompt {quoted(target.tokens.prompt)}: {what}; say by region= where the edit may "
                 f"change the image, or take edit.blend=attention"
             )
+
+
+def _in_range_of(maps: Tensor, other: Tensor) -> Tensor:
+    """Other maps (n, r, c), each stretched to the least and the largest value of its map."""
+    (low, high), (least, most) = (torch.aminmax(x.flatten(1), dim=1, keepdim=True) for x in (other, maps))
+    shares = (other.flatten(1) - low) / (high - low).clamp_min(torch.finfo(other.dtype).tiny)
+    return (least + shares * (most - least)).reshape(maps.shape)
 
 
 def smoothed(maps: Tensor, affinity: Tensor, smooth: float) -> Tensor:

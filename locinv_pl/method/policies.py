@@ -1,4 +1,4 @@
-"""A method is two policies of one engine: what the tokens do, and what the null text does.
+"""A method is three policies of one engine: what the tokens do, what the null text does, and how it is inverted.
 
 The presets stand in configs/method/*.yaml; :func:`load_method` reads them.
 """
@@ -199,7 +199,7 @@ class InversionPolicy:
 
 @dataclass(frozen=True)
 class Method:
-    """A named pair of policies, the guidance scale of the reconstruction, and the timesteps.
+    """Policies with a name, the guidance scale of the reconstruction, and the timesteps.
 
     Args:
         name: goes into result files and tables.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import sqrt
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -198,7 +199,9 @@ def test_a_smoothed_mask_is_the_formula_s_with_the_attention_so_far(tiny, invers
     with torch.no_grad():
         finish(denoise(tiny, rows, None, (control, blended)))
     assert len(seen) >= T
-    A = smoothed(inversion.maps[:, :1].mean(0), torch.stack(seen).sum(0), 2.0)
+    plain = inversion.maps[:, :1].mean(0)
+    even = smoothed(plain, torch.stack(seen).sum(0), 2.0)
+    A = plain.min() + (even - even.min()) * (plain.max() - plain.min()) / (even.max() - even.min())
     large = torch.nn.functional.interpolate(A[None], (16, 16), mode="bilinear")[0, 0]
     share = settings.blend_threshold if blend == "attention" else settings.blend_growth
     expected = large > share * large.max()
@@ -206,7 +209,24 @@ def test_a_smoothed_mask_is_the_formula_s_with_the_attention_so_far(tiny, invers
         own, other = inversion.fine_priors
         expected = ((own > settings.blend_coverage) | expected) & (other <= own)
     assert torch.equal(blended.last(1), expected.float())
-    assert not torch.equal(blended.last(1), Blend(rows, (16, 16), None).masks[1])
+    assert (A - plain).abs().max() > 1e-4
+
+
+def test_a_mask_is_cut_from_the_stretched_map(tiny, inversion):
+    """A hole is filled, and the background stays out, although all cells attend to all others a little."""
+    inside = torch.zeros(8, 8)
+    inside[2:5, 2:5] = 1.0
+    looked = inside.clone()
+    looked[3, 3] = 0.1
+    maps = looked[None, None].expand(*inversion.maps.shape[:2], 8, 8)
+    rows = Rows.of(tiny, [replace(inversion, maps=maps)], [TARGETS[:1]], EditSettings(blend="attention", smooth=16.0))
+    blend = Blend(rows, (8, 8), None)
+    assert torch.equal(blend.masks[1], looked.round())
+    together = inside.flatten()
+    affinity = 0.8 * (together[:, None] == together[None]) + 0.1
+    control = SimpleNamespace(affinity=lambda target: affinity)
+    blend(torch.zeros(2, 4, 8, 8), control)
+    assert torch.equal(blend.last(1), inside)
 
 
 def test_without_smoothing_nothing_changes_and_edits_of_a_batch_are_those_made_alone(tiny, inversion):
