@@ -21,6 +21,7 @@ from locinv_pl.errors import InputError
 from locinv_pl.method.policies import load_method
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.loading import load_backbone
+from locinv_pl.networks.offload import check_quantizer
 from locinv_pl.networks.tuning import Tuning
 from locinv_pl.types import EditSample
 
@@ -53,6 +54,8 @@ class Benchmark:
         null_steps: the authors' J, gradient steps on the null text at a timestep.
         repeats: how often everything is timed; the median counts.
         ablation: measure every saving by itself, too.
+        offload: keep on the device the networks that are needed, and the others on the CPU.
+        quantize: how T5's weights are quantised, as ``model.quantize``; with random weights it is counted alone.
         reference: time the authors' way, too, and not only count it; it keeps a second model in fp32 on the device.
 
     Raises:
@@ -74,6 +77,8 @@ class Benchmark:
     repeats: int = 1
     ablation: bool = False
     reference: bool = True
+    offload: bool = False
+    quantize: str | None = None
 
     def __post_init__(self) -> None:
         for key in ("batch_size", "num_steps", "timesteps", "token_steps", "null_steps", "repeats"):
@@ -81,6 +86,10 @@ class Benchmark:
                 raise InputError(f"benchmark: {key}={getattr(self, key)}; give 1 or more")
         if self.dtype not in ("float32", "bfloat16", "float16"):
             raise InputError(f"benchmark: dtype={self.dtype}; use float32, bfloat16 or float16")
+        if self.quantize is not None:
+            check_quantizer(self.quantize)
+            if self.backbone in PUBLISHED and self.device != "meta":
+                raise InputError(f"benchmark: quantize={self.quantize}: random weights aren't; use device=meta")
         try:
             torch.empty(1, device=self.device)
         except (RuntimeError, AssertionError) as error:
@@ -109,6 +118,9 @@ class Benchmark:
         rows = {name: _row(mode, self.num_steps, costs[name], timings.get(name)) for name, mode in counted.items()}
         phases = {name: _phases(counted[name], costs[name], seconds.get(name)) for name in (REFERENCE, OURS)}
         peaks = {name: _peak(counted[name], costs[name], timings.get(name)) / GIB for name in (REFERENCE, OURS)}
+        memory = memory_of(ours, costs[OURS], self.num_steps, self.quantize)
+        if self.offload and not (timings and timings[OURS].peak):
+            peaks[OURS] = max(stage["offload_gib"] for stage in memory["stages"].values())
         flops, took = ({name: row[key] for name, row in rows.items()} for key in ("tflop", "seconds"))
         once = costs[REFERENCE]["ddim"].flops // counted[REFERENCE].task.schedule.order
         passes = {name: Cost(number * once, 0) for name, number in NOMINAL.items()}
@@ -127,11 +139,11 @@ class Benchmark:
             "speedup_default_preset": _ratio(took[REFERENCE_PRESET], took[SHIPPED]),
             "flops_ratio": flops[REFERENCE] / flops[OURS],
             "flops_ratio_nominal": nominal / flops[OURS],
-            "weights_gib": weight_bytes(ours.backbone) / GIB,
+            "weights_gib": sum(memory["weights_gib"].values()),
             "peak_memory_gib": peaks[OURS],
             "reference_peak_memory_gib": peaks[REFERENCE],
             "matmul_tflops": ceiling and ceiling / 1e12,
-            "memory": memory_of(ours, costs[OURS], self.num_steps),
+            "memory": memory,
             "share_of_matmul_ceiling": ceiling and flops[OURS] / took[OURS] / (ceiling / 1e12),
             "phases": phases,
             "inversions": rows,
@@ -148,7 +160,7 @@ class Benchmark:
         return measure_growth(backbone, load_method(self.method), samples, self._cells(backbone), self.repeats)
 
     def _cells(self, backbone: Backbone) -> int:
-        """R; the coarsest grid is a 1/8 of Stable Diffusion's latents, and of others that of the maps."""
+        """R, cells of the maps' grid along its shorter side."""
         return self.resolution or max(16, backbone.coarsest((backbone.latent_size,) * 2))
 
     def _modes(self, device: str, num_steps: int, reference: bool = True) -> dict[str, Mode]:
@@ -156,13 +168,14 @@ class Benchmark:
         shipped = load_method(self.method)
         equal = with_steps(shipped, self.token_steps, self.null_steps)
         preset = with_steps(shipped, shipped.tokens.max_steps, shipped.null_text.max_steps)
-        fast = self._load(self.dtype, device, replace(self.tuning, compile=self.tuning.compile and device != "meta"))
+        tuning = replace(self.tuning, compile=self.tuning.compile and device != "meta")
+        fast = self._load(self.dtype, device, tuning, self.offload and device != "meta")
         samples = drawn_samples(self.batch_size, self.size or fast.image_size)
 
         def mode(backbone: Backbone, savings: Savings, samples: Sequence[EditSample]) -> Mode:
             return Mode.prepare(backbone, savings, equal, samples, num_steps, self._cells(backbone))
 
-        modes = {}
+        modes: dict[str, Mode] = {}
         if reference:
             plain = self._load("float32", device, Tuning(channels_last=False, fuse_projections=False))
             theirs = mode(plain, NONE, samples[:1])
@@ -174,10 +187,13 @@ class Benchmark:
         ours = mode(fast, Savings(), samples)
         return modes | {OURS: ours, OURS_PRESET: ours.with_method(preset), SHIPPED: ours.with_method(shipped)}
 
-    def _load(self, dtype: str, device: str, tuning: Tuning) -> Backbone:
-        if self.backbone in PUBLISHED:
-            return random_model(self.backbone, getattr(torch, dtype), device, tuning)
-        return load_backbone(self.backbone, dtype, device, tuning=tuning)
+    def _load(self, dtype: str, device: str, tuning: Tuning, offload: bool = False) -> Backbone:
+        if self.backbone not in PUBLISHED:
+            quantize = None if device == "meta" else self.quantize
+            return load_backbone(self.backbone, dtype, device, tuning=tuning, offload=offload, quantize=quantize)
+        made = random_model(self.backbone, getattr(torch, dtype), "cpu" if offload else device, tuning)
+        made.offload = offload
+        return made.to(device)
 
 
 SAME_COSTS = {REFERENCE_PRESET: REFERENCE, OURS_PRESET: OURS, SHIPPED: OURS}

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from locinv_pl.benchmark.counting import GIB, Cost, count
 from locinv_pl.benchmark.modes import Mode
 from locinv_pl.networks.backbone import Backbone
+from locinv_pl.networks.offload import LARGE, QUANTIZERS
 
 STAGES = {
     "text": ("prompts to states", ("text encoders",)),
@@ -23,14 +25,23 @@ STAGES = {
 """By name a stage's title, and the parts that it needs."""
 
 
-def weights_of(backbone: Backbone) -> dict[str, int]:
+def weights_of(backbone: Backbone, quantize: str | None = None) -> dict[str, float]:
     """Bytes of every part's weights, by the names of ``STAGES``.
 
     Args:
         backbone: its VAE, text encoders and denoiser count.
+        quantize: how T5's matrices would be quantised, their scales left out.
     """
     parts = {"denoiser": [backbone.denoiser], "text encoders": backbone.text.networks, "VAE": [backbone.vae]}
-    return {name: sum(w.nbytes for net in nets for w in net.parameters()) for name, nets in parts.items()}
+    sizes: dict[str, float] = {}
+    for part, nets in parts.items():
+        sizes[part] = sum(weight.nbytes for net in nets for weight in net.parameters())
+    if quantize is not None:
+        large = [net for net in backbone.text.networks if type(net).__name__ == LARGE]
+        weights = [layer.weight for net in large for layer in net.modules() if isinstance(layer, nn.Linear)]
+        saved = [weight.numel() * (weight.itemsize - QUANTIZERS[quantize][1] / 8) for weight in weights]
+        sizes["text encoders"] -= sum(saved)
+    return sizes
 
 
 def kept_of(mode: Mode, num_steps: int) -> dict[str, int]:
@@ -78,18 +89,19 @@ def peaks_of(mode: Mode, costs: Mapping[str, Cost]) -> dict[str, int]:
     return {name: peaks[name] for name in STAGES if peaks[name]}
 
 
-def memory_of(mode: Mode, costs: Mapping[str, Cost], num_steps: int) -> dict[str, Any]:
+def memory_of(mode: Mode, costs: Mapping[str, Cost], num_steps: int, quantize: str | None = None) -> dict[str, Any]:
     """What an inversion takes, with everything on the device and with the parts there that a stage needs.
 
     Args:
         mode: counted.
         costs: of its phases.
         num_steps: T of the whole inversion.
+        quantize: how T5's matrices would be quantised.
 
     Returns:
         plain values in GiB: weights, what is kept, and the stages with their sums.
     """
-    weights, kept = weights_of(mode.backbone), kept_of(mode, num_steps)
+    weights, kept = weights_of(mode.backbone, quantize), kept_of(mode, num_steps)
     stages = {}
     for name, peak in peaks_of(mode, costs).items():
         title, parts = STAGES[name]

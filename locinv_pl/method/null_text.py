@@ -110,4 +110,4 @@ def null_text_step(
         null = task.plain.keys
     elif not (policy.policy == "optimize" and policy.carry_over):
         null = empty
-    return optimize_null_text(backbone, task, z_t, i, cond, null.to(backbone.device), prefix)
+    return optimize_null_text(backbone, task, z_t, i, cond, null.to(backbone.device, torch.float32), prefix)
