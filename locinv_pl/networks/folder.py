@@ -65,6 +65,8 @@ class _Transformer(_Config):
     sample_size: Size = 128
     patch_size: Size = 2
     in_channels: Size = 16
+    out_channels: Size | None = None
+    caption_channels: Size | None = None
     num_layers: Size = 18
     joint_attention_dim: Size = 4096
     pooled_projection_dim: Size = 2048
@@ -81,6 +83,7 @@ class _VAE(_Config):
 class _TextEncoder(_Config):
     model_type: str = "clip_text_model"
     hidden_size: Size = 512
+    d_model: Size = 512  # T5's
     projection_dim: Size = 512
     max_position_embeddings: Size = 77
     vocab_size: Words = 49408

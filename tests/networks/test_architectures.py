@@ -12,7 +12,7 @@ import torch
 from conftest import make_two_objects
 from lightning.pytorch import Callback
 from runs import inversions, run_stage
-from tiny_pipelines import write_tiny_sd3, write_tiny_xl
+from tiny_pipelines import write_tiny_pixart, write_tiny_sd3, write_tiny_xl
 
 from locinv_pl.api import invert
 from locinv_pl.benchmark.counting import count
@@ -30,7 +30,7 @@ from locinv_pl.networks.loading import load_backbone
 from locinv_pl.types import EditSample, Inversion
 
 T, R, PROMPT = 3, 8, "a red cat and a dog"
-WRITERS = {"xl": write_tiny_xl, "sd3": write_tiny_sd3}
+WRITERS = {"xl": write_tiny_xl, "sd3": write_tiny_sd3, "pixart": write_tiny_pixart}
 
 
 @pytest.fixture(scope="session", params=WRITERS)

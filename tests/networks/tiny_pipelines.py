@@ -46,7 +46,7 @@ def vae(channels: int, **values: Any) -> Any:
     )
 
 
-def t5(width: int) -> tuple[Any, Any]:
+def t5(width: int, length: int = 12) -> tuple[Any, Any]:
     """A T5 encoder and its tokenizer; words that it doesn't know are letters."""
     from transformers import T5Config, T5EncoderModel, T5TokenizerFast
 
@@ -54,7 +54,7 @@ def t5(width: int) -> tuple[Any, Any]:
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((word, -1.0) for word in words)]
     pieces += [("▁", -3.0), *((letter, -4.0) for letter in letters)]
-    tokenizer = T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=12)
+    tokenizer = T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=length)
     config = T5Config(vocab_size=len(pieces), d_model=width, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
     return T5EncoderModel(config), tokenizer
 
@@ -143,5 +143,35 @@ def write_tiny_sd3(folder: Path) -> Path:
         tokenizer_3=pieces,
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    ).save_pretrained(folder)
+    return folder
+
+
+def write_tiny_pixart(folder: Path) -> Path:
+    """PixArt-Σ: 32x32 images, 16x16 latents, maps at 8x8; T5 alone, and a variance in half of the output."""
+    from diffusers import DDIMScheduler, PixArtSigmaPipeline, PixArtTransformer2DModel
+
+    torch.manual_seed(0)
+    encoder, pieces = t5(24, length=24)
+    transformer = PixArtTransformer2DModel(
+        sample_size=16,
+        patch_size=2,
+        in_channels=4,
+        out_channels=8,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        cross_attention_dim=16,
+        caption_channels=24,
+        use_additional_conditions=False,
+    )
+    louder(transformer, ("caption_projection.linear_2.weight", "attn2.to_q.weight", "attn2.to_k.weight"), 3)
+    louder(transformer, ("proj_out",), 0.2)
+    PixArtSigmaPipeline(
+        vae=vae(4),
+        text_encoder=encoder,
+        tokenizer=pieces,
+        transformer=transformer,
+        scheduler=DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1),
     ).save_pretrained(folder)
     return folder
