@@ -198,7 +198,9 @@ def test_what_is_counted_is_what_runs(model, two, policy):
             record = invert_step(model, task, i, record)
 
     costs = mode.costs()
-    assert mode.flops(costs, [mode.fixed_steps] * T) == pytest.approx(count(whole).flops, rel=2e-3)
+    assert mode.flops(costs, [mode.fixed_steps] * T) == pytest.approx(
+        count(whole).flops, rel=5e-3
+    )  # priors are products, too
     assert replace(mode, savings=NONE).costs()["token"].flops > 1.1 * costs["token"].flops  # the authors' way, here too
 
 

@@ -8,14 +8,17 @@ from typing import Any
 import pytest
 import torch
 from conftest import make_two_objects
-from test_architectures import PROMPT, WRITERS, length, method, run_inversion
+from runs import METHOD, Toy, make_samples, make_trainer
+from test_architectures import PROMPT, WRITERS, R, T, length, method, run_inversion
 
 from locinv_pl.editing.pipelines import EditorSettings, make_editor
 from locinv_pl.editing.prompt_to_prompt import edit
 from locinv_pl.errors import InputError
+from locinv_pl.io.files import read_json
 from locinv_pl.method.policies import Method, NullTextPolicy, TokenPolicy
+from locinv_pl.method.task import settings_of
 from locinv_pl.networks.loading import load_as, load_backbone
-from locinv_pl.networks.offload import QUANTIZERS, Offload
+from locinv_pl.networks.offload import Offload
 from locinv_pl.networks.tuning import Tuning
 from locinv_pl.run.module import LocInvModule
 
@@ -97,9 +100,10 @@ def test_a_cpu_has_all_of_it_and_a_run_says_so(tiny_folder, tmp_path):
     meta = load_backbone(str(tiny_folder), device="meta", offload=True)  # any device but the CPU
     assert meta.device.type == "meta" and meta._weight.device.type == "cpu"
     assert not any("to_keys" in module._buffers for module in meta.denoiser.modules())
-    module = LocInvModule(str(tiny_folder), offload=True, quantize=None)
-    assert module.backbone.offload
-    settings = {"backbone": str(tiny_folder), "dtype": "float32", "rounding": {"offload": True}}
+    module = LocInvModule(str(tiny_folder), METHOD, num_steps=2, resolution=8, offload=True)
+    make_trainer(tmp_path / "run").fit(module, datamodule=Toy(make_samples(1)))
+    settings = read_json(tmp_path / "run/settings.json", dict)
+    assert settings["rounding"]["offload"] and "quantize" not in settings
     assert load_as(settings).offload and not load_as(settings | {"rounding": {}}).offload
     with pytest.raises(InputError, match="leave out model.offload"):
         make_editor(EditorSettings(editor="diffedit"), backbone)
@@ -120,13 +124,37 @@ def test_what_cannot_be_quantised_is_one_line(tiny_folder, monkeypatch, name, sa
     assert "\n" not in str(error.value)
 
 
+def test_t5_alone_is_told_how_its_weights_are_quantised(tmp_path, monkeypatch):
+    from transformers import CLIPTextModelWithProjection, T5EncoderModel
+
+    folder = str(WRITERS["sd3"](tmp_path / "sd3"))
+    told = {}
+    for kind in (CLIPTextModelWithProjection, T5EncoderModel):
+        load = kind.from_pretrained
+
+        def remember(*args: Any, kind: Any = kind, load: Any = load, **how: Any) -> Any:
+            told[kind] = how.pop("quantization_config", None)
+            return load(*args, **how)
+
+        monkeypatch.setattr(kind, "from_pretrained", remember)
+    monkeypatch.setattr("locinv_pl.networks.loading.quantization", lambda name, dtype: (name, dtype))
+    made = load_backbone(folder, "bfloat16", quantize="quanto_int8")
+    assert told == {CLIPTextModelWithProjection: None, T5EncoderModel: ("quanto_int8", torch.bfloat16)}
+    assert settings_of(made, METHOD, T, R)["quantize"] == "quanto_int8"
+    plain = load_backbone(folder)
+    assert load_as({"backbone": folder, "dtype": "float32", "quantize": "quanto_int8"}).origin == made.origin
+    with pytest.raises(InputError, match="made with model.quantize=quanto_int8, not None"):
+        edit(plain, run_inversion(made, make_two_objects("two", seed=0), method(made, policy="direct")), ["a red dog"])
+
+
 def test_t5_is_quantised(tmp_path, tiny_folder):
     pytest.importorskip("torchao")
     with pytest.raises(InputError, match="has no T5"):
         load_backbone(str(tiny_folder), quantize="torchao_int8")
     folder = str(WRITERS["sd3"](tmp_path / "sd3"))
     plain, small = load_backbone(folder), load_backbone(folder, quantize="torchao_int8")
-    assert small.origin == {"quantize": "torchao_int8"} and set(QUANTIZERS) > {"torchao_int8"}
+    made_with = {**settings_of(small, METHOD, T, R), "dtype": "float32"}
+    assert made_with["quantize"] == "torchao_int8" and load_as(made_with).origin == small.origin
     ids = torch.tensor([plain.tokenizer(PROMPT, padding="max_length", max_length=length(plain)).input_ids])
     V = small.embed(ids).requires_grad_()
     states, exact = small.encode_text(ids, V).keys, plain.encode_text(ids).keys

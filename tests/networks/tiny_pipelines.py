@@ -172,6 +172,6 @@ def write_tiny_pixart(folder: Path) -> Path:
         text_encoder=encoder,
         tokenizer=pieces,
         transformer=transformer,
-        scheduler=DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1),
+        scheduler=DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False),
     ).save_pretrained(folder)
     return folder
