@@ -121,5 +121,6 @@ def collect(task: Task, records: Sequence[StepRecord]) -> list[Inversion]:
 
 def _null(rows: list[Tensor]) -> Tensor:
     """∅_t of all timesteps, or that of one where it stays the same: (T, L, D) or (1, L, D), on the CPU."""
+    rows = [row.detach().to("cpu", rows[-1].dtype) for row in rows]  # those of an earlier run were in a file
     is_constant = all(torch.equal(row, rows[0]) for row in rows)
-    return torch.stack([row.detach().cpu() for row in (rows[:1] if is_constant else rows)])
+    return torch.stack(rows[:1] if is_constant else rows)
