@@ -71,7 +71,7 @@ class Reference(Backbone):
             backbone: whose networks it shares.
             savings: those that it makes.
         """
-        kind = type("Reference", (Reference, type(backbone)), {})
+        kind: Any = type("Reference", (Reference, type(backbone)), {})
         limited: Reference = kind.__new__(kind)
         limited._limit(backbone, savings)
         return limited
