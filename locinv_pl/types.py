@@ -305,7 +305,7 @@ class Inversion:
         settings: backbone, method, number of steps and resolution that made this inversion.
         trajectory: z̄_0..z̄_T of the DDIM inversion, shape (T+1, C, h, w).
         tokens: V_t in the order of the steps (noisiest first), shape (T, N, D).
-        null: ∅_t, shape (T, L, D).
+        null: ∅_t, shape (T, L, D), in the type of the model's weights; (1, L, D) where it is the same at all steps.
         maps: A_t^k, shape (T, K, r, c).
         initial_maps: the same of the DDIM inversion, before any optimisation, shape (T, K, r, c).
         priors: S^k on the attention grid, shape (K, r, c).
@@ -344,6 +344,10 @@ class Inversion:
         """z_T, where reconstruction and edits start, shape (C, h, w)."""
         return self.trajectory[-1]
 
+    def null_at(self, i: int) -> Tensor:
+        """∅_t of step i, 0 the noisiest: (L, D)."""
+        return self.null[min(i, len(self.null) - 1)]
+
     @property
     def num_steps(self) -> int:
         """T, the number of DDIM steps."""
@@ -367,7 +371,8 @@ class Inversion:
         if header.keys() | {"fingerprint"} != _Header.__annotations__.keys():
             raise InputError(f"{what}; {AGAIN}")
         check(header, _Header, str(path))
-        sizes = _check_tensors(tensors, _INVERSION, what)
+        is_constant = "null" in tensors and tensors["null"].shape[:1] == (1,)
+        sizes = _check_tensors(tensors, {**_INVERSION, "null": "1 L D"} if is_constant else _INVERSION, what)
         positions = [*header["dynamic"], *(position for each in header["noun_positions"] for position in each)]
         counts = {"N": len(header["dynamic"]), "T": header["settings"]["num_steps"]}
         counts |= {"K": len(header["nouns"]), "L": max(sizes["L"], *(position + 1 for position in positions), 0)}

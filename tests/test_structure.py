@@ -59,7 +59,7 @@ DIFFUSERS = {
     "editing/pipelines.py",
     "pipeline/pipeline.py",
     "measures/judge.py",
-    "benchmark/sd15.py",
+    "benchmark/published.py",
     *(f"pretrain/{path.name}" for path in (ROOT / "locinv_pl/pretrain").glob("*.py")),
 }
 """Where diffusers is imported: the networks, its own editors, what is trained and timed."""

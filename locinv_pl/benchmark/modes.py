@@ -210,20 +210,22 @@ def _step(mode: Mode, i: int, records: Mapping[int, StepRecord]) -> tuple[float,
         before = replace(before, latent=task.ddim_latent(i))
     done: list[StepRecord] = []
     with with_savings(mode.backbone, mode.savings) as limited:
-        others = _restart_peak(device) - weight_bytes(mode.backbone)
+        others = _restart_peak(device) - weight_bytes(mode.backbone, device.type)
         took = seconds_of(lambda: done.append(invert_step(limited, task, i, before)), device)
         peak = torch.cuda.max_memory_allocated(device) - others if device.type == "cuda" else 0
     return took, done[0], peak
 
 
-def weight_bytes(backbone: Backbone) -> int:
+def weight_bytes(backbone: Backbone, device: str | None = None) -> int:
     """Bytes that the networks' weights take.
 
     Args:
-        backbone: its VAE, text encoder and UNet count.
+        backbone: its VAE, text encoders and denoiser count.
+        device: "cpu" or "cuda" for what is there now; None for all.
     """
     networks = (backbone.vae, *backbone.text.networks, backbone.denoiser)
-    return sum(weight.nbytes for net in networks for weight in net.parameters())
+    weights = [weight for net in networks for weight in net.parameters()]
+    return sum(weight.nbytes for weight in weights if device in (None, weight.device.type))
 
 
 def _restart_peak(device: torch.device) -> int:

@@ -14,6 +14,7 @@ from locinv_pl.measures.backbones import to_sample
 from locinv_pl.method.dynamic_tokens import token_context, token_losses
 from locinv_pl.method.task import Task
 from locinv_pl.networks.backbone import Backbone
+from locinv_pl.networks.prefix import Prefix
 from locinv_pl.networks.schedule import guided
 from locinv_pl.scenes.drawing import draw_scene
 from locinv_pl.types import Adjective, EditSample
@@ -60,36 +61,47 @@ def phases_of(backbone: Backbone, task: Task, i: int) -> dict[str, Work]:
         i: step, 0 the noisiest.
     """
     z_t, target = task.ddim_latent(i), task.ddim_latent(i + 1)
-    schedule, t = task.schedule, task.schedule.timesteps[i]
-    plain = task.plain
+    schedule, t, w = task.schedule, task.schedule.timesteps[i], task.method.guidance_scale
+    plain, empty, backbone = task.plain, task.empty.expand(len(z_t)), backbone.guided_by(w)
+    moves, policy = task.method.tokens.policy == "optimize", task.method.null_text.policy
+    is_guided = policy != "direct" and backbone.needs_null(w)
+
+    @torch.no_grad()
+    def conditional(prefix: Prefix | None = None) -> Tensor:
+        context = token_context(backbone, task, task.embeddings)
+        prefix = backbone.prefix(z_t, t) if prefix is None else prefix
+        if policy == "direct":
+            return backbone.attention_maps(z_t, t.expand(len(z_t)), context, task.grid, prefix)
+        return backbone.predict_with_maps(z_t, t, context, task.grid, prefix)[0]
+
+    def null(prefix: Prefix, fits: bool = True) -> Tensor:
+        null = empty.keys.clone().requires_grad_(fits)
+        predicted = backbone.predict(z_t, t, empty.with_states(null), prefix=prefix)
+        z_s = schedule.step(z_t, guided(z_t, predicted, w), i)
+        return (z_s - target).square().mean()
+
     prefix = backbone.prefix(z_t, t)
-    with torch.no_grad():
-        backbone.predict(z_t, t, plain, prefix=prefix)  # fills it
+    conditional(prefix)  # fills it
+    of_null = prefix if empty.pooled is None else backbone.prefix(z_t, t)
+    if is_guided:
+        with torch.no_grad():
+            null(of_null, fits=False)
 
     @torch.no_grad()
     def ddim() -> Tensor:
         prediction, _ = backbone.predict_with_maps(z_t, t, plain, task.grid)
+        if schedule.order == 2:
+            prediction = backbone.predict(*schedule.halfway(z_t, prediction, i), plain)
         return schedule.step(z_t, prediction, i)
-
-    @torch.no_grad()
-    def conditional() -> Tensor:
-        context = token_context(backbone, task, task.embeddings)
-        return backbone.predict_with_maps(z_t, t, context, task.grid, backbone.prefix(z_t, t))[0]
 
     def maps() -> Tensor:
         V = task.embeddings.clone().requires_grad_()
         A = backbone.attention_maps(z_t, t, token_context(backbone, task, V), task.grid, prefix)
         return token_losses(A, task, only=task.method.tokens.active).nan_to_num(0).sum()
 
-    def null(fits: bool = True) -> Tensor:
-        null = task.empty.keys.expand(len(z_t), -1, -1).clone().requires_grad_(fits)
-        predicted = backbone.predict(z_t, t, task.empty.expand(len(z_t)).with_states(null), prefix=prefix)
-        z_s = schedule.step(z_t, guided(z_t, predicted, task.method.guidance_scale), i)
-        return (z_s - target).square().mean()
-
     @torch.no_grad()
-    def guided_pass() -> Tensor:
-        return null(fits=False)
+    def guided_pass() -> Tensor:  # pooled states of its own: what depends on them is computed once more
+        return null(of_null if empty.pooled is None else backbone.prefix(z_t, t), fits=False)
 
     @torch.no_grad()
     def encode() -> None:
@@ -97,15 +109,14 @@ def phases_of(backbone: Backbone, task: Task, i: int) -> dict[str, Work]:
         backbone.encode_text(task.prompts.ids)
         backbone.encode_null()
 
-    moves, fits = task.method.tokens.policy == "optimize", task.method.null_text.policy == "optimize"
     return {
         "encode": encode,
         "ddim": ddim,
         "token": (lambda: maps().backward()) if moves else _nothing,
         "maps": maps if moves else _nothing,
         "conditional": conditional,
-        "null": (lambda: null().backward()) if fits else _nothing,
-        "guided": guided_pass,
+        "null": (lambda: null(of_null).backward()) if is_guided and policy == "optimize" else _nothing,
+        "guided": guided_pass if is_guided else _nothing,
     }
 
 

@@ -1,8 +1,9 @@
 """The authors' way on the same engine: every saving can be turned off, alone or all together.
 
-The published code of LocInv and of DPL runs the whole UNet in fp32 for every gradient step, with gradients for all
-weights but the attention projections', both halves of the guidance, and explicit softmax attention. Here a
-:class:`Reference` backbone does the same under the engine's own functions; results stay the same to rounding.
+The published code of LocInv and of DPL, for Stable Diffusion 1.4, runs the whole UNet in fp32 for every gradient step,
+with gradients for all weights but the attention projections', both halves of the guidance, and explicit softmax
+attention. Here a :class:`Reference` backbone does the same under the engine's own functions; results stay the same to
+rounding. Joint attention is always fused: its maps are a product of their own.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from locinv_pl.networks.architectures.stable_diffusion import StableDiffusion
 from locinv_pl.networks.attention import AttentionHook, AttentionHooks, Context, CrossAttentionMaps, Grid, Layer
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.prefix import Prefix
@@ -57,19 +57,30 @@ class _Explicit:
         return probs
 
 
-class Reference(StableDiffusion):
-    """A backbone that does without some savings.
+class Reference(Backbone):
+    """A backbone that does without some savings; :meth:`of` makes one of any architecture."""
 
-    Args:
-        backbone: whose networks it shares.
-        savings: those that it makes.
-    """
+    savings: Savings
+    _conditional: Context | None
 
-    def __init__(self, backbone: Backbone, savings: Savings):
+    @staticmethod
+    def of(backbone: Backbone, savings: Savings) -> Backbone:
+        """A backbone of the same architecture.
+
+        Args:
+            backbone: whose networks it shares.
+            savings: those that it makes.
+        """
+        kind: Any = type("Reference", (Reference, type(backbone)), {})
+        limited: Reference = kind.__new__(kind)
+        limited._limit(backbone, savings)
+        return limited
+
+    def _limit(self, backbone: Backbone, savings: Savings) -> None:
         vars(self).update(vars(backbone))
         self.savings = savings
         self._graphs = self._graphs if savings == Savings() else None
-        self._conditional: Context | None = None
+        self._conditional = None
         self._guided = {}
 
     def _run(
@@ -78,7 +89,8 @@ class Reference(StableDiffusion):
         if hook is not None:
             self._conditional = Context(*(states.detach() for states in context.tensors))
         explicit: Any = _Explicit() if hook is None else AttentionHooks(hook, _Explicit())
-        return super()._run(z, t, context, hook if self.savings.fused_attention else explicit, prefix)
+        is_fused = self.savings.fused_attention or self.is_joint
+        return super()._run(z, t, context, hook if is_fused else explicit, prefix)
 
     def prefix(self, z: Tensor, t: Tensor) -> Prefix:
         """Empty without that saving."""
@@ -90,7 +102,7 @@ class Reference(StableDiffusion):
         """A_t; without ``stop_at_maps`` the UNet runs to its end."""
         if self.savings.stop_at_maps:
             return super().attention_maps(z, t, context, grid, prefix)
-        maps = CrossAttentionMaps(grid)
+        maps = CrossAttentionMaps(grid, names=self.map_layers)
         self._run(z, t, context, maps, prefix)
         return maps.A
 
@@ -130,7 +142,7 @@ def with_savings(backbone: Backbone, savings: Savings) -> Iterator[Backbone]:
     for weight in weights:
         weight.requires_grad_()
     try:
-        yield Reference(backbone, savings)
+        yield Reference.of(backbone, savings)
     finally:
         for weight in weights:
             weight.requires_grad_(False).grad = None

@@ -17,7 +17,7 @@ def to_markdown(result: Mapping[str, Any]) -> str:
     Args:
         result: as :meth:`Benchmark.run` answers it, with "growth" where that was measured.
     """
-    parts = [_about(result), _phases(result), _inversions(result)]
+    parts = [_about(result), _phases(result), _inversions(result), _memory(result["memory"])]
     if result["ablation"]:
         parts += [_ladder(result["inversions"]), _without(result["inversions"])]
     if "growth" in result:
@@ -64,7 +64,8 @@ def _phases(result: Mapping[str, Any]) -> str:
         if timed:
             rate = b["gflop"] / b["seconds"] / 1e3
             share = rate / result["matmul_tflops"]
-            row += [number(a["seconds"] * 1e3), number(b["seconds"] * 1e3), number(rate), f"{share:.0%}"]
+            theirs = number(a["seconds"] * 1e3) if a["seconds"] else ""
+            row += [theirs, number(b["seconds"] * 1e3), number(rate), f"{share:.0%}"]
         rows.append(row)
     return markdown_table(rows)
 
@@ -78,6 +79,16 @@ def _inversions(result: Mapping[str, Any]) -> str:
         steps = f"{row['token_steps']:.3g} + {row['null_steps']:.3g}" if known else "depends on the image"
         rows.append([name, steps, *_compared(row, inversions[REFERENCE])])
     return _as_timed(rows, inversions)
+
+
+def _memory(memory: Mapping[str, Any]) -> str:
+    weights, kept = (
+        ", ".join(f"{name} {number(size)}" for name, size in memory[f"{of}_gib"].items()) for of in ("weights", "kept")
+    )
+    rows = [["memory, counted", "activations [GiB]", "all on the device [GiB]", "what it needs [GiB]"]]
+    for title, stage in memory["stages"].items():
+        rows.append([title, *(number(stage[f"{key}_gib"]) for key in ("activations", "whole", "offload"))])
+    return f"Weights [GiB]: {weights}. Kept [GiB]: {kept}.\n\n{markdown_table(rows)}"
 
 
 def _ladder(inversions: Mapping[str, Any]) -> str:
@@ -105,7 +116,7 @@ def _growth(growth: Mapping[str, Any]) -> str:
 
 def _as_timed(rows: list[list[str]], inversions: Mapping[str, Any]) -> str:
     """Without the two columns of seconds where there are none."""
-    return markdown_table([row if inversions[REFERENCE]["seconds"] else row[:-2] for row in rows])
+    return markdown_table([row if inversions[OURS]["seconds"] else row[:-2] for row in rows])
 
 
 def _compared(row: Mapping[str, Any], base: Mapping[str, Any], inverse: bool = False) -> list[str]:
@@ -113,7 +124,7 @@ def _compared(row: Mapping[str, Any], base: Mapping[str, Any], inverse: bool = F
     cells = []
     for key in ("tflop", "seconds"):
         value, other = row[key], base[key]
-        ratio = "" if not value else f"{value / other if inverse else other / value:.2f}"
+        ratio = "" if not value or not other else f"{value / other if inverse else other / value:.2f}"
         cells += [number(value) if value else "", ratio]
     return cells
 

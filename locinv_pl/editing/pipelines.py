@@ -164,6 +164,8 @@ class PipelineEditor(ABC):
                 backbone = load_backbone(settings.model, settings.dtype, backbone.device, for_editors=True)
             except InputError as error:
                 raise InputError(f"{self._name}: {error}") from error
+        if backbone.offload:
+            raise InputError(f"{self._name}: needs the whole model on the device; leave out model.offload")
         if type(backbone) is not StableDiffusion:
             raise InputError(
                 f"{self._name}: model {backbone.name!r} isn't of Stable Diffusion 1.x's or 2.x's layout; give another"

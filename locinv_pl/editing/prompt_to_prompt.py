@@ -232,7 +232,7 @@ def denoise(
                 # 2. The guided DDIM step, both halves in one pass; attention goes from the source rows to the targets.
                 halves = some + (moved if is_guided else [])
                 if is_guided:
-                    null = torch.stack([rows.inversions[n].null[i] for n in moved]).to(device)  # ∅_t, (g, L, D)
+                    null = torch.stack([rows.inversions[n].null_at(i) for n in moved]).to(device)  # ∅_t, (g, L, D)
                     context = Context.cat([context, empty.pick(moved).with_states(null)])
                 predicted = backbone.predict(z[halves], t, context, control if acts else None)
                 cond = predicted[: len(some)][[some.index(n) for n in moved]]  # (g, C, h, w)

@@ -295,7 +295,7 @@ def _check(inversion: Inversion, first: Inversion, backbone: Backbone) -> None:
     if settings["backbone"] != backbone.name:
         made_with = settings["backbone"]
         raise InputError(f"inversion {inversion.id!r}: made with backbone {made_with!r}, not {backbone.name!r}")
-    for key in ("lora", "layout"):
+    for key in ("lora", "layout", "quantize"):
         if (made_with := settings.get(key)) != backbone.origin.get(key):
             raise InputError(
                 f"inversion {inversion.id!r}: made with model.{key}={made_with}, not {backbone.origin.get(key)}"

@@ -40,7 +40,7 @@ class Descent:
         self._all = start.clone()
         self._where = None if where is None else where[self.rows, :, None]  # (n, L, 1)
         moved = start[self.rows]
-        self._units = None if units is None else units.expand_as(moved)
+        self._units = None if units is None else units.to(moved.device).expand_as(moved)
         self._parameters = self._optimized(moved if units is None else moved / units).requires_grad_()
         self._optimizer = optimizer([self._parameters])
 

@@ -109,4 +109,4 @@ def null_text_step(
     if task.method.is_direct or cond is None:
         zeros = z_t.new_zeros(len(z_t))
         return null, task.ddim_latent(i + 1), zeros, zeros.int()
-    return optimize_null_text(backbone, task, z_t, i, cond, null.to(backbone.device), prefix)
+    return optimize_null_text(backbone, task, z_t, i, cond, null.to(backbone.device, torch.float32), prefix)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from locinv_pl.method.dynamic_tokens import (
     correct_tokens,
@@ -59,6 +60,9 @@ def invert_step(backbone: Backbone, task: Task, i: int, before: StepRecord) -> S
             cond, A = backbone.predict_with_maps(z_t, t, context, task.grid, prefix)  # and (B, C, h, w)
         losses = token_losses(A, task)  # (B, n)
     null, z_s, null_loss, null_steps = null_text_step(backbone, task, z_t, i, cond, before.null, prefix)
+    null = null.to(backbone.dtype)  # as it is used
+    last = before.null.to(null)
+    null = last if torch.equal(last, null) else null  # one that stays the same is held once
     return StepRecord(
         latent=z_s,
         tokens=V,
@@ -98,7 +102,7 @@ def collect(task: Task, records: Sequence[StepRecord]) -> list[Inversion]:
                 settings=task.settings,
                 trajectory=task.trajectory[:, b].cpu(),
                 tokens=stack([r.tokens[b, dynamic] for r in records]),
-                null=stack([r.null[b] for r in records]),
+                null=_null([r.null[b] for r in records]),
                 maps=stack([r.maps[b, :K] for r in records]),
                 initial_maps=task.initial_maps[:, b, :K].cpu(),
                 priors=task.priors[b, :K].cpu(),
@@ -113,3 +117,10 @@ def collect(task: Task, records: Sequence[StepRecord]) -> list[Inversion]:
             )
         )
     return inversions
+
+
+def _null(rows: list[Tensor]) -> Tensor:
+    """∅_t of all timesteps, or that of one where it stays the same: (T, L, D) or (1, L, D), on the CPU."""
+    rows = [row.detach().to("cpu", rows[-1].dtype) for row in rows]  # those of an earlier run were in a file
+    is_constant = all(torch.equal(row, rows[0]) for row in rows)
+    return torch.stack(rows[:1] if is_constant else rows)

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from locinv_pl.networks.forwards import use_forwards
 
 Grid = tuple[int, int]
+FUSED = ("to_qkv", "to_keys", "to_values")
+"""Buffers that hold several layers' weights."""
 
 
 class Context(NamedTuple):
@@ -31,7 +33,8 @@ class Context(NamedTuple):
     Args:
         keys: states that every layer's K is projected from, (B, L, D).
         values: states that its V is projected from, (B, L, D).
-        pooled: states of the whole prompt, (B, P), which enter beside the timestep; None where a model takes none.
+        pooled: what else the denoiser is told of the whole prompt, (B, P): pooled states, which enter beside the
+            timestep, or the mask of its tokens; None where a model takes nothing.
     """
 
     keys: Tensor
@@ -318,6 +321,17 @@ def fuse_projections(unet: nn.Module) -> None:
             _stack(layer, "to_qkv", [layer.to_q, layer.to_k, layer.to_v])
     _stack(unet, "to_keys", [layer.to_k for layer in cross])
     _stack(unet, "to_values", [layer.to_v for layer in cross])
+
+
+def release_projections(denoiser: nn.Module) -> None:
+    """Undo :func:`fuse_projections`: every layer has its weights for itself again, once they move.
+
+    Args:
+        denoiser: changed in place.
+    """
+    for module in denoiser.modules():
+        for name in FUSED:
+            module._buffers.pop(name, None)
 
 
 def _stack(module: nn.Module, name: str, layers: Sequence[nn.Linear]) -> None:

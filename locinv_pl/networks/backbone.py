@@ -10,14 +10,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from copy import copy
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from locinv_pl.errors import InputError
-from locinv_pl.networks.attention import AttentionHook, AttentionHooks, Context, CrossAttentionMaps, Grid, MapsComplete
+from locinv_pl.networks.attention import (
+    AttentionHook,
+    AttentionHooks,
+    Context,
+    CrossAttentionMaps,
+    Grid,
+    MapsComplete,
+    release_projections,
+)
 from locinv_pl.networks.graphs import LARGEST, Graphs, run_pass
+from locinv_pl.networks.offload import Offload
 from locinv_pl.networks.prefix import Prefix, modules_without_text
 from locinv_pl.networks.schedule import Schedule, guided
 from locinv_pl.networks.text import TextEncoders
@@ -56,6 +66,8 @@ class Backbone(ABC):
         self._without_text: tuple[nn.Module, ...] | None = None
         self._guidance: Tensor | None = None
         self._guided: dict[float, Backbone] = {}
+        self.offload = False  # whether networks wait on the CPU until they are needed; a device of its own counts
+        self._offload: Offload | None = None
         self._graphs = (
             Graphs() if tuning.cuda_graphs and not (tuning.compile or tuning.gradient_checkpointing) else None
         )
@@ -179,8 +191,8 @@ class Backbone(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are."""
-        return self._weight.device
+        """Where the networks are, or compute."""
+        return self._weight.device if self._offload is None else self._offload.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -200,10 +212,15 @@ class Backbone(ABC):
     def to(self, device: torch.device | str) -> Backbone:
         """Move the networks, with the memory format that the device asks for; returns self.
 
+        With ``offload`` they stay, and each moves when it is needed; on the CPU that changes nothing.
+
         Args:
             device: such as "cpu" or "cuda".
         """
         if torch.device(device) == self.device:
+            return self
+        if self.offload:
+            self._wait_for(device)
             return self
         for net in self._networks:
             net.to(device)
@@ -211,6 +228,18 @@ class Backbone(ABC):
         self._graphs = self._graphs and Graphs()
         self._guided.clear()
         return self
+
+    def _wait_for(self, device: torch.device | str) -> None:
+        """Let the networks wait on the CPU for their turn on a device: fused projections and recordings stay put."""
+        release_projections(self.denoiser)
+        self.tuning, self._graphs = replace(self.tuning, fuse_projections=False), None
+        self._guided.clear()
+        self._offload = Offload(device)
+
+    def _use(self, *networks: nn.Module, beside: bool = False) -> None:
+        """Have networks where they compute; the others stay there only ``beside`` them."""
+        if self._offload is not None and self._offload.use(*networks, beside=beside) and self.denoiser in networks:
+            self._moved()
 
     @torch.no_grad()
     def encode(self, images: Tensor, generators: Sequence[torch.Generator] | None = None) -> Tensor:
@@ -223,6 +252,7 @@ class Backbone(ABC):
         Returns:
             (B, C, h, w), fp32.
         """
+        self._use(self.vae)
         posterior = self.vae.encode((images * 2 - 1).to(self.device, self.vae.dtype)).latent_dist
         z = posterior.mean
         if generators is not None:
@@ -233,6 +263,7 @@ class Backbone(ABC):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] of latents (B, C, h, w)."""
+        self._use(self.vae)
         z = (latents / self.vae.config.scaling_factor + self._shift).to(self.device, self.vae.dtype)
         return (self.vae.decode(z).sample.float() / 2 + 0.5).clamp(0, 1)
 
@@ -243,6 +274,7 @@ class Backbone(ABC):
 
     def embed(self, ids: Tensor) -> Tensor:
         """The text encoders' input embeddings of token ids (B, L): (B, L, E), fp32."""
+        self._use(*self.text.networks)
         return self.text.embed(ids.to(self.device))
 
     def encode_text(self, ids: Tensor, embeddings: Tensor | None = None) -> Context:
@@ -256,6 +288,10 @@ class Backbone(ABC):
             states (B, L, D) for keys and values, and pooled ones, fp32.
         """
         ids = ids.to(self.device)
+        self._use(*self.text.networks, beside=embeddings is not None)  # tokens move: the denoiser's turn is next
+        if self._offload is not None:
+            moves = embeddings is not None and embeddings.requires_grad and torch.is_grad_enabled()
+            self._offload.held = tuple(self.text.networks) if moves else ()
         graphs = self._graphs_for(ids)
         if graphs is None or embeddings is None:
             return Context.of(*self._states(ids, embeddings))
@@ -277,7 +313,7 @@ class Backbone(ABC):
         """
         if self._without_text is None:
             null = self.encode_null()
-            text = torch.zeros_like(null.keys[:, :1]).requires_grad_()
+            text = torch.zeros_like(null.keys).requires_grad_()
             one = z[:1], t.flatten()[:1], Context.of(text, null.pooled)
             self._without_text = modules_without_text(self.denoiser, lambda: self._run(*one))
         return Prefix(self._without_text)
@@ -286,6 +322,7 @@ class Backbone(ABC):
         self, z: Tensor, t: Tensor, context: Context, hook: AttentionHook | None = None, prefix: Prefix | None = None
     ) -> Tensor:
         context = context.to(self.dtype)
+        self._use(self.denoiser)
         with self._control(context, hook), nullcontext() if prefix is None else prefix.replay():
             return self._denoise(z.to(self.dtype), t, context)
 

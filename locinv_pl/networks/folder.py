@@ -71,6 +71,8 @@ class _Transformer(_Config):
     sample_size: Size = 128
     patch_size: Size = 2
     in_channels: Size = 16
+    out_channels: Size | None = None
+    caption_channels: Size | None = None
     num_layers: Size = 18
     joint_attention_dim: Size = 4096
     pooled_projection_dim: Size = 2048

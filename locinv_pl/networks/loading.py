@@ -24,6 +24,7 @@ from locinv_pl.networks.folder import (
 )
 from locinv_pl.networks.hub import ask_hub, reason
 from locinv_pl.networks.lora import add_lora
+from locinv_pl.networks.offload import LARGE, quantization
 from locinv_pl.networks.tuning import Tuning
 
 
@@ -41,6 +42,8 @@ def load_backbone(
     for_editors: bool = False,
     lora: str | None = None,
     layout: str | None = None,
+    offload: bool = False,
+    quantize: str | None = None,
 ) -> Backbone:
     """Load a model in diffusers' layout, or a checkpoint in one file.
 
@@ -56,6 +59,9 @@ def load_backbone(
         layout: of a checkpoint in one file, the folder of a model of its kind in diffusers' layout, for its
             configurations and its tokenizer, and for all but the transformer of Stable Diffusion 3 or FLUX; by default
             the hub's or its cache's.
+        offload: keep on the device the networks that are needed, and the others on the CPU.
+        quantize: how T5's weights are quantised, a name of :data:`~locinv_pl.networks.offload.QUANTIZERS`; None leaves
+            them as they are.
 
     Raises:
         InputError: the folder is missing, incomplete or damaged, holds another kind of model, or the hub has none of
@@ -73,6 +79,7 @@ def load_backbone(
         raise InputError(
             f"device={device}: can't be used ({reason(error)}); use cpu, or cuda where there is one"
         ) from None
+    quantized: dict[str, Any] = {} if quantize is None else {"quantization_config": quantization(quantize, weights)}
     where = str(model_folder(name_or_path))
     is_folder, is_file, key = Path(where).is_dir(), Path(where).is_file(), f"backbone={name_or_path}"
     if is_folder:
@@ -111,13 +118,16 @@ def load_backbone(
                 local = {"subfolder": part, "local_files_only": local_files_only}
                 networks[part] = getattr(transformers, kind).from_pretrained(where, **local)
             elif part.startswith("text_encoder"):
-                networks[part] = getattr(transformers, kind).from_pretrained(where, dtype=weights, **files(part))
+                how = {**files(part), **(quantized if kind == LARGE else {})}
+                networks[part] = getattr(transformers, kind).from_pretrained(where, dtype=weights, **how)
             else:
                 networks[part] = getattr(diffusers, kind).from_pretrained(where, torch_dtype=weights, **files(part))
         return assemble(index, networks, config)
 
     def assemble(index: Mapping[str, Any], networks: dict[str, Any], config: Mapping[str, Any]) -> Backbone:
         architecture = architecture_of(index)
+        if quantize is not None and LARGE not in architecture.parts(index).values():
+            raise InputError(f"model.quantize={quantize}: {key} has no T5, which is what it quantises; leave it out")
         configs = {part: _config_of(network) for part, network in networks.items() if hasattr(network, "config")}
         check_configs({**configs, "scheduler": config}, key, architecture, architecture.parts(index), for_editors)
         for part, network in networks.items():
@@ -127,7 +137,9 @@ def load_backbone(
             add_lora(networks, Path(lora).expanduser(), f"model.lora={lora}")
         networks["scheduler"] = architecture.make_scheduler(config)
         backbone = architecture(name_or_path, **networks, **architecture.options(index), tuning=tuning)
-        backbone.origin = {name: path for name, path in (("lora", lora), ("layout", layout)) if path is not None}
+        origin = {"lora": lora, "layout": layout, "quantize": quantize}
+        backbone.origin = {name: value for name, value in origin.items() if value is not None}
+        backbone.offload = offload
         return backbone.to(device)
 
     try:
@@ -159,8 +171,9 @@ def load_as(settings: Mapping[str, Any], device: torch.device | str = "cpu", tun
     Raises:
         InputError: as :func:`load_backbone` does.
     """
-    origin = {key: settings[key] for key in ("lora", "layout") if key in settings}
-    return load_backbone(settings["backbone"], settings["dtype"], device, tuning=tuning, **origin)
+    origin = {key: settings[key] for key in ("lora", "layout", "quantize") if key in settings}
+    offload = bool(settings.get("rounding", {}).get("offload", False))
+    return load_backbone(settings["backbone"], settings["dtype"], device, tuning=tuning, offload=offload, **origin)
 
 
 def fit_tokenizer(tokenizer: Any, config: Any, key: str) -> None:

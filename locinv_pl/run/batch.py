@@ -99,7 +99,7 @@ def make_engine(
     @cache
     def exact() -> Engine:
         is_whole = backbone.dtype == torch.float32
-        origin: dict[str, Any] = {**backbone.origin}
+        origin: dict[str, Any] = {**backbone.origin, "offload": backbone.offload}
         whole = backbone if is_whole else load_backbone(backbone.name, device=device, tuning=tuning, **origin)
         return Engine(whole, *like, precision=partial(fp32, device.type))
 

@@ -56,6 +56,8 @@ class LocInvModule(LightningModule):
         lora: a LoRA's .safetensors file, which is added to the weights.
         layout: of a backbone that is a checkpoint in one file, the folder of a model of its kind in diffusers' layout,
             for its configurations and its tokenizer.
+        offload: keep on a GPU the networks that are needed, and the others on the CPU.
+        quantize: how the weights of a T5 text encoder are quantised; None leaves them as they are.
         tuning: how the networks are run.
         edit: how ``predict`` edits by Prompt-to-Prompt.
         editor: another editor in its place, which needs no inversion.
@@ -75,11 +77,13 @@ class LocInvModule(LightningModule):
         measures: MeasureSettings = MeasureSettings(),
         lora: str | None = None,
         layout: str | None = None,
+        offload: bool = False,
+        quantize: str | None = None,
     ):
         super().__init__()
         self.automatic_optimization = False
         self.backbone_name, self.dtype_name = backbone, dtype
-        self.origin = {"lora": lora, "layout": layout}
+        self.origin, self.offload = {"lora": lora, "layout": layout, "quantize": quantize}, offload
         self.method, self.resolution = method, resolution
         self.num_steps = method.num_steps if num_steps is None else num_steps
         self.tuning, self.edit, self.editor, self.measures = tuning, edit, editor, measures
@@ -91,8 +95,8 @@ class LocInvModule(LightningModule):
     def backbone(self) -> Backbone:
         """The frozen networks, loaded at first use; not a submodule, so nothing trains or saves them."""
         for_editors = self.editor is not None and not self._inverts
-        how: dict[str, Any] = {"tuning": self.tuning, "for_editors": for_editors, **self.origin}
-        return load_backbone(self.backbone_name, self.dtype_name, **how)
+        how: dict[str, Any] = {"tuning": self.tuning, "for_editors": for_editors, "offload": self.offload}
+        return load_backbone(self.backbone_name, self.dtype_name, **how, **self.origin)
 
     @cached_property
     def _engine(self) -> Engine:
@@ -142,6 +146,7 @@ class LocInvModule(LightningModule):
             "threads": torch.get_num_threads() if device == "cpu" else None,
             "batch_size": getattr(getattr(self.trainer, "datamodule", None), "batch_size", None),
             "tuning": asdict(self.tuning),
+            **({"offload": True} if self.offload else {}),
             "torch": torch.__version__,
         }
 

@@ -13,10 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from locinv_pl.benchmark.counting import count
 from locinv_pl.benchmark.growth import draw_growth, measure_growth, r_squared
+from locinv_pl.benchmark.memory import kept_of, memory_of, weights_of
 from locinv_pl.benchmark.modes import Mode, spread, time_modes, with_steps
 from locinv_pl.benchmark.phases import drawn_samples
+from locinv_pl.benchmark.published import PUBLISHED, random_model, random_part
 from locinv_pl.benchmark.reference import NONE, SAVINGS, Savings, ladder, with_savings, without
-from locinv_pl.benchmark.sd15 import random_sd15
 from locinv_pl.cli.main import main
 from locinv_pl.method.dynamic_tokens import token_context, token_losses
 from locinv_pl.method.policies import load_method
@@ -179,11 +180,50 @@ def test_steps_of_a_mode(tiny, task):
 
 
 def test_stable_diffusion_has_its_real_sizes():
-    backbone = random_sd15(torch.bfloat16, "meta")
+    backbone = random_model("sd15-random", torch.bfloat16, "meta")
     sizes = [sum(w.numel() for w in net.parameters()) for net in (backbone.unet, backbone.text_encoder, backbone.vae)]
     assert sizes == [859_520_964, 123_060_480, 83_653_863]
     assert backbone.image_size == 512 and backbone.dtype == torch.bfloat16
     assert backbone.tokenizer("", padding="max_length").input_ids[76] is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "billions", "tflop", "others"),
+    [("sdxl-random", 2.567, 6.76, [0.123, 0.695]), ("sd35-random", 2.243, 11.25, [0.124, 0.695, 4.762])],
+)
+@torch.no_grad()
+def test_larger_architectures_have_their_real_sizes(name, billions, tflop, others):
+    backbone = random_model(name, torch.bfloat16, "meta")
+    nets = [backbone.denoiser, *backbone.text.networks]
+    sizes = [sum(weight.numel() for weight in net.parameters()) / 1e9 for net in nets]
+    assert sizes == pytest.approx([billions, *others], abs=6e-4) and backbone.image_size == 1024
+    z, t = torch.zeros(1, backbone.widths[1], 128, 128, device="meta"), backbone.schedule(50).timesteps[0]
+    null = backbone.encode_null()
+    assert count(lambda: backbone.predict(z, t, null)).flops / 1e12 == pytest.approx(tflop, abs=6e-3)
+
+
+@torch.no_grad()
+def test_flux_has_its_real_size():
+    net = random_part("FluxTransformer2DModel", PUBLISHED["flux-random"]["transformer"], torch.bfloat16, "meta")
+    assert sum(weight.numel() for weight in net.parameters()) / 1e9 == pytest.approx(11.90, abs=6e-3)
+    image, text, pooled = (torch.zeros(1, *n, device="meta") for n in ((4096, 64), (512, 4096), (768,)))
+    at, one = [torch.zeros(n, 3, device="meta") for n in (4096, 512)], torch.ones(1, device="meta")
+    cost = count(lambda: net.float()(image, text, pooled, one, *at, one))
+    assert cost.flops / 1e12 == pytest.approx(74.4, abs=0.05)
+
+
+def test_memory_is_that_of_its_parts(tiny, task):
+    mode = Mode(tiny, Savings(), task, 0.0)
+    costs, kept = mode.costs(), kept_of(mode, 10)
+    found = memory_of(mode, costs, 10)
+    assert sum(weights_of(tiny).values()) == sum(w.nbytes for net in tiny._networks for w in net.parameters())
+    assert kept["trajectory"] == 11 * task.trajectory[0].nbytes and kept["∅_t"] == 10 * task.plain.keys.nbytes
+    direct = replace(METHOD, null_text=replace(METHOD.null_text, policy="direct"))
+    assert kept_of(mode.with_method(direct), 10)["∅_t"] == task.empty.keys.nbytes
+    step = found["stages"]["gradient steps on ∅_t"]
+    assert step["activations_gib"] == costs["null"].peak / 2**30
+    without = found["weights_gib"]["text encoders"] + found["weights_gib"]["VAE"]
+    assert step["whole_gib"] - step["offload_gib"] == pytest.approx(without)
 
 
 def test_r_squared():
@@ -225,12 +265,20 @@ def test_command_times_and_counts(small, tmp_path, capsys, monkeypatch):
     assert found["inversions"]["ours, as shipped"]["null_steps"] <= 10
 
 
+def test_ours_alone_is_timed(small, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("locinv_pl.benchmark.bench.COUNTED_ON", "cpu")
+    main(["benchmark", *small, "reference=false", "batch_size=1", "method=direct", f"json={tmp_path / 'figures.json'}"])
+    found = json.loads((tmp_path / "figures.json").read_text())
+    assert found["equal_steps_seconds"] > 0 and found["reference_seconds"] is found["speedup_default"] is None
+    assert found["flops_ratio"] >= 1 and "gradient steps on" not in capsys.readouterr().out.split("memory, counted")[1]
+
+
 def test_early_stops_of_random_weights_are_not_timed(small, tiny_folder, tmp_path, capsys, monkeypatch):
-    def tiny(dtype, device, tuning):
+    def tiny(name, dtype, device, tuning):
         return load_backbone(str(tiny_folder), dtype, device, tuning=tuning)
 
     monkeypatch.setattr("locinv_pl.benchmark.bench.COUNTED_ON", "cpu")
-    monkeypatch.setattr("locinv_pl.benchmark.bench.random_sd15", tiny)
+    monkeypatch.setattr("locinv_pl.benchmark.bench.random_model", tiny)
     main(["benchmark", *small[:-1], "backbone=sd15-random", "batch_size=1", f"json={tmp_path / 'figures.json'}"])
     found = json.loads((tmp_path / "figures.json").read_text())
     assert found["equal_steps_seconds"] > 0 and found["default_seconds"] is found["speedup_default"] is None

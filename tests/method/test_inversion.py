@@ -16,8 +16,10 @@ from locinv_pl.method.policies import LOSSES, LossTerm, NullTextPolicy, TokenPol
 from locinv_pl.method.task import prepare
 from locinv_pl.method.timestep import collect, invert_step
 from locinv_pl.networks.attention import Context, maps_of
+from locinv_pl.networks.loading import load_backbone
 from locinv_pl.networks.schedule import guided
 from locinv_pl.run.module import LocInvModule
+from locinv_pl.types import Inversion
 
 
 def method(policy="optimize", null="optimize", **changes) -> Method:
@@ -271,6 +273,20 @@ def test_autocast_keeps_state_in_fp32(tiny, sample, precision):
     assert last.latent.isfinite().all() and last.losses[:, :-1].isfinite().all()  # but for the background's
 
 
+def test_null_text_is_kept_as_it_is_used(tiny_folder, sample, tmp_path):
+    """In the type of the weights, and once where it is the same at all timesteps; a file brings it back."""
+    half = load_backbone(str(tiny_folder), "bfloat16")
+    for policy, kept in (("optimize", T), ("npi", 1), ("none", 1)):
+        task, records = run(half, [sample], method("fixed", policy))
+        collect(task, records)[0].save(tmp_path / "inversion")
+        inversion = Inversion.load(tmp_path / "inversion")
+        assert inversion.null.dtype == torch.bfloat16 and len(inversion.null) == kept
+        assert torch.equal(inversion.null_at(T - 1), records[-1].null[0])
+        assert len({record.null.data_ptr() for record in records}) == kept
+        back = reconstruct(half, [inversion])[0]
+        assert (back - half.decode(inversion.latent[None])[0]).abs().mean() < 1e-2  # but for bfloat16's rounding
+
+
 # -- the other methods ---------------------------------------------------------------------------
 
 
@@ -292,7 +308,10 @@ def test_negative_prompt_inversion_reconstructs_without_guidance(tiny, sample):
 def test_direct_inversion_reconstructs_what_the_vae_does(tiny, sample, policy):
     task, records = run(tiny, [sample], method(policy, "direct", max_steps=2))
     inversion = collect(task, records)[0]
-    assert torch.equal(inversion.latent, task.trajectory[0, 0]) and torch.equal(inversion.null[2], task.empty.keys[0])
+    assert torch.equal(inversion.latent, task.trajectory[0, 0]) and torch.equal(
+        inversion.null_at(2), task.empty.keys[0]
+    )
+    assert len(inversion.null) == 1  # the same at all timesteps
     ceiling = tiny.decode(tiny.encode(sample.image[None]))
     torch.testing.assert_close(reconstruct(tiny, [inversion]), ceiling, rtol=0, atol=1e-5)
     moved = inversion.tokens[-1] != task.embeddings[0, list(inversion.dynamic)]

@@ -12,9 +12,12 @@ import torch
 from conftest import make_two_objects
 from lightning.pytorch import Callback
 from runs import inversions, run_stage
-from tiny_pipelines import write_tiny_flux, write_tiny_sd3, write_tiny_xl
+from tiny_pipelines import write_tiny_flux, write_tiny_pixart, write_tiny_sd3, write_tiny_xl
 
 from locinv_pl.api import invert
+from locinv_pl.benchmark.counting import count
+from locinv_pl.benchmark.modes import Mode, with_steps
+from locinv_pl.benchmark.reference import NONE, Savings
 from locinv_pl.editing.prompt_to_prompt import edit, reconstruct
 from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError
@@ -22,6 +25,7 @@ from locinv_pl.method.dynamic_tokens import optimize_tokens, token_context, toke
 from locinv_pl.method.null_text import optimize_null_text
 from locinv_pl.method.policies import LOSSES, LossTerm, Method, NullTextPolicy, TokenPolicy
 from locinv_pl.method.task import prepare
+from locinv_pl.method.timestep import invert_step
 from locinv_pl.networks.attention import Context, Layer
 from locinv_pl.networks.loading import load_backbone
 from locinv_pl.types import EditSample, Inversion
@@ -31,6 +35,7 @@ WRITERS: dict[str, Any] = {
     "xl": write_tiny_xl,
     "sd3": write_tiny_sd3,
     "flux": write_tiny_flux,
+    "pixart": write_tiny_pixart,
     "schnell": partial(write_tiny_flux, guidance=False),
 }
 
@@ -210,6 +215,24 @@ def test_the_coarsest_self_attention_is_taken_over(model, inverted):
     side = model.coarsest(inverted.noise.shape)
     assert control is not None
     assert control.wants(Layer("", False, side**2, side**2)) and not control.wants(Layer("", False, side**2 + 1, 0))
+
+
+@pytest.mark.parametrize("policy", ["optimize", "direct"])
+def test_what_is_counted_is_what_runs(model, two, policy):
+    how = with_steps(method(model, policy=policy), 2, 2)
+    mode = Mode.prepare(model, Savings(), how, [two], T, R)
+
+    def whole() -> None:
+        task = prepare(model, [two], how, T, R)
+        record = task.start()
+        for i in range(T):
+            record = invert_step(model, task, i, record)
+
+    costs = mode.costs()
+    assert mode.flops(costs, [mode.fixed_steps] * T) == pytest.approx(
+        count(whole).flops, rel=5e-3
+    )  # priors are products, too
+    assert replace(mode, savings=NONE).costs()["token"].flops > 1.1 * costs["token"].flops  # the authors' way, here too
 
 
 class Interrupt(Callback):

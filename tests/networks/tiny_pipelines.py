@@ -181,3 +181,33 @@ def write_tiny_flux(folder: Path, guidance: bool = True) -> Path:
         scheduler=FlowMatchEulerDiscreteScheduler(**shift),
     ).save_pretrained(folder)
     return folder
+
+
+def write_tiny_pixart(folder: Path) -> Path:
+    """PixArt-Σ: 32x32 images, 16x16 latents, maps at 8x8; T5 alone, and a variance in half of the output."""
+    from diffusers import DDIMScheduler, PixArtSigmaPipeline, PixArtTransformer2DModel
+
+    torch.manual_seed(0)
+    encoder, pieces = t5(24, length=24)
+    transformer = PixArtTransformer2DModel(
+        sample_size=16,
+        patch_size=2,
+        in_channels=4,
+        out_channels=8,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        cross_attention_dim=16,
+        caption_channels=24,
+        use_additional_conditions=False,
+    )
+    louder(transformer, ("caption_projection.linear_2.weight", "attn2.to_q.weight", "attn2.to_k.weight"), 3)
+    louder(transformer, ("proj_out",), 0.2)
+    PixArtSigmaPipeline(
+        vae=vae(4),
+        text_encoder=encoder,
+        tokenizer=pieces,
+        transformer=transformer,
+        scheduler=DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False),
+    ).save_pretrained(folder)
+    return folder
