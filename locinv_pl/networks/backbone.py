@@ -27,8 +27,9 @@ from locinv_pl.networks.tuning import Tuning
 class Backbone(ABC):
     """VAE, text encoders, denoiser and noise schedule, weights frozen.
 
-    ``PIPELINES`` are the classes that a model_index.json of the architecture names, ``PARTS`` the components in its
-    folder, each with its class in diffusers or transformers; the loader hands them over by these names.
+    ``PIPELINES`` are the classes that a model_index.json of the architecture names, diffusers' own first, ``PARTS`` the
+    components in its folder, each with its class in diffusers or transformers; the loader hands them over by these
+    names. ``IN_ONE_FILE`` is how weights' names begin that only a checkpoint of this architecture in one file has.
 
     Args:
         name: what it was loaded from; goes into result files.
@@ -40,6 +41,7 @@ class Backbone(ABC):
     """
 
     PIPELINES: ClassVar[tuple[str, ...]] = ()
+    IN_ONE_FILE: ClassVar[tuple[str, ...]] = ()
     PARTS: ClassVar[dict[str, str]]
     is_joint: ClassVar[bool] = False  # whether text and image attend to each other in one layer
 
@@ -48,6 +50,8 @@ class Backbone(ABC):
     ):
         self.name, self.tuning = name, tuning
         self.origin: Mapping[str, str] = {}  # what else it was loaded from, as options of load_backbone
+        self.components: Mapping[str, Any] = {}  # where it was loaded, those of the libraries, as in PARTS
+        self.index: Mapping[str, Any] = {}  # and its model_index.json
         self.vae, self.text, self.denoiser, self.scheduler = vae, text, denoiser, scheduler
         for net in self._networks:
             net.requires_grad_(False).eval()
@@ -88,6 +92,11 @@ class Backbone(ABC):
     def parts(cls, index: Mapping[str, Any]) -> dict[str, str]:
         """The components of a model, as in ``PARTS``, from the content of its model_index.json."""
         return cls.PARTS
+
+    @classmethod
+    def networks(cls, index: Mapping[str, Any]) -> list[str]:
+        """Those of its components that have weights."""
+        return [part for part in cls.parts(index) if not part.startswith(("tokenizer", "scheduler"))]
 
     @classmethod
     def options(cls, index: Mapping[str, Any]) -> dict[str, Any]:

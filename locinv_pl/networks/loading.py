@@ -11,12 +11,23 @@ import torch
 
 from locinv_pl.assets import EMBEDDED
 from locinv_pl.errors import InputError
-from locinv_pl.networks.architectures import architecture_of
+from locinv_pl.networks.architectures import architecture_of, architecture_of_file
 from locinv_pl.networks.backbone import Backbone
-from locinv_pl.networks.folder import check_configs, check_file, check_folder, is_xl_file, pipeline_of, variant_of
+from locinv_pl.networks.folder import (
+    check_configs,
+    check_file,
+    check_folder,
+    has_weights,
+    pipeline_of,
+    variant_of,
+    weight_names,
+)
 from locinv_pl.networks.hub import ask_hub, reason
 from locinv_pl.networks.lora import add_lora
+from locinv_pl.networks.options import OPTIONS, LoadOptions
 from locinv_pl.networks.tuning import Tuning
+
+CLIP_IN_ONE_FILE = ("cond_stage_model.", "conditioner.", "text_encoders.clip")  # how its weights' names begin
 
 
 def model_folder(name: str) -> Path:
@@ -38,15 +49,14 @@ def load_backbone(
 
     Args:
         name_or_path: "embedded" (the small model inside this package), a local folder, a checkpoint of Stable
-            Diffusion 1.x, 2.x or XL in one .safetensors file, or a hub id.
+            Diffusion 1.x, 2.x, XL, 3 or 3.5 in one .safetensors file, or a hub id.
         dtype: of the weights; a torch dtype or its name.
         device: where to put them.
         variant: weight variant of the files, such as "fp16"; of a folder that has no others it is taken unasked.
         tuning: how the networks are run.
         for_editors: whether the UNet may take the channels of an editor's, besides its latents'.
-        lora: a LoRA's .safetensors file, which is added to the weights.
-        layout: of a checkpoint in one file, the folder of a model of its kind in diffusers' layout, for its
-            configurations and its tokenizer; by default the hub's or its cache's.
+        lora: as of :class:`~locinv_pl.networks.options.LoadOptions`.
+        layout: as of :class:`~locinv_pl.networks.options.LoadOptions`.
 
     Raises:
         InputError: the folder is missing, incomplete or damaged, holds another kind of model, or the hub has none of
@@ -96,17 +106,13 @@ def load_backbone(
         return assemble(index, networks, config)
 
     def assemble(index: Mapping[str, Any], networks: dict[str, Any], config: Mapping[str, Any]) -> Backbone:
-        architecture = architecture_of(index)
-        configs = {part: _config_of(network) for part, network in networks.items() if hasattr(network, "config")}
-        check_configs({**configs, "scheduler": config}, key, architecture, architecture.parts(index), for_editors)
-        for part, network in networks.items():
-            if part.startswith("tokenizer"):
-                fit_tokenizer(network, networks[part.replace("tokenizer", "text_encoder")].config, key)
+        architecture = check_components(networks, index, config, key, for_editors)
         if lora is not None:
             add_lora(networks, Path(lora).expanduser(), f"model.lora={lora}")
         networks["scheduler"] = architecture.make_scheduler(config)
         backbone = architecture(name_or_path, **networks, **architecture.options(index), tuning=tuning)
-        backbone.origin = {name: path for name, path in (("lora", lora), ("layout", layout)) if path is not None}
+        backbone.components, backbone.index = networks, index
+        backbone.origin = LoadOptions(lora=lora, layout=layout).given
         return backbone.to(device)
 
     try:
@@ -138,8 +144,36 @@ def load_as(settings: Mapping[str, Any], device: torch.device | str = "cpu", tun
     Raises:
         InputError: as :func:`load_backbone` does.
     """
-    origin = {key: settings[key] for key in ("lora", "layout") if key in settings}
+    origin = {key: settings[key] for key in OPTIONS if key in settings}
     return load_backbone(settings["backbone"], settings["dtype"], device, tuning=tuning, **origin)
+
+
+def check_components(
+    components: Mapping[str, Any],
+    index: Mapping[str, Any],
+    scheduler: Mapping[str, Any],
+    key: str,
+    for_editors: bool = False,
+) -> type[Backbone]:
+    """The architecture of a model's components, which must fit each other; tokenizers get their encoders' lengths.
+
+    Args:
+        components: of diffusers and transformers, by the names in the architecture's ``PARTS``, without the scheduler.
+        index: the content of the model's model_index.json.
+        scheduler: the scheduler's configuration.
+        key: names the model in errors, as in "backbone=NAME".
+        for_editors: whether the denoiser may take the channels of an editor's, besides its latents'.
+
+    Raises:
+        InputError: they are no model that can be inverted, or of different ones.
+    """
+    architecture = architecture_of(index)
+    configs = {part: _config_of(each) for part, each in components.items() if hasattr(each, "config")}
+    check_configs({**configs, "scheduler": scheduler}, key, architecture, architecture.parts(index), for_editors)
+    for part, tokenizer in components.items():
+        if part.startswith("tokenizer"):
+            fit_tokenizer(tokenizer, components[part.replace("tokenizer", "text_encoder")].config, key)
+    return architecture
 
 
 def fit_tokenizer(tokenizer: Any, config: Any, key: str) -> None:
@@ -165,8 +199,12 @@ def fit_tokenizer(tokenizer: Any, config: Any, key: str) -> None:
 def _from_one_file(
     path: Path, key: str, weights: torch.dtype, layout: str | None
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """A checkpoint's model_index.json as it would be, its components by name, and its scheduler's configuration."""
+    """A checkpoint's model_index.json as it would be, its components by name, and its scheduler's configuration.
+
+    Text encoders that it lacks, as checkpoints of Stable Diffusion 3 do, are the layout's.
+    """
     import diffusers
+    import transformers
     from diffusers.loaders.single_file_utils import fetch_diffusers_config, load_single_file_checkpoint
     from huggingface_hub import try_to_load_from_cache
 
@@ -180,11 +218,19 @@ def _from_one_file(
                 f"{key}: is a checkpoint in one file, without the configurations and the tokenizer of its kind, "
                 f"{like}; give model.layout=FOLDER, a model of that kind in diffusers' layout"
             ) from None
-    name = "StableDiffusionXLPipeline" if is_xl_file(path) else "StableDiffusionPipeline"
+    architecture = architecture_of_file(names := weight_names(path, key))
+    name = architecture.PIPELINES[0]
     options: dict[str, Any] = {"config": like, "torch_dtype": weights, "local_files_only": is_here}
+    for part, kind in architecture.parts(pipeline_of(Path(like))).items() if Path(like).is_dir() else ():
+        inside = "text_encoders.t5" if kind.startswith("T5") else CLIP_IN_ONE_FILE
+        if part.startswith("text_encoder") and not any(each.startswith(inside) for each in names):
+            if not has_weights(Path(like) / part):
+                raise InputError(f"{key}: has no {part}, nor has model.layout={like}; give a layout with its weights")
+            how = {"subfolder": part, "dtype": weights, "variant": variant_of(Path(like) / part)}
+            options[part] = getattr(transformers, kind).from_pretrained(like, local_files_only=True, **how)
     pipeline = getattr(diffusers, name).from_single_file(str(path), **options)
     index = {**pipeline.config, "_class_name": name}
-    parts = [part for part in architecture_of(index).PARTS if part != "scheduler"]
+    parts = [part for part in architecture_of(index).parts(index) if part != "scheduler"]
     scheduler = {**pipeline.scheduler.config, "_class_name": type(pipeline.scheduler).__name__}
     return index, {part: getattr(pipeline, part) for part in parts}, scheduler
 

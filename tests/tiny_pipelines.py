@@ -1,4 +1,4 @@
-"""Tiny random models of other layouts than Stable Diffusion 1.x's, written with diffusers' own classes."""
+"""Tiny random models of every architecture, and their parts, made with diffusers' own classes."""
 
 from __future__ import annotations
 
@@ -46,6 +46,14 @@ def vae(channels: int, **values: Any) -> Any:
     )
 
 
+def ddim(**values: Any) -> Any:
+    """Stable Diffusion's scheduler."""
+    from diffusers import DDIMScheduler
+
+    noise = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    return DDIMScheduler(**noise, clip_sample=False, set_alpha_to_one=False, steps_offset=1, **values)
+
+
 def t5(width: int) -> tuple[Any, Any]:
     """A T5 encoder and its tokenizer; words that it doesn't know are letters."""
     from transformers import T5Config, T5EncoderModel, T5TokenizerFast
@@ -68,7 +76,7 @@ def louder(network: torch.nn.Module, names: tuple[str, ...], factor: float) -> N
 
 def write_tiny_xl(folder: Path) -> Path:
     """Stable Diffusion XL: 32x32 images, 16x16 latents, maps at 8x8, the coarsest grid."""
-    from diffusers import DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+    from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 
     torch.manual_seed(0)
     second = make_tokenizer()
@@ -96,14 +104,7 @@ def write_tiny_xl(folder: Path) -> Path:
         tokenizer=make_tokenizer(),
         tokenizer_2=second,
         unet=unet,
-        scheduler=DDIMScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
-        ),
+        scheduler=ddim(),
         add_watermarker=False,
     ).save_pretrained(folder)
     return folder
@@ -145,3 +146,7 @@ def write_tiny_sd3(folder: Path) -> Path:
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
     ).save_pretrained(folder)
     return folder
+
+
+WRITERS = {"xl": write_tiny_xl, "sd3": write_tiny_sd3}
+"""By name, what writes an architecture's tiny model into a folder; Stable Diffusion 1.x's is conftest's."""
