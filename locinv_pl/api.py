@@ -28,7 +28,7 @@ from locinv_pl.method.task import Task, iter_prepare
 from locinv_pl.method.timestep import collect, invert_step
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.loading import load_as
-from locinv_pl.priors import box_mask, check_box
+from locinv_pl.priors import Box, box_mask, check_box
 from locinv_pl.run.contents import InversionScores
 from locinv_pl.run.edits import list_edits, make_edits
 from locinv_pl.run.store import RunFolder
@@ -328,8 +328,8 @@ def make_sample(
         spans, given = find_word(prompt, word), priors[word]
         each = given if are_several(given) else [cast("Prior", given)] * len(spans)
         size = (image.shape[-1], image.shape[-2])
-        found_planes = (read_prior(prior, size, f"noun {word!r}") for prior in each)
-        planes = [each if isinstance(each, Tensor) else box_mask(each, size[::-1]) for each in found_planes]
+        read = [read_prior(prior, size, f"noun {word!r}") for prior in each]
+        planes = [prior if isinstance(prior, Tensor) else box_mask(prior, size[::-1]) for prior in read]
         if len(planes) != len(spans):
             raise InputError(
                 f"image {id!r}: noun {word!r} stands {len(spans)} times in the prompt and has {len(planes)} priors; "
@@ -375,7 +375,7 @@ def are_several(given: Prior | list[Prior]) -> TypeGuard[list[Prior]]:
     return isinstance(given, list) and not all(isinstance(x, Real) for x in given)
 
 
-def read_prior(prior: Prior, size: Size, where: str) -> tuple[float, ...] | Tensor:
+def read_prior(prior: Prior, size: Size, where: str) -> Box | Tensor:
     """A prior as a box (x, y, w, h), or as a mask (H, W) in [0, 1].
 
     Args:
@@ -391,7 +391,7 @@ def read_prior(prior: Prior, size: Size, where: str) -> tuple[float, ...] | Tens
     """
     numbers = prior.tolist() if isinstance(prior, (Tensor, np.ndarray)) and prior.shape == (4,) else prior
     if isinstance(numbers, (list, tuple)) and all(isinstance(number, Real) for number in numbers):
-        return tuple(check_box(numbers, *size, where))
+        return check_box(numbers, *size, where)
     return as_mask(prior, size, where)
 
 

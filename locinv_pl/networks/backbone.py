@@ -27,9 +27,8 @@ from locinv_pl.networks.tuning import Tuning
 class Backbone(ABC):
     """VAE, text encoders, denoiser and noise schedule, weights frozen.
 
-    ``PIPELINES`` are the classes that a model_index.json of the architecture names, diffusers' own first, ``PARTS`` the
-    components in its folder, each with its class in diffusers or transformers; the loader hands them over by these
-    names. ``IN_ONE_FILE`` is how weights' names begin that only a checkpoint of this architecture in one file has.
+    ``PIPELINES`` are the classes that a model_index.json of the architecture names, ``PARTS`` the components in its
+    folder, each with its class in diffusers or transformers; the loader hands them over by these names.
 
     Args:
         name: what it was loaded from; goes into result files.
@@ -41,7 +40,6 @@ class Backbone(ABC):
     """
 
     PIPELINES: ClassVar[tuple[str, ...]] = ()
-    IN_ONE_FILE: ClassVar[tuple[str, ...]] = ()
     PARTS: ClassVar[dict[str, str]]
     is_joint: ClassVar[bool] = False  # whether text and image attend to each other in one layer
 

@@ -161,7 +161,7 @@ def check_folder(folder: Path, key: str, architecture: type[Architecture], for_e
             vocabulary = [folder / part / file for file in VOCABULARIES]
             if not any(path.is_file() for path in vocabulary):  # transformers would make one up
                 raise InputError(f"{key}: {part}/ has no vocabulary; download the model again, whole")
-        elif part != "scheduler" and not has_weights(folder / part):
+        elif part != "scheduler" and not any(map(_is_weights, (folder / part).iterdir())):
             raise InputError(f"{key}: {part}/ has no weights; download the model again, whole")
 
 
@@ -286,23 +286,20 @@ def check_file(path: Path, key: str) -> None:
         )
     if path.suffix != ".safetensors":
         raise InputError(f"{key}: is a file, not a model's folder; {TAKEN}")
-    keys = weight_names(path, key)
+    keys = _keys(path, key)
     if any("lora" in name.lower() for name in keys):
         _refuse_lora(path, key)
     if not any(name.startswith(("model.diffusion_model.", "first_stage_model.")) for name in keys):
         raise InputError(f"{key}: is no checkpoint of Stable Diffusion; {TAKEN}")
 
 
-def weight_names(path: Path, key: str) -> list[str]:
-    """The names of a safetensors file's weights; its header alone is read.
+def is_xl_file(path: Path) -> bool:
+    """Whether a checkpoint in one file is Stable Diffusion XL's."""
+    return any(name.startswith("conditioner.") for name in _keys(path, str(path)))
 
-    Args:
-        path: the file.
-        key: names it in errors, as in "backbone=NAME".
 
-    Raises:
-        InputError: it is missing, damaged or another file.
-    """
+def _keys(path: Path, key: str) -> list[str]:
+    """The names of a safetensors file's weights."""
     try:
         with safe_open(path, framework="pt") as file:
             return list(file.keys())
@@ -356,10 +353,5 @@ def _read(path: Path) -> dict[str, Any]:
     return dict(_Json.model_validate_json(path.read_bytes()).model_extra or {})
 
 
-def has_weights(part: Path) -> bool:
-    """Whether a component's folder holds weights.
-
-    Args:
-        part: the folder, which may be missing.
-    """
-    return part.is_dir() and any(path.suffix in (".safetensors", ".bin") and path.is_file() for path in part.iterdir())
+def _is_weights(path: Path) -> bool:
+    return path.suffix in (".safetensors", ".bin") and path.is_file()

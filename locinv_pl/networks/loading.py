@@ -11,23 +11,13 @@ import torch
 
 from locinv_pl.assets import EMBEDDED
 from locinv_pl.errors import InputError
-from locinv_pl.networks.architectures import architecture_of, architecture_of_file
+from locinv_pl.networks.architectures import architecture_of
 from locinv_pl.networks.backbone import Backbone
-from locinv_pl.networks.folder import (
-    check_configs,
-    check_file,
-    check_folder,
-    has_weights,
-    pipeline_of,
-    variant_of,
-    weight_names,
-)
+from locinv_pl.networks.folder import check_configs, check_file, check_folder, is_xl_file, pipeline_of, variant_of
 from locinv_pl.networks.hub import ask_hub, reason
 from locinv_pl.networks.lora import add_lora
 from locinv_pl.networks.options import OPTIONS, LoadOptions
 from locinv_pl.networks.tuning import Tuning
-
-CLIP_IN_ONE_FILE = ("cond_stage_model.", "conditioner.", "text_encoders.clip")  # how its weights' names begin
 
 
 def model_folder(name: str) -> Path:
@@ -49,7 +39,7 @@ def load_backbone(
 
     Args:
         name_or_path: "embedded" (the small model inside this package), a local folder, a checkpoint of Stable
-            Diffusion 1.x, 2.x, XL, 3 or 3.5 in one .safetensors file, or a hub id.
+            Diffusion 1.x, 2.x or XL in one .safetensors file, or a hub id.
         dtype: of the weights; a torch dtype or its name.
         device: where to put them.
         variant: weight variant of the files, such as "fp16"; of a folder that has no others it is taken unasked.
@@ -199,12 +189,8 @@ def fit_tokenizer(tokenizer: Any, config: Any, key: str) -> None:
 def _from_one_file(
     path: Path, key: str, weights: torch.dtype, layout: str | None
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """A checkpoint's model_index.json as it would be, its components by name, and its scheduler's configuration.
-
-    Text encoders that it lacks, as checkpoints of Stable Diffusion 3 do, are the layout's.
-    """
+    """A checkpoint's model_index.json as it would be, its components by name, and its scheduler's configuration."""
     import diffusers
-    import transformers
     from diffusers.loaders.single_file_utils import fetch_diffusers_config, load_single_file_checkpoint
     from huggingface_hub import try_to_load_from_cache
 
@@ -218,19 +204,11 @@ def _from_one_file(
                 f"{key}: is a checkpoint in one file, without the configurations and the tokenizer of its kind, "
                 f"{like}; give model.layout=FOLDER, a model of that kind in diffusers' layout"
             ) from None
-    architecture = architecture_of_file(names := weight_names(path, key))
-    name = architecture.PIPELINES[0]
+    name = "StableDiffusionXLPipeline" if is_xl_file(path) else "StableDiffusionPipeline"
     options: dict[str, Any] = {"config": like, "torch_dtype": weights, "local_files_only": is_here}
-    for part, kind in architecture.parts(pipeline_of(Path(like))).items() if Path(like).is_dir() else ():
-        inside = "text_encoders.t5" if kind.startswith("T5") else CLIP_IN_ONE_FILE
-        if part.startswith("text_encoder") and not any(each.startswith(inside) for each in names):
-            if not has_weights(Path(like) / part):
-                raise InputError(f"{key}: has no {part}, nor has model.layout={like}; give a layout with its weights")
-            how = {"subfolder": part, "dtype": weights, "variant": variant_of(Path(like) / part)}
-            options[part] = getattr(transformers, kind).from_pretrained(like, local_files_only=True, **how)
     pipeline = getattr(diffusers, name).from_single_file(str(path), **options)
     index = {**pipeline.config, "_class_name": name}
-    parts = [part for part in architecture_of(index).parts(index) if part != "scheduler"]
+    parts = [part for part in architecture_of(index).PARTS if part != "scheduler"]
     scheduler = {**pipeline.scheduler.config, "_class_name": type(pipeline.scheduler).__name__}
     return index, {part: getattr(pipeline, part) for part in parts}, scheduler
 

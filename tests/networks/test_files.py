@@ -66,31 +66,6 @@ def renamed(name: str, names: dict[str, str]) -> str:
     return name
 
 
-MMDIT = {
-    r"pos_embed\.pos_embed": "pos_embed",
-    r"pos_embed\.proj": "x_embedder.proj",
-    r"time_text_embed\.timestep_embedder\.linear_1": "t_embedder.mlp.0",
-    r"time_text_embed\.timestep_embedder\.linear_2": "t_embedder.mlp.2",
-    r"time_text_embed\.text_embedder\.linear_1": "y_embedder.mlp.0",
-    r"time_text_embed\.text_embedder\.linear_2": "y_embedder.mlp.2",
-    r"transformer_blocks\.": "joint_blocks.",
-    r"attn\.norm_added_([qk])": r"context_block.attn.ln_\1",
-    r"\.(attn2?)\.norm_([qk])": r".x_block.\1.ln_\2",
-    r"attn\.to_add_out": "context_block.attn.proj",
-    r"\.(attn2?)\.to_out\.0": r".x_block.\1.proj",
-    r"attn\.add_qkv_proj": "context_block.attn.qkv",
-    r"\.(attn2?)\.to_qkv": r".x_block.\1.qkv",
-    r"norm1_context\.linear": "context_block.adaLN_modulation.1",
-    r"norm1\.linear": "x_block.adaLN_modulation.1",
-    r"ff_context\.net\.0\.proj": "context_block.mlp.fc1",
-    r"ff_context\.net\.2": "context_block.mlp.fc2",
-    r"ff\.net\.0\.proj": "x_block.mlp.fc1",
-    r"ff\.net\.2": "x_block.mlp.fc2",
-    "norm_out": "final_layer.adaLN_modulation.1",
-    "proj_out": "final_layer.linear",
-}
-
-
 def unet_weights(unet: Any) -> dict[str, torch.Tensor]:
     weights = {}
     for name, weight in unet.state_dict().items():
@@ -98,24 +73,6 @@ def unet_weights(unet: Any) -> dict[str, torch.Tensor]:
             for part, other in RESNET.items():
                 name = name.replace(f".{part}.", f".{other}.")
         weights[renamed(name, UNET)] = weight
-    return weights
-
-
-def mmdit_weights(transformer: Any) -> dict[str, torch.Tensor]:
-    """Queries, keys and values in one; scale and shift of what comes last in the other order."""
-    mine = transformer.state_dict()
-    last = f"transformer_blocks.{transformer.config.num_layers - 1}.norm1_context"
-    weights = {}
-    for name, weight in mine.items():
-        if name.startswith(("norm_out", last)):
-            weight = torch.cat(weight.chunk(2)[::-1])
-        if match := re.search(r"\.(?:to|add)_([qkv])(_proj)?\.", name):
-            if match[1] != "q":
-                continue
-            start = match.start(1)
-            weight = torch.cat([mine[f"{name[:start]}{x}{name[start + 1 :]}"] for x in "qkv"])
-            name = f"{name[:start]}qkv{name[start + 1 :]}"
-        weights[renamed(name, MMDIT).replace("linear.linear", "linear").replace("1.linear", "1")] = weight
     return weights
 
 
@@ -146,14 +103,13 @@ def openclip_weights(encoder: Any) -> dict[str, torch.Tensor]:
 
 def write_checkpoint(backbone: Any, path: Path) -> None:
     """The tiny model under the names of its authors' own code."""
-    net = backbone.denoiser
-    own = mmdit_weights(net) if backbone.is_joint else unet_weights(net)
+    own = unet_weights(backbone.denoiser)
     weights = {f"model.diffusion_model.{name}": weight for name, weight in own.items()}
     for name, weight in backbone.vae.state_dict().items():
         weights["first_stage_model." + renamed(name, VAE)] = weight
-    first, *second = [None] if backbone.is_joint else backbone.text.networks  # Stable Diffusion 3's are other files
+    first, *second = backbone.text.networks
     start = "conditioner.embedders.0.transformer." if second else "cond_stage_model.transformer."
-    for name, weight in first.state_dict().items() if first else ():
+    for name, weight in first.state_dict().items():
         weights[f"{start}text_model." + name.removeprefix("text_model.")] = weight
     for each in second:
         weights |= {f"conditioner.embedders.1.model.{name}": weight for name, weight in openclip_weights(each).items()}
@@ -188,12 +144,10 @@ def test_a_checkpoint_in_one_file_is_the_model(whole: Path, tmp_path: Path) -> N
     assert torch.equal(here.schedule(5).signal, there.schedule(5).signal)
 
 
-@pytest.mark.parametrize("name", ["xl", "sd3"])
-def test_checkpoints_of_other_architectures(folder_of: Callable[[str], Path], tmp_path: Path, name: str) -> None:
-    """The encoders that the file lacks come from the layout's folder."""
-    path, there = tmp_path / "model.safetensors", load_backbone(str(folder_of(name)))
+def test_a_checkpoint_of_xl_in_one_file_is_the_model(folder_of: Callable[[str], Path], tmp_path: Path) -> None:
+    path, there = tmp_path / "model.safetensors", load_backbone(str(folder_of("xl")))
     write_checkpoint(there, path)
-    layout = shutil.copytree(folder_of(name), tmp_path / "layout", ignore=shutil.ignore_patterns("diffusion_*"))
+    layout = shutil.copytree(folder_of("xl"), tmp_path / "layout", ignore=shutil.ignore_patterns("*.safetensors"))
     here = load_backbone(str(path), layout=str(layout))
     assert type(here) is type(there)
     for one, other in ((here.denoiser, there.denoiser), (here.vae, there.vae)):
@@ -201,11 +155,6 @@ def test_checkpoints_of_other_architectures(folder_of: Callable[[str], Path], tm
         assert ours.keys() == same.keys() and all(torch.equal(ours[name], same[name]) for name in same)
     text, same = (each.encode_text(ids_of(each, "a red cat")) for each in (here, there))
     assert torch.equal(text.keys, same.keys) and torch.equal(text.pooled, same.pooled)
-    assert torch.equal(here.schedule(5).noise, there.schedule(5).noise)
-    if name == "sd3":
-        shutil.rmtree(tmp_path / "layout/text_encoder_3")
-        with pytest.raises(InputError, match="has no text_encoder_3, nor has model.layout="):
-            load_backbone(str(path), layout=str(layout))
 
 
 def test_a_checkpoint_without_its_layout_says_what_lacks(whole: Path, tmp_path: Path, monkeypatch: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from locinv_pl.networks.architectures.sd3 import StableDiffusion3
@@ -34,15 +34,6 @@ def architecture_of(index: Mapping[str, Any]) -> type[Backbone]:
         (kind for kind in KINDS if all(_is_there(index, part, kind.PARTS[part]) for part in kind.networks(index))),
         StableDiffusion,
     )
-
-
-def architecture_of_file(names: Collection[str]) -> type[Backbone]:
-    """The architecture of a checkpoint in one file.
-
-    Args:
-        names: of its weights.
-    """
-    return next((kind for kind in KINDS if any(name.startswith(kind.IN_ONE_FILE) for name in names)), StableDiffusion)
 
 
 def _is_there(index: Mapping[str, Any], part: str, kind: str) -> bool:

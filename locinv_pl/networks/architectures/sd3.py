@@ -48,7 +48,6 @@ class StableDiffusion3(Backbone):
         "StableDiffusion3Img2ImgPipeline",
         "StableDiffusion3InpaintPipeline",
     )
-    IN_ONE_FILE: ClassVar[tuple[str, ...]] = ("model.diffusion_model.joint_blocks.",)
     PARTS: ClassVar[dict[str, str]] = {
         "vae": "AutoencoderKL",
         "text_encoder": "CLIPTextModelWithProjection",

@@ -37,7 +37,6 @@ class StableDiffusionXL(StableDiffusion):
         "StableDiffusionXLImg2ImgPipeline",
         "StableDiffusionXLInpaintPipeline",
     )
-    IN_ONE_FILE: ClassVar[tuple[str, ...]] = ("conditioner.",)
     PARTS: ClassVar[dict[str, str]] = {
         "vae": "AutoencoderKL",
         "text_encoder": "CLIPTextModel",

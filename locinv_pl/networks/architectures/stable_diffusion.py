@@ -32,7 +32,6 @@ class StableDiffusion(Backbone):
         tuning: how the networks are run.
     """
 
-    PIPELINES: ClassVar[tuple[str, ...]] = ("StableDiffusionPipeline",)
     PARTS: ClassVar[dict[str, str]] = {
         "vae": "AutoencoderKL",
         "text_encoder": "CLIPTextModel",
