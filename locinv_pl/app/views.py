@@ -89,8 +89,8 @@ def explained(source: str, target: str, settings: Mapping[str, Any], is_masked: 
         f"<td>{escape(as_word(value))}{' · not the default' if is_changed else ''}</td></tr>"
         for name, value, is_changed in sorted(rows, key=lambda row: (not row[2], row[0]))
     )
-    where = "the bright part under <i>Difference</i>" if is_masked else "everywhere, no mask held it back"
-    return f"{diff(source, target)}<p class='said note'>It may change the image {where}.</p><table>{told}</table>"
+    where = "the bright part under <i>Difference</i> alone" if is_masked else "all of the image: no mask held it back"
+    return f'{diff(source, target)}<p class="said note">It could change {where}.</p><table>{told}</table>'
 
 
 def chips(suggestions: Iterable[Suggestion]) -> str:

@@ -38,10 +38,10 @@ class Side:
     """What stands on the page, and what its buttons change of it."""
 
     def __init__(self, page: Any, path: Path):
-        self.page, self.ui, self.photo, self.said = page, page.ui, "", ""
-        self.take(page.take_upload(str(path)))
-        self.prompt, self.drawing, self.fit, self.target, self.strength = "a cat", "", "crop", "", "normal"
+        self.page, self.ui, self.photo = page, page.ui, ""
         self.history: list[str] = []
+        self.prompt, self.drawing, self.fit, self.target, self.strength = "a cat", "", "crop", "", "normal"
+        self.take(page.take_upload(str(path)))
 
     def take(self, updates: dict[Any, Any]) -> dict[Any, Any]:
         self.photo = updates.get(self.ui.photo, self.photo)
