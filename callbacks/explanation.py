@@ -9,8 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from locinv_pl.editing.settings import EditSettings
-from locinv_pl.photo.snippets import as_word, changed
+from locinv_pl.editing.settings import EditSettings, as_word, changed
 from locinv_pl.words.alignment import common_words
 
 OWN = {"weights", "blended_words", "region"}  # keys that an edit has besides its settings' own

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from locinv_pl.drawing import COLORS, difference, outline, overlay, to_array
-from locinv_pl.editing.settings import EditSettings
+from locinv_pl.editing.settings import changed
 from locinv_pl.errors import printable
 from locinv_pl.measures.display import MEASURES
 from locinv_pl.measures.metrics import attention_iou, attention_iou_curve, psnr
@@ -168,9 +168,8 @@ def _image(axes: Axes, image: np.ndarray, title: str, color: str = "black", weig
 
 def _draw_settings(axes: Axes, result: EditResult) -> None:
     """The nouns in their outlines' colours, and the edit settings that aren't the default."""
-    usual, settings = EditSettings().to_dict(), result.settings
     lines = [(f"■ {noun.word}", COLORS[k % len(COLORS)]) for k, noun in enumerate(result.sample.nouns)]
-    other = [f"{key} = {value}" for key, value in settings.items() if value != usual.get(key)]
+    other = [f"{key} = {value}" for key, value in changed(result.settings).items()]
     lines += [("", "black"), ("edit settings:", "black"), *((text, "black") for text in other or ["the defaults"])]
     for n, (text, color) in enumerate(lines):
         axes.text(0.02, 0.95 - 0.08 * n, text, color=color, fontsize=8, va="top", parse_math=False)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -76,13 +76,14 @@ def open_image(path: Path) -> Image.Image:
     return read_image(path, "run predict again")
 
 
-def write_report(run: RunFolder) -> Path:
+def write_report(run: RunFolder, commands: Mapping[str, Sequence[str]] | None = None) -> Path:
     """Write ``report.html`` from the files of the run alone.
 
     Every image is inside the page as a data URI, and a policy in its head lets browsers load nothing else.
 
     Args:
         run: the folder of a run whose images have been edited.
+        commands: by file of an edit, texts that say how it is made again; by default the command of ``locinv edit``.
 
     Returns:
         The report's path.
@@ -96,7 +97,8 @@ def write_report(run: RunFolder) -> Path:
     common, varying = _split([edit["settings"] for row in edited for edit in row["edits"]])
     images, problems = [], []
     for n, row in enumerate(edited):
-        shown = _Image(run, row, scores.get(row["id"], {}), f"p{n}", side, settings["method"]["name"], varying)
+        score, method = scores.get(row["id"], {}), settings["method"]["name"]
+        shown = _Image(run, row, score, f"p{n}", side, method, varying, commands or {})
         try:
             images.append(shown.content())
         except InputError as problem:
@@ -171,6 +173,7 @@ class _Image:
         side: width and height in pixels that a large image is reduced to.
         method: name of the method that made its maps.
         varying: keys of the edit settings that aren't the same for all edits of the run.
+        commands: by file of an edit, how it is made again, where that isn't a command of ``locinv edit``.
     """
 
     run: RunFolder
@@ -180,6 +183,7 @@ class _Image:
     side: int
     method: str
     varying: Sequence[str]
+    commands: Mapping[str, Sequence[str]]
 
     def content(self) -> Json:
         """What the template shows of the image."""
@@ -201,6 +205,7 @@ class _Image:
         }
 
     def _edit(self, edit: EditRow, key: str) -> Json:
+        command = edit_command(self.run.root, self.edited["id"], edit)
         return {
             "key": key,
             "prompt": edit["prompt"],
@@ -214,7 +219,7 @@ class _Image:
             "changed": changed_words(self.edited["prompt"], edit["prompt"]),
             "weights": [(word, f"{factor:g}") for word, _, _, factor in weights_of(edit)],
             "all_settings": edit["settings"],
-            "command": edit_command(self.run.root, self.edited["id"], edit),
+            "commands": self.commands.get(edit["file"], [] if command is None else [command]),
         }
 
     def _mask(self, name: str) -> Json:

@@ -41,7 +41,7 @@ from lightning.pytorch import LightningDataModule
 from locinv_pl.datamodules.completion import Captions, Completion
 from locinv_pl.datamodules.entries import Entry, EntrySamples, OnError, PriorKind, Problems
 from locinv_pl.errors import InputError, check_choice, tell
-from locinv_pl.grounding.models import FoundationModels
+from locinv_pl.grounding.models import DataModels
 from locinv_pl.io.frames import Fit, Frame
 from locinv_pl.run.loader import TimestepLoader, local_queue
 from locinv_pl.run.module import LocInvModule
@@ -89,7 +89,7 @@ class EditDataModule(LightningDataModule, ABC):
         pin_memory: bool = False,
         words: str = "dictionary",
         caption: Captions = "given",
-        models: FoundationModels = FoundationModels(),
+        models: DataModels = DataModels(),
         shard: str | None = None,
         model: LocInvModule | None = None,
     ):

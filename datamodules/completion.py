@@ -53,7 +53,7 @@ class Completion:
         if not found:
             raise InputError(
                 f"{entry.path}: no noun of {quoted(entry.prompt)} is found on it; "
-                f"lower data.models.box_threshold, or give a mask"
+                f"lower {self.models.KEY}.box_threshold, or give a mask"
             )
         known = [m for m in mentions if m.word in found]
         return replace(entry, mentions=tuple(replace(m, prior=_shapes(found[m.word])) for m in known))

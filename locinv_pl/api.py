@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
-from typing import cast
+from typing import TypeGuard, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError, check_choice
 from locinv_pl.io.files import read_json
 from locinv_pl.io.frames import Fit, Frame, frame_mask, inside, to_frame
-from locinv_pl.io.images import AnyImage, as_image, as_mask
+from locinv_pl.io.images import AnyImage, Size, as_image, as_mask
 from locinv_pl.io.reading import expanded
 from locinv_pl.measures.edits import MeasureSettings
 from locinv_pl.method.policies import Method, load_method
@@ -28,7 +28,7 @@ from locinv_pl.method.task import Task, iter_prepare
 from locinv_pl.method.timestep import collect, invert_step
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.loading import load_as
-from locinv_pl.priors import box_mask, check_box
+from locinv_pl.priors import Box, box_mask, check_box
 from locinv_pl.run.contents import InversionScores
 from locinv_pl.run.edits import list_edits, make_edits
 from locinv_pl.run.store import RunFolder
@@ -147,19 +147,8 @@ def invert(
     >>> inversion.nouns, tuple(inversion.trajectory.shape)
     (('cat',), (2, 8, 32, 32))
     """
-    return last_result(
-        iter_invert(
-            backbone,
-            image,
-            prompt,
-            priors,
-            nouns=nouns,
-            adjectives=adjectives,
-            method=method,
-            num_steps=num_steps,
-            resolution=resolution,
-        )
-    )
+    sample = make_sample(image, prompt, priors or {}, nouns, adjectives)
+    return last_result(invert_sample(backbone, sample, method, num_steps, resolution))
 
 
 def iter_invert(
@@ -337,8 +326,10 @@ def make_sample(
         if word not in priors:
             raise InputError(f"image {id!r}: noun {word!r} has no prior; add it to priors")
         spans, given = find_word(prompt, word), priors[word]
-        each = cast("list[Prior]", given if _is_list(given) else [given] * len(spans))
-        planes = [_plane(prior, image, word) for prior in each]
+        each = given if are_several(given) else [cast("Prior", given)] * len(spans)
+        size = (image.shape[-1], image.shape[-2])
+        read = [read_prior(prior, size, f"noun {word!r}") for prior in each]
+        planes = [prior if isinstance(prior, Tensor) else box_mask(prior, size[::-1]) for prior in read]
         if len(planes) != len(spans):
             raise InputError(
                 f"image {id!r}: noun {word!r} stands {len(spans)} times in the prompt and has {len(planes)} priors; "
@@ -372,15 +363,35 @@ def _bind(prompt: str, adjective: str, noun: str, nouns: list[Noun]) -> Adjectiv
     return Adjective(prompt[slice(*span)], span, k)
 
 
-def _is_list(prior: Prior | list[Prior]) -> bool:
-    return isinstance(prior, list) and not all(isinstance(x, Real) for x in prior)
+def are_several(given: Prior | list[Prior]) -> TypeGuard[list[Prior]]:
+    """Whether a noun is given a list of priors; a box, though a list of numbers, is one.
+
+    Args:
+        given: of :func:`invert`'s ``priors``.
+
+    >>> are_several([8, 16, 32, 32]), are_several([[8, 16, 32, 32], "dog.png"])
+    (False, True)
+    """
+    return isinstance(given, list) and not all(isinstance(x, Real) for x in given)
 
 
-def _plane(prior: Prior, image: Tensor, word: str) -> Tensor:
-    size, where = (image.shape[-1], image.shape[-2]), f"noun {word!r}"
+def read_prior(prior: Prior, size: Size, where: str) -> Box | Tensor:
+    """A prior as a box (x, y, w, h), or as a mask (H, W) in [0, 1].
+
+    Args:
+        prior: as in :func:`invert`.
+        size: (width, height) of the image.
+        where: what the prior is of, for errors.
+
+    Raises:
+        InputError: it can't be read, a mask is empty, or a box lies outside the image.
+
+    >>> read_prior([8, 16, 32, 32], (64, 64), "noun 'cat'")
+    (8.0, 16.0, 32.0, 32.0)
+    """
     numbers = prior.tolist() if isinstance(prior, (Tensor, np.ndarray)) and prior.shape == (4,) else prior
     if isinstance(numbers, (list, tuple)) and all(isinstance(number, Real) for number in numbers):
-        return box_mask(check_box(numbers, *size, where), size[::-1])
+        return check_box(numbers, *size, where)
     return as_mask(prior, size, where)
 
 

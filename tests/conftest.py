@@ -15,7 +15,8 @@ import gc
 import io
 import pickle
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,34 +177,13 @@ def make_tokenizer() -> CLIPTokenizer:
 def write_tiny_model(folder: Path, prediction_type: str = "epsilon", seed: int = 0, levels: int = 2) -> Path:
     """Write a random model in diffusers' layout: 32x32 images, 16x16 latents, maps at 8x8, of 3 levels at 4x4, too."""
     import torch
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from diffusers import UNet2DConditionModel
+    from tiny_pipelines import clip, ddim, vae
 
     torch.manual_seed(seed)
-    tokenizer = make_tokenizer()
-    tokenizer.save_pretrained(folder / "tokenizer")
-    AutoencoderKL(
-        block_out_channels=[8, 16],
-        down_block_types=["DownEncoderBlock2D"] * 2,
-        up_block_types=["UpDecoderBlock2D"] * 2,
-        latent_channels=4,
-        norm_num_groups=4,
-        scaling_factor=0.5,
-    ).save_pretrained(folder / "vae")
-    CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=LENGTH,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            initializer_factor=4.0,
-        )
-    ).save_pretrained(folder / "text_encoder")
+    make_tokenizer().save_pretrained(folder / "tokenizer")
+    vae(4).save_pretrained(folder / "vae")
+    clip(32, 2).save_pretrained(folder / "text_encoder")
     unet = UNet2DConditionModel(
         sample_size=16,
         block_out_channels=[16, 32, 32][:levels],
@@ -218,15 +198,7 @@ def write_tiny_model(folder: Path, prediction_type: str = "epsilon", seed: int =
         if "attn2.to_q" in name or "attn2.to_k" in name:
             weight.data *= 2  # random attention is almost even; make it tell tokens apart
     unet.save_pretrained(folder / "unet")
-    DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        prediction_type=prediction_type,
-    ).save_pretrained(folder / "scheduler")
+    ddim(prediction_type=prediction_type).save_pretrained(folder / "scheduler")
     return folder
 
 
@@ -254,6 +226,18 @@ def tiny(tiny_folder: Path) -> Backbone:
     from locinv_pl.networks.loading import load_backbone
 
     return load_backbone(str(tiny_folder))
+
+
+@pytest.fixture(scope="session")
+def folder_of(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of an architecture's tiny model, by its name in tiny_pipelines, or "sd"; copy before changing it."""
+    from tiny_pipelines import WRITERS
+
+    @cache
+    def folder(name: str) -> Path:
+        return tiny_folder if name == "sd" else WRITERS[name](tmp_path_factory.mktemp(name))
+
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -310,3 +294,10 @@ def make_two_objects(id: str, seed: int) -> EditSample:
     return make_sample(
         make_image(seed=seed), "a red cat and a dog", {"cat": cat, "dog": dog}, adjectives=[("red", "cat")], id=id
     )
+
+
+def ids_of(backbone: Any, prompt: str) -> torch.Tensor:
+    """A prompt's token ids, (1, L)."""
+    from locinv_pl.words.tokens import tokenize
+
+    return tokenize(backbone.tokenizer, prompt).ids[None]

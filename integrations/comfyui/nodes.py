@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from importlib.resources import files
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from locinv_pl.api import invert_sample
 from locinv_pl.drawing import overlay
 from locinv_pl.grounding import FoundationModels
 from locinv_pl.io.frames import Fit
+from locinv_pl.networks.options import LoadOptions
 from locinv_pl.photo import open_photo
 
 MODEL, PRIORS, INVERSION = "LOCINV_MODEL", "LOCINV_PRIORS", "LOCINV_INVERSION"
@@ -39,24 +40,26 @@ class Node:
 
 
 class Load(Node):
-    """A model: a folder in diffusers' layout, a hub id, or "embedded"."""
+    """A model: a folder in diffusers' layout, a checkpoint in one file, a hub id, or "embedded"."""
 
     RETURN_TYPES, RETURN_NAMES = (MODEL,), ("model",)
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        """Its name, the type of its weights and its device."""
+        """Its name, the type of its weights, its device, and what else it is loaded with; "" for what isn't given."""
         return {
             "required": {
                 "name": ("STRING", {"default": "embedded"}),
                 "dtype": (["float32", "bfloat16", "float16"],),
                 "device": (DEVICES,),
-            }
+            },
+            "optional": {name: _input(kind) for name, kind in get_type_hints(LoadOptions).items()},
         }
 
-    def run(self, name: str, dtype: str, device: str) -> tuple[Any, ...]:
+    def run(self, name: str, dtype: str, device: str, **options: Any) -> tuple[Any, ...]:
         """Load it."""
-        return (load_backbone(name, dtype, _device(device)),)
+        given = {key: value for key, value in options.items() if value}
+        return (load_backbone(name, dtype, _device(device), **given),)
 
 
 class PriorFromMask(Node):
@@ -233,6 +236,14 @@ class Maps(Node):
             torch.stack([torch.from_numpy(overlay(under, plane)).float() / 255 for plane in maps.mean(0)])
             for maps in (inversion.maps, inversion.initial_maps)
         )
+
+
+def _input(kind: Any) -> tuple[Any, ...]:
+    """An option that may stay away, as ComfyUI's: a choice, a switch, or a text."""
+    choices = [value for each in (kind, *get_args(kind)) if get_origin(each) is Literal for value in get_args(each)]
+    if choices:
+        return (["", *choices],)
+    return ("BOOLEAN", {"default": False}) if kind is bool else ("STRING", {"default": ""})
 
 
 def _before() -> dict[str, Any]:

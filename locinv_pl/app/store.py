@@ -30,6 +30,7 @@ KEY = re.compile(r"[0-9a-f]{64}")
 GONE = "is no longer kept; open the photograph again"
 MEGAPIXELS = 40
 MEGABYTES = 20
+LONGEST = 8  # times the side that a photograph's longer one may have: padded, it is as large as its square
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +60,8 @@ class Store:
     Args:
         folder: made where it isn't there, for its owner alone.
         gigabytes: that it may hold.
-        side: pixels to which the shorter side of a photograph is reduced, where it has more: a model sees less.
+        side: pixels to which the shorter side of a photograph is reduced, where it has more: a model sees less; the
+            longer one to eight times as many.
     """
 
     def __init__(self, folder: Path, gigabytes: float = 4, side: int = 1024):
@@ -92,8 +94,9 @@ class Store:
         except InputError as error:
             path.unlink(missing_ok=True)
             raise InputError(str(error).replace(str(path), "photograph")) from None
-        if (k := self.side / min(image.size)) < 1:
-            small = image.resize((round(k * image.width), round(k * image.height)), Image.Resampling.LANCZOS)
+        if (k := min(self.side / min(image.size), LONGEST * self.side / max(image.size))) < 1:
+            size = (max(1, round(k * image.width)), max(1, round(k * image.height)))
+            small = image.resize(size, Image.Resampling.LANCZOS)
             write_atomically(path, to_png(small), lasting=False)
         self._trim()
         return key
@@ -147,7 +150,8 @@ class Store:
     def edit(self, key: str) -> MadeEdit:
         """A kept edit."""
         tensors, header = read_tensors(self._there("edits", key))
-        about = json.loads(header["about"])
+        usual = {"model": {}, "dtype": "float32", "resolution": 16}  # older files don't have them
+        about = {**usual, **json.loads(header["about"])}
         maps = tuple(
             {word: tensors[f"map {n} {k}"] for k, word in enumerate(words)} for n, words in enumerate(about["words"])
         )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,6 +14,7 @@ from torch import Tensor
 from locinv_pl.app.places import data_url
 from locinv_pl.app.suggestions import PALETTE, Suggestion, changes
 from locinv_pl.drawing import overlay
+from locinv_pl.editing.settings import as_word, changed
 
 SMALL = 192  # pixels of a map's or a thumbnail's longer side
 PHASES = {"invert": "finding the noise", "optimize": "moving the words to their places", "edit": "editing"}
@@ -69,6 +71,26 @@ def diff(source: str, target: str) -> str:
     tags = {"same": "span", "new": "mark", "gone": "del"}
     pieces = [f"<{tags[kind]}>{escape(text)}</{tags[kind]}>" for kind, text in changes(source, target)]
     return f'<p class="diff">{" ".join(pieces)}</p>'
+
+
+def explained(source: str, target: str, settings: Mapping[str, Any], is_masked: bool) -> str:
+    """What an edit was made of: its words, its settings, those that differ from the defaults first, and its mask.
+
+    Args:
+        source: the source prompt.
+        target: the target prompt.
+        settings: of the edit, as plain values.
+        is_masked: whether a mask said where it may change the image.
+    """
+    differs = changed(settings)
+    rows = [(name, settings[name], name in differs) for name in [*differs, *(settings.keys() - differs.keys())]]
+    told = "".join(
+        f"<tr{' class=changed' if is_changed else ''}><th scope=row>{escape(name)}</th>"
+        f"<td>{escape(as_word(value))}{' · not the default' if is_changed else ''}</td></tr>"
+        for name, value, is_changed in sorted(rows, key=lambda row: (not row[2], row[0]))
+    )
+    where = "the bright part under <i>Difference</i> alone" if is_masked else "all of the image: no mask held it back"
+    return f'{diff(source, target)}<p class="said note">It could change {where}.</p><table>{told}</table>'
 
 
 def chips(suggestions: Iterable[Suggestion]) -> str:

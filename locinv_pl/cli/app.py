@@ -10,14 +10,17 @@ from locinv_pl.errors import InputError, check_choice, tell
 from locinv_pl.grounding.models import FoundationModels
 from locinv_pl.method.policies import load_method
 from locinv_pl.networks.loading import load_backbone
+from locinv_pl.networks.options import LoadOptions
 
 
 def app(
     backbone: str = "embedded",
     device: str = "auto",
     dtype: str = "float32",
+    model: LoadOptions = LoadOptions(),
     method: str = "locinv_direct",
     num_steps: int | None = None,
+    resolution: int = 16,
     find: Finder | None = None,
     models: FoundationModels = FoundationModels(),
     cache: Path | None = None,
@@ -29,11 +32,13 @@ def app(
     """Open a page in the browser: one photograph, inverted and edited by its words, with boxes and brush.
 
     Args:
-        backbone: "embedded", a folder in diffusers' layout, or a hub id.
+        backbone: "embedded", a folder in diffusers' layout, a checkpoint in one file, or a hub id.
         device: the device to compute on: auto, cpu, cuda, mps.
         dtype: of the weights: float32, bfloat16 or float16.
+        model: what the model is loaded with, as in train.py: model.lora=FILE, model.layout=FOLDER.
         method: the method that the page begins with.
         num_steps: T that it begins with, denoising timesteps; the method's own by default.
+        resolution: side of the attention grid in cells; Stable Diffusion XL has 32 at its own size, SD3 64.
         find: finds nouns, points' masks and a caption on request: grounded_sam or sam3.
         models: the models behind find; models.segmenter=NAME and so on.
         cache: the folder in which photographs, inversions and edits are kept; by default one that goes with the page.
@@ -54,10 +59,11 @@ def app(
         check_choice("find", find, Finder)
         models = models.without_detector() if find == "sam3" else models
     page = build(
-        load_backbone(backbone, dtype, device_of(device)),
+        load_backbone(backbone, dtype, device_of(device), **model.given),
         cache,
         method=method,
         steps=num_steps or 0,
+        resolution=resolution,
         models=models if find else None,
     )
     try:

@@ -28,7 +28,8 @@ from locinv_pl.measures.edits import MeasureSettings
 from locinv_pl.method.policies import Method, load_method
 from locinv_pl.method.progress import Progress
 from locinv_pl.networks.loading import load_backbone
-from locinv_pl.photo import PhotoRun, command_of, open_photo, save_photo
+from locinv_pl.networks.options import LoadOptions
+from locinv_pl.photo import PhotoEdit, PhotoRun, command_of, open_photo, save_photo
 from locinv_pl.run.names import file_name
 from locinv_pl.types import Inversion
 from locinv_pl.words import tidy
@@ -58,6 +59,7 @@ def photo(
     edit: EditSettings = EditSettings(),
     region: Path | None = None,
     measures: MeasureSettings = MeasureSettings(),
+    model: LoadOptions = LoadOptions(),
     dtype: str = "float32",
     device: str = "auto",
     open: bool = False,
@@ -76,7 +78,7 @@ def photo(
         mask: mask.NOUN=FILE, white where the noun is, of the photograph's size.
         point: point.NOUN=x,y;x,y on the noun, !x,y beside it; models.segmenter finds its mask.
         output: the folder of everything that is made; photographs that share it share method and model.
-        backbone: "embedded", a folder in diffusers' layout, or a hub id.
+        backbone: "embedded", a folder in diffusers' layout, a checkpoint in one file, or a hub id.
         method: method=NAME takes configs/method/NAME.yaml, method.KEY=VALUE overrides.
         num_steps: T, denoising timesteps; the method's own by default.
         resolution: side of the attention grid in cells.
@@ -87,6 +89,7 @@ def photo(
         edit: edit.KEY=VALUE changes how edits are made.
         region: a mask of the photograph's size, white where the edits may change it.
         measures: the networks that choose among the strengths of an edit, with edit.candidates above 1.
+        model: what the model is loaded with, as in train.py: model.lora=FILE, model.layout=FOLDER.
         dtype: of the weights: float32, bfloat16 or float16.
         device: the device to compute on: auto, cpu, cuda, mps.
         open: whether the browser shows the report.
@@ -125,7 +128,7 @@ def photo(
             f"photo: no noun has a place; give box.{named}=x,y,width,height or mask.{named}=FILE "
             f"(nouns of the prompt: {', '.join(missing) or 'none found'}), or find=grounded_sam"
         )
-    networks = load_backbone(backbone, dtype, device_of(device))
+    networks = load_backbone(backbone, dtype, device_of(device), **model.given)
     each: Mapping[str, Prior | list[Prior]] = {k: v if len(v) > 1 else v[0] for k, v in priors.items()}
     shot = open_photo(opened, prompt, each, networks, fit, name=Path(image).stem)
     allowed = None
@@ -159,7 +162,7 @@ def _example(
     image, mask = str(EXAMPLE / known["image"]), {noun: str(EXAMPLE / file) for noun, file in known["mask"].items()}
     shot = open_photo(image, known["prompt"], {**_priors(known["box"]), **mask}, 128)
     masks = {noun: [file] for noun, file in mask.items()}
-    print(f"A worked example:\n\n    {command_of(shot, known['edits'], image=image, masks=masks)}\n")
+    print(f"A worked example:\n\n    {command_of(PhotoEdit(shot, known['edits'], image, masks))}\n")
     return image, known["prompt"], known["box"], mask, known["edits"]
 
 

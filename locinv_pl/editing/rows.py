@@ -13,6 +13,7 @@ from torch import Tensor
 from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError
 from locinv_pl.networks.backbone import Backbone
+from locinv_pl.networks.options import ORIGIN
 from locinv_pl.types import Edit, Inversion, Span, overlap
 from locinv_pl.words import Word, find_word, load_words
 from locinv_pl.words.alignment import Alignment, align, edit_kind
@@ -295,7 +296,7 @@ def _check(inversion: Inversion, first: Inversion, backbone: Backbone) -> None:
     if settings["backbone"] != backbone.name:
         made_with = settings["backbone"]
         raise InputError(f"inversion {inversion.id!r}: made with backbone {made_with!r}, not {backbone.name!r}")
-    for key in ("lora", "layout", "quantize"):
+    for key in ORIGIN:
         if (made_with := settings.get(key)) != backbone.origin.get(key):
             raise InputError(
                 f"inversion {inversion.id!r}: made with model.{key}={made_with}, not {backbone.origin.get(key)}"

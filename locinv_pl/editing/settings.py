@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -121,6 +122,34 @@ class EditSettings:
             raise InputError(f"edit.smooth={self.smooth}: give a number of 0 or more")
         if not 1 <= self.candidates <= MOST_CANDIDATES:
             raise InputError(f"edit.candidates={self.candidates}: give 1 to {MOST_CANDIDATES}")
+
+
+def changed(settings: EditSettings | Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that differ from their defaults, by name.
+
+    Args:
+        settings: of an edit, or as they stand in files, where those of another editor all count as changed.
+
+    >>> changed(EditSettings(swap_steps=0.5))
+    {'swap_steps': 0.5}
+    >>> changed({"swap_steps": 0.3, "strength": 0.8})
+    {'strength': 0.8}
+    """
+    usual = vars(EditSettings())
+    each = vars(settings) if isinstance(settings, EditSettings) else settings
+    return {name: value for name, value in each.items() if name not in usual or value != usual[name]}
+
+
+def as_word(value: Any) -> str:
+    """A setting as a word of the command line has it.
+
+    Args:
+        value: a plain value.
+
+    >>> as_word({"red": 0.3}), as_word("prior")
+    ('{"red": 0.3}', 'prior')
+    """
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def strengths(settings: EditSettings) -> list[tuple[float, EditSettings]]:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from locinv_pl.drawing import to_array
 from locinv_pl.errors import InputError
+from locinv_pl.grounding.models import FoundationModels
 from locinv_pl.io.files import write_json
 from locinv_pl.io.images import AnyImage, as_image
 
@@ -25,12 +26,12 @@ class Cache:
     A file that is damaged, down to a single digit, counts as absent: it holds its answer's hash.
 
     Args:
-        root: the folder of all answers, ``data.models.cache``.
+        models: whose ``cache`` is the folder of all answers.
         kind: the folder in it for these, as "masks".
     """
 
-    def __init__(self, root: str, kind: str):
-        self._root, self._folder = root, Path(root).expanduser() / kind
+    def __init__(self, models: FoundationModels, kind: str):
+        self._key, self._folder = f"{models.KEY}.cache={models.cache}", Path(models.cache).expanduser() / kind
 
     def recall(self, asked: Mapping[str, Any], answer: Callable[[], Any]) -> Any:
         """The answer to a question, from its file, or else computed and written there.
@@ -52,7 +53,7 @@ class Cache:
         try:
             write_json(path, {"asked": question, "answer": new, "sha256": _digest(new)})
         except InputError:
-            raise InputError(f"data.models.cache={self._root}: can't be written; give a folder that can") from None
+            raise InputError(f"{self._key}: can't be written; give a folder that can") from None
         return new
 
 

@@ -24,7 +24,7 @@ class Blip:
 
     def __init__(self, models: FoundationModels):
         self.models = models
-        self._cache = Cache(models.cache, "captions")
+        self._cache = Cache(models, "captions")
 
     def caption(self, image: Image.Image) -> str:
         """What the image shows, in one short phrase without a full stop.

@@ -43,7 +43,7 @@ def detect(
     if len(offsets) > network.config.max_text_len:
         raise InputError(
             f"{len(phrases)} nouns for one image: their text has {len(offsets)} tokens, "
-            f"data.models.detector={models.detector} reads {network.config.max_text_len}; give fewer"
+            f"{models.KEY}.detector={models.detector} reads {network.config.max_text_len}; give fewer"
         )
     inputs = processor(images=image, text=text, return_tensors="pt").to(network.device)
     out = network(**inputs)

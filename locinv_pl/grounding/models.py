@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -45,6 +45,8 @@ class FoundationModels:
         InputError: a threshold lies outside [0, 1], or there is no such device.
     """
 
+    KEY: ClassVar[str] = "models"  # of these settings, in errors
+
     detector: str = "IDEA-Research/grounding-dino-tiny"
     segmenter: str = "facebook/sam-vit-base"
     captioner: str = "Salesforce/blip-image-captioning-base"
@@ -57,11 +59,11 @@ class FoundationModels:
         for name in ("box_threshold", "text_threshold"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
-                raise InputError(f"data.models.{name}={value}: must lie between 0 and 1")
+                raise InputError(f"{self.KEY}.{name}={value}: must lie between 0 and 1")
         try:
             torch.device(self.device)
         except RuntimeError:
-            raise InputError(f"data.models.device={self.device}: no such device; use cpu or cuda") from None
+            raise InputError(f"{self.KEY}.device={self.device}: no such device; use cpu or cuda") from None
 
     def without_detector(self) -> FoundationModels:
         """The same, with SAM 3 in place of detector and segmenter: :data:`SAM3`, where the segmenter is the default.
@@ -75,6 +77,12 @@ class FoundationModels:
         return replace(self, detector="", segmenter=segmenter)
 
 
+class DataModels(FoundationModels):
+    """Those of a data module, whose key on the command line is another; arguments as of :class:`FoundationModels`."""
+
+    KEY: ClassVar[str] = "data.models"
+
+
 def kind_of(models: FoundationModels, part: Part) -> str:
     """The kind of one of the models, a key of :data:`CLASSES`; no weights are read for it.
 
@@ -86,11 +94,11 @@ def kind_of(models: FoundationModels, part: Part) -> str:
         InputError: none is named, it can't be found, or it is of a kind that can't do this.
     """
     name, kinds = getattr(models, part), CLASSES[part]
-    key = f"data.models.{part}={name}"
+    key = f"{models.KEY}.{part}={name}"
     *others, last = kinds
     named = f"{', '.join(others)} or {last}" if others else last
     if not name:
-        raise InputError(f"data.models.{part}: names no model; give a folder or a hub id of kind {named}")
+        raise InputError(f"{models.KEY}.{part}: names no model; give a folder or a hub id of kind {named}")
     if (kind := model_kind(key, name)) not in kinds:
         raise InputError(f"{key}: is a model of kind {kind}; give one of kind {named}")
     return kind
@@ -110,7 +118,7 @@ def load(models: FoundationModels, part: Part) -> Loaded:
     module, _, tools = processor.rpartition(".")
     name = getattr(models, part)
     loaded = load_pretrained(
-        f"data.models.{part}={name}",
+        f"{models.KEY}.{part}={name}",
         name,
         getattr(import_module("transformers"), network),
         getattr(import_module(module), tools),
@@ -118,4 +126,4 @@ def load(models: FoundationModels, part: Part) -> Loaded:
     try:
         return loaded._replace(network=loaded.network.to(models.device))
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"data.models.device={models.device}: can't be used ({reason(error)}); use cpu") from error
+        raise InputError(f"{models.KEY}.device={models.device}: can't be used ({reason(error)}); use cpu") from error

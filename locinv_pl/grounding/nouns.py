@@ -50,7 +50,7 @@ class GroundedSam:
 
     def __init__(self, models: FoundationModels):
         self.models = models
-        self._cache = Cache(models.cache, "masks")
+        self._cache = Cache(models, "masks")
 
     def find(self, image: Image.Image, nouns: Sequence[str]) -> dict[str, Found]:
         """Find nouns on an image.
@@ -99,8 +99,8 @@ class GroundedSam:
             each = segment_nouns(self._segmenter, image, phrases, self.models.box_threshold)
         elif not self.models.detector:
             raise InputError(
-                f"data.models.segmenter={self.models.segmenter}: is a model of kind {self._kind}, which finds no nouns "
-                f"without a detector; give one of kind sam3, or use prior=grounded_sam"
+                f"{self.models.KEY}.segmenter={self.models.segmenter}: is a model of kind {self._kind}, which finds no "
+                f"nouns without a detector; give one of kind sam3, or use prior=grounded_sam"
             )
         else:
             boxes, scores, owners = self._detect(image, phrases)
@@ -144,7 +144,7 @@ def find_priors(
     if missing := [repr(noun) for noun in nouns if noun not in found]:
         raise InputError(
             f"{'noun' if len(missing) == 1 else 'nouns'} {', '.join(missing)}: not found on the image; "
-            f"give a box or a mask, or lower data.models.box_threshold"
+            f"give a box or a mask, or lower {models.KEY}.box_threshold"
         )
     return {noun: torch.from_numpy(place.mask) for noun, place in found.items()}
 

@@ -120,7 +120,7 @@ class PointSegmenter:
 
     def __init__(self, models: FoundationModels):
         if kind_of(models, "segmenter") == "sam3":
-            name = f"data.models.segmenter={models.segmenter}"
+            name = f"{models.KEY}.segmenter={models.segmenter}"
             raise InputError(f"{name}: SAM 3 takes nouns, no points; give SAM or SAM 2")
         self._segmenter = load(models, "segmenter")
 

@@ -65,7 +65,8 @@ class Word:
         """As arguments of a parser.
 
         Args:
-            roots: what the command's keys begin with; a word stands for a longer key if that begins with one of them.
+            roots: what the command's keys begin with; a word that is none of them stands for a longer key if that
+                begins with one.
 
         Raises:
             InputError: the value names no file of its group.
@@ -74,7 +75,7 @@ class Word:
             return list(self.texts)
         first, dot, below = self.key.partition(".")
         long = KEYS[first][0] if first in KEYS else first
-        key = long if long.partition(".")[0] in roots else first
+        key = long if first not in roots and long.partition(".")[0] in roots else first
         return [f"--{key}{dot}{below}={group_file(self.name, self.value) if self.content == 'group' else self.value}"]
 
 

@@ -59,6 +59,8 @@ class Backbone(ABC):
     ):
         self.name, self.tuning = name, tuning
         self.origin: Mapping[str, str] = {}  # what else it was loaded from, as options of load_backbone
+        self.components: Mapping[str, Any] = {}  # where it was loaded, those of the libraries, as in PARTS
+        self.index: Mapping[str, Any] = {}  # and its model_index.json
         self.vae, self.text, self.denoiser, self.scheduler = vae, text, denoiser, scheduler
         for net in self._networks:
             net.requires_grad_(False).eval()
@@ -101,6 +103,11 @@ class Backbone(ABC):
     def parts(cls, index: Mapping[str, Any]) -> dict[str, str]:
         """The components of a model, as in ``PARTS``, from the content of its model_index.json."""
         return cls.PARTS
+
+    @classmethod
+    def networks(cls, index: Mapping[str, Any]) -> list[str]:
+        """Those of its components that have weights."""
+        return [part for part in cls.parts(index) if not part.startswith(("tokenizer", "scheduler"))]
 
     @classmethod
     def options(cls, index: Mapping[str, Any]) -> dict[str, Any]:

@@ -126,6 +126,7 @@ class Architecture(Protocol):
     """What a folder is compared with; :class:`~locinv_pl.networks.backbone.Backbone` says more."""
 
     PIPELINES: ClassVar[tuple[str, ...]]
+    PARTS: ClassVar[dict[str, str]]
 
     @classmethod
     def parts(cls, index: Mapping[str, Any]) -> dict[str, str]:
@@ -337,7 +338,7 @@ def _refuse_others(folder: Path, key: str, architecture: type[Architecture]) -> 
     for prefix, name in FAMILIES.items():
         if family.startswith(prefix) and family not in architecture.PIPELINES:
             raise InputError(f"{key}: is {name} ({family}), which no editor takes; {TAKEN}")
-    if family not in architecture.PIPELINES and (folder / "transformer").is_dir() and not (folder / "unet").is_dir():
+    if "unet" in architecture.PARTS and (folder / "transformer").is_dir() and not (folder / "unet").is_dir():
         raise InputError(f"{key}: is a diffusion transformer ({family or 'transformer/'}), not a UNet; {TAKEN}")
     if any((folder / part).is_dir() for part in SCHEMAS):
         return

@@ -49,7 +49,7 @@ def model_kind(key: str, name: str) -> str:
     Weights of a video model hold those of its image model: "sam2_video" is of kind "sam2".
 
     Args:
-        key: names the model in errors, as in "data.models.segmenter=NAME".
+        key: names the model in errors, as in "models.segmenter=NAME".
         name: a folder or a hub id.
 
     Raises:

@@ -25,6 +25,7 @@ from locinv_pl.networks.folder import (
 from locinv_pl.networks.hub import ask_hub, reason
 from locinv_pl.networks.lora import add_lora
 from locinv_pl.networks.offload import LARGE, quantization
+from locinv_pl.networks.options import ORIGIN, LoadOptions
 from locinv_pl.networks.tuning import Tuning
 
 
@@ -55,13 +56,10 @@ def load_backbone(
         variant: weight variant of the files, such as "fp16"; of a folder that has no others it is taken unasked.
         tuning: how the networks are run.
         for_editors: whether the UNet may take the channels of an editor's, besides its latents'.
-        lora: a LoRA's .safetensors file, which is added to the weights.
-        layout: of a checkpoint in one file, the folder of a model of its kind in diffusers' layout, for its
-            configurations and its tokenizer, and for all but the transformer of Stable Diffusion 3 or FLUX; by default
-            the hub's or its cache's.
-        offload: keep on the device the networks that are needed, and the others on the CPU.
-        quantize: how T5's weights are quantised, a name of :data:`~locinv_pl.networks.offload.QUANTIZERS`; None leaves
-            them as they are.
+        lora: as of :class:`~locinv_pl.networks.options.LoadOptions`.
+        layout: as of :class:`~locinv_pl.networks.options.LoadOptions`.
+        offload: as of :class:`~locinv_pl.networks.options.LoadOptions`.
+        quantize: as of :class:`~locinv_pl.networks.options.LoadOptions`.
 
     Raises:
         InputError: the folder is missing, incomplete or damaged, holds another kind of model, or the hub has none of
@@ -125,20 +123,15 @@ def load_backbone(
         return assemble(index, networks, config)
 
     def assemble(index: Mapping[str, Any], networks: dict[str, Any], config: Mapping[str, Any]) -> Backbone:
-        architecture = architecture_of(index)
+        architecture = check_components(networks, index, config, key, for_editors)
         if quantize is not None and LARGE not in architecture.parts(index).values():
             raise InputError(f"model.quantize={quantize}: {key} has no T5, which is what it quantises; leave it out")
-        configs = {part: _config_of(network) for part, network in networks.items() if hasattr(network, "config")}
-        check_configs({**configs, "scheduler": config}, key, architecture, architecture.parts(index), for_editors)
-        for part, network in networks.items():
-            if part.startswith("tokenizer"):
-                fit_tokenizer(network, networks[part.replace("tokenizer", "text_encoder")].config, key)
         if lora is not None:
             add_lora(networks, Path(lora).expanduser(), f"model.lora={lora}")
         networks["scheduler"] = architecture.make_scheduler(config)
         backbone = architecture(name_or_path, **networks, **architecture.options(index), tuning=tuning)
-        origin = {"lora": lora, "layout": layout, "quantize": quantize}
-        backbone.origin = {name: value for name, value in origin.items() if value is not None}
+        backbone.components, backbone.index = networks, index
+        backbone.origin = LoadOptions(lora=lora, layout=layout, quantize=quantize).given
         backbone.offload = offload
         return backbone.to(device)
 
@@ -171,9 +164,37 @@ def load_as(settings: Mapping[str, Any], device: torch.device | str = "cpu", tun
     Raises:
         InputError: as :func:`load_backbone` does.
     """
-    origin = {key: settings[key] for key in ("lora", "layout", "quantize") if key in settings}
+    origin = {key: settings[key] for key in ORIGIN if key in settings}
     offload = bool(settings.get("rounding", {}).get("offload", False))
     return load_backbone(settings["backbone"], settings["dtype"], device, tuning=tuning, offload=offload, **origin)
+
+
+def check_components(
+    components: Mapping[str, Any],
+    index: Mapping[str, Any],
+    scheduler: Mapping[str, Any],
+    key: str,
+    for_editors: bool = False,
+) -> type[Backbone]:
+    """The architecture of a model's components, which must fit each other; tokenizers get their encoders' lengths.
+
+    Args:
+        components: of diffusers and transformers, by the names in the architecture's ``PARTS``, without the scheduler.
+        index: the content of the model's model_index.json.
+        scheduler: the scheduler's configuration.
+        key: names the model in errors, as in "backbone=NAME".
+        for_editors: whether the denoiser may take the channels of an editor's, besides its latents'.
+
+    Raises:
+        InputError: they are no model that can be inverted, or of different ones.
+    """
+    architecture = architecture_of(index)
+    configs = {part: _config_of(each) for part, each in components.items() if hasattr(each, "config")}
+    check_configs({**configs, "scheduler": scheduler}, key, architecture, architecture.parts(index), for_editors)
+    for part, tokenizer in components.items():
+        if part.startswith("tokenizer"):
+            fit_tokenizer(tokenizer, components[part.replace("tokenizer", "text_encoder")].config, key)
+    return architecture
 
 
 def fit_tokenizer(tokenizer: Any, config: Any, key: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
 from typing import cast
 
@@ -13,14 +12,13 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
-from locinv_pl.api import Prior, make_sample, open_image
+from locinv_pl.api import Prior, are_several, make_sample, open_image, read_prior
 from locinv_pl.drawing import to_array, to_png
 from locinv_pl.errors import InputError
 from locinv_pl.io.files import write_atomically
 from locinv_pl.io.frames import Fit, inside
-from locinv_pl.io.images import AnyImage, as_image, as_mask
+from locinv_pl.io.images import AnyImage, Size, as_image
 from locinv_pl.networks.backbone import Backbone
-from locinv_pl.priors import check_box
 from locinv_pl.run.names import file_name
 from locinv_pl.types import EditSample
 
@@ -99,7 +97,10 @@ def open_photo(
     pixels = as_image(image)
     opened = open_image(pixels, backbone, fit)
     size = (pixels.shape[-1], pixels.shape[-2])
-    own = {noun: [_own(prior, size, noun) for prior in _each(given)] for noun, given in priors.items()}
+    own = {
+        noun: [_own(prior, size, noun) for prior in (given if are_several(given) else [cast("Prior", given)])]
+        for noun, given in priors.items()
+    }
     planes: dict[str, Prior | list[Prior]] = {}
     for noun, given in own.items():
         framed: list[Prior] = [
@@ -182,18 +183,13 @@ _Dumper.add_representer(
 )
 
 
-def _each(given: Prior | list[Prior]) -> list[Prior]:
-    """The priors of a noun; a box, though a list of numbers, is one."""
-    return given if isinstance(given, list) and not all(isinstance(x, Real) for x in given) else [cast("Prior", given)]
-
-
-def _own(prior: Prior, size: tuple[int, int], noun: str) -> Tensor | tuple[float, ...]:
+def _own(prior: Prior, size: Size, noun: str) -> Tensor | tuple[float, ...]:
     """A prior in the photograph's own pixels: a mask (H, W) of 0 and 1, or a box."""
     where = f"noun {noun!r}"
-    numbers = prior.tolist() if isinstance(prior, (Tensor, np.ndarray)) and prior.shape == (4,) else prior
-    if isinstance(numbers, (list, tuple)) and all(isinstance(number, Real) for number in numbers):
-        return tuple(check_box(numbers, *size, where))
-    mask = inside(as_mask(prior, size, where))
+    given = read_prior(prior, size, where)
+    if not isinstance(given, Tensor):
+        return given
+    mask = inside(given)
     if tuple(mask.shape) != size[::-1]:
         raise InputError(
             f"{where}: its mask is {mask.shape[1]}x{mask.shape[0]} but the image is {size[0]}x{size[1]}; "

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from os import PathLike
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -26,11 +27,9 @@ from locinv_pl.errors import InputError, check_choice
 from locinv_pl.io.frames import Fit
 from locinv_pl.io.images import AnyImage
 from locinv_pl.method.policies import Method
-from locinv_pl.networks.architectures.sdxl import StableDiffusionXL
-from locinv_pl.networks.architectures.stable_diffusion import StableDiffusion
 from locinv_pl.networks.backbone import Backbone
-from locinv_pl.networks.folder import check_configs
-from locinv_pl.networks.loading import fit_tokenizer, model_folder
+from locinv_pl.networks.loading import check_components, load_backbone, model_folder
+from locinv_pl.networks.options import OPTIONS
 from locinv_pl.photo import open_photo
 from locinv_pl.types import Edit, Inversion
 
@@ -78,14 +77,15 @@ class LocInvPipeline(DiffusionPipeline):
     """Inverts images, and edits them by prompts, with the argument names of diffusers.
 
     Args:
-        vae, text_encoder, tokenizer, unet, scheduler: of Stable Diffusion 1.x or 2.x.
-        text_encoder_2, tokenizer_2: with them the model is Stable Diffusion XL.
+        vae, text_encoder, tokenizer, scheduler, unet, transformer, text_encoder_2, tokenizer_2, text_encoder_3,
+            tokenizer_3: the components of a model of any architecture in :mod:`locinv_pl.networks.architectures`;
+            those that it doesn't have are None.
         force_zeros_for_empty_prompt: whether Stable Diffusion XL's ∅ is zeros.
         name: what the model is called in inversions, which another model's pipeline refuses; by default the folder or
             hub id that it was loaded from. :meth:`save_pretrained` keeps it.
     """
 
-    _optional_components = ["text_encoder_2", "tokenizer_2"]
+    _optional_components = ["unet", "transformer", "text_encoder_2", "tokenizer_2", "text_encoder_3", "tokenizer_3"]
     _callback_tensor_inputs = ["latents"]
 
     def __init__(
@@ -93,10 +93,13 @@ class LocInvPipeline(DiffusionPipeline):
         vae: Any,
         text_encoder: Any,
         tokenizer: Any,
-        unet: Any,
         scheduler: Any,
+        unet: Any = None,
+        transformer: Any = None,
         text_encoder_2: Any = None,
         tokenizer_2: Any = None,
+        text_encoder_3: Any = None,
+        tokenizer_3: Any = None,
         force_zeros_for_empty_prompt: bool = True,
         name: str | None = None,
     ):
@@ -105,13 +108,17 @@ class LocInvPipeline(DiffusionPipeline):
             vae=vae,
             text_encoder=text_encoder,
             tokenizer=tokenizer,
-            unet=unet,
             scheduler=scheduler,
+            unet=unet,
+            transformer=transformer,
             text_encoder_2=text_encoder_2,
             tokenizer_2=tokenizer_2,
+            text_encoder_3=text_encoder_3,
+            tokenizer_3=tokenizer_3,
         )
         self.register_to_config(force_zeros_for_empty_prompt=force_zeros_for_empty_prompt, name=name)
-        self._made: tuple[tuple[Any, ...], Backbone] | None = None
+        self._made: tuple[Any, Backbone] | None = None
+        self._loaded_from: tuple[str, Mapping[str, str]] = "", {}
         self._away: torch.device | None = None
         self._interrupt = False
 
@@ -122,13 +129,33 @@ class LocInvPipeline(DiffusionPipeline):
         """Load a model, as any pipeline of diffusers.
 
         Args:
-            pretrained_model_name_or_path: a folder in diffusers' layout, a hub id, or "embedded", the small model
-                inside this package.
-            kwargs: those of DiffusionPipeline.from_pretrained, such as ``torch_dtype`` and ``variant``.
+            pretrained_model_name_or_path: a folder in diffusers' layout, a hub id, a checkpoint in one file, or
+                "embedded", the small model inside this package.
+            kwargs: those of DiffusionPipeline.from_pretrained, such as ``torch_dtype`` and ``variant``. With one of
+                :class:`~locinv_pl.networks.options.LoadOptions`, such as ``lora``, or a checkpoint in one file, those
+                of :func:`locinv_pl.load_backbone`, with ``torch_dtype`` for ``dtype``.
+
+        Raises:
+            InputError: as :func:`locinv_pl.load_backbone` does.
         """
         name = str(pretrained_model_name_or_path)
+        if Path(name).is_file() or not kwargs.keys().isdisjoint(OPTIONS):
+            return cls.of(load_backbone(name, kwargs.pop("torch_dtype", torch.float32), **kwargs))
         pipe = super().from_pretrained(str(model_folder(name)), **kwargs)
         pipe.register_to_config(name=pipe.config["name"] or name)
+        return pipe
+
+    @classmethod
+    def of(cls, backbone: Backbone) -> LocInvPipeline:
+        """A pipeline of a model that is loaded already.
+
+        Args:
+            backbone: from :func:`locinv_pl.load_backbone`.
+        """
+        zero = {key: backbone.index[key] for key in ("force_zeros_for_empty_prompt",) if key in backbone.index}
+        pipe = cls(**backbone.components, **zero, name=None if backbone.origin else backbone.name)
+        pipe._loaded_from = backbone.name, backbone.origin
+        pipe._made = pipe._state, backbone
         return pipe
 
     @property
@@ -138,26 +165,23 @@ class LocInvPipeline(DiffusionPipeline):
         Raises:
             InputError: they are no model that can be inverted.
         """
-        architecture = StableDiffusion if self.text_encoder_2 is None else StableDiffusionXL
-        parts: dict[str, Any] = {name: getattr(self, name) for name in architecture.PARTS}
-        key = (*map(id, parts.values()), self.unet.device, self.unet.dtype)
-        if self._made is None or self._made[0] != key:
-            name = self.config["name"] or self.config.get("_name_or_path") or type(self).__name__
-            where = f"backbone={name}"
+        if self._made is None or self._made[0] != self._state:
+            name, origin = self._loaded_from
+            name = name or self.config["name"] or self.config.get("_name_or_path") or type(self).__name__
+            parts = {part: each for part, each in self.components.items() if each is not None and part != "scheduler"}
             config = {**self.scheduler.config, "_class_name": type(self.scheduler).__name__}
-            configs = {
-                part: each.config.to_dict() if hasattr(each.config, "to_dict") else dict(each.config)
-                for part, each in parts.items()
-                if hasattr(each, "parameters")
-            }
-            check_configs({**configs, "scheduler": config}, where, architecture, architecture.PARTS)
-            for part in parts:
-                if part.startswith("tokenizer"):
-                    fit_tokenizer(parts[part], parts[part.replace("tokenizer", "text_encoder")].config, where)
-            parts["scheduler"] = architecture.make_scheduler(config)
-            options = architecture.options(dict(self.config))
-            self._made = key, architecture(name, **parts, **options)
+            architecture = check_components(parts, self.config, config, f"backbone={name}")
+            scheduler = architecture.make_scheduler(config)
+            backbone = architecture(name, **parts, scheduler=scheduler, **architecture.options(self.config))
+            backbone.origin = origin
+            self._made = self._state, backbone  # a network may have been cast
         return self._made[1]
+
+    @property
+    def _state(self) -> list[Any]:
+        """What the backbone depends on."""
+        networks = [each for each in self.components.values() if isinstance(each, torch.nn.Module)]
+        return [*map(id, self.components.values()), *((each.device, each.dtype) for each in networks)]
 
     def invert(
         self,

@@ -76,7 +76,14 @@ def test_the_whole_way_by_mouse(tab: Any, served: Any, tmp_path: Path) -> None:
     png = Image.open(io.BytesIO(downloaded(tab, "#get-png")))
     assert png.format == "PNG" and png.size == (128, 128)
     assert png.text["target"] == "a red bird and a cat" and json.loads(png.text["settings"])
-    assert downloaded(tab, "#get-report").startswith(b"<!doctype html>")
+    report = downloaded(tab, "#get-report").decode()
+    assert report.startswith("<!DOCTYPE html>") and report.count("mask: where the edit may change the image") == 3
+    assert "locinv photo image=photo-" in report and "PhotoRun(" in report and "self_replace_steps" in report
+    assert str(served.store.folder) not in report
+    tab.at.click("[role=tab]:has-text('How it was made')")
+    changed = tab.at.locator("#explained .changed").all_inner_texts()  # the third strength's
+    assert any(text.startswith("attribute_steps") and text.endswith("not the default") for text in changed)
+    assert tab.at.locator("#explained mark").all_inner_texts() == ["red"]
     (tmp_path / "image.safetensors").write_bytes(downloaded(tab, "#get-inversion"))
     assert Inversion.load(tmp_path / "image.safetensors").nouns == ("bird", "cat")
     tab.at.click("[role=tab]:has-text('Command')")

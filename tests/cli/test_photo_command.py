@@ -174,6 +174,9 @@ BAD = {
     "region": ([PROMPT, CAT, PIG, "region=small.png"], ["small.png"]),
     "dtype": ([PROMPT, CAT, "dtype=float8"], ["float8"]),
     "device": ([PROMPT, CAT, "device=abacus"], ["abacus"]),
+    "lora": ([PROMPT, CAT, "model.lora=none.safetensors"], ["model.lora=none.safetensors", "no such file"]),
+    "layout": ([PROMPT, CAT, "backbone=pets.jpg", "model.layout=none"], ["is a file, not a model's folder"]),
+    "threshold": ([PROMPT, CAT, "models.box_threshold=2"], ["locinv: models.box_threshold=2.0: must lie between"]),
     "backbone": ([PROMPT, CAT, "backbone=nowhere/at-all"], ["nowhere"]),
     "weights in the prompt": (["prompt=a (red:2) cat", CAT], ["prompt"]),
 }

@@ -25,7 +25,7 @@ from locinv_pl.errors import InputError
 from locinv_pl.grounding import segmentation
 from locinv_pl.grounding.captions import Blip
 from locinv_pl.grounding.detection import assign_boxes, phrase_tokens
-from locinv_pl.grounding.models import FoundationModels
+from locinv_pl.grounding.models import DataModels, FoundationModels
 from locinv_pl.grounding.nouns import Found, GroundedSam
 
 
@@ -56,18 +56,22 @@ class TestSettings:
 
     @pytest.mark.parametrize("key", ["box_threshold", "text_threshold"])
     @pytest.mark.parametrize("value", [-0.1, 1.01, float("nan")])
-    def test_thresholds(self, key, value):
-        with pytest.raises(InputError, match=f"data.models.{key}={value}: must lie between 0 and 1"):
-            FoundationModels(**{key: value})
+    @pytest.mark.parametrize(("kind", "start"), [(FoundationModels, "models"), (DataModels, "data.models")])
+    def test_thresholds(self, key, value, kind, start):
+        with pytest.raises(InputError, match=f"^{start}.{key}={value}: must lie between 0 and 1"):
+            kind(**{key: value})
+
+    def test_the_data_s_key_stays(self):
+        assert DataModels().without_detector().KEY == "data.models"
 
     def test_device(self):
-        with pytest.raises(InputError, match="data.models.device=gpu: no such device"):
+        with pytest.raises(InputError, match="^models.device=gpu: no such device"):
             FoundationModels(device="gpu")
 
     def test_a_device_that_is_not_here(self, models):
         if torch.cuda.is_available():
             pytest.skip("it is here")
-        with pytest.raises(InputError, match="data.models.device=cuda: can't be used"):
+        with pytest.raises(InputError, match="^models.device=cuda: can't be used"):
             Blip(replace(models, device="cuda")).caption(make_photo())
 
 
@@ -335,7 +339,7 @@ class TestCache:
 
     def test_a_folder_that_cannot_be_one(self, models, tmp_path):
         (tmp_path / "file").write_text("")
-        with pytest.raises(InputError, match="data.models.cache=.*file: can't be written"):
+        with pytest.raises(InputError, match="^models.cache=.*file: can't be written"):
             Blip(replace(models, cache=str(tmp_path / "file"))).caption(make_photo())
 
 
@@ -355,7 +359,7 @@ class TestLoading:
         with pytest.raises(InputError) as caught:
             ask(models, part)
         message = str(caught.value)
-        assert message.startswith(f"data.models.{part}={getattr(models, part)}: ")
+        assert message.startswith(f"models.{part}={getattr(models, part)}: ")
         assert "\n" not in message
         return message
 

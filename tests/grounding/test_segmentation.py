@@ -154,9 +154,7 @@ class TestPoints:
             embedded["sam2"].mask(POINTS, LABELS)
 
     def test_no_segmenter_of_points(self, models: Any) -> None:
-        with pytest.raises(
-            InputError, match="data.models.segmenter: names no model; give a folder or a hub id of kind"
-        ):
+        with pytest.raises(InputError, match="^models.segmenter: names no model; give a folder or a hub id of kind"):
             PointSegmenter(FoundationModels(segmenter=""))
         with pytest.raises(InputError, match="sam3: SAM 3 takes nouns, no points; give SAM or SAM 2"):
             segment_points(PHOTO, POINTS, LABELS, models("sam3"))
@@ -176,7 +174,7 @@ class TestSquare:
     def test_incomplete(self, models: Any, foundation_folder: Path, tmp_path: Path, kind: str, file: str) -> None:
         own = Path(shutil.copytree(foundation_folder / kind, tmp_path / kind))
         (own / file).unlink()
-        with pytest.raises(InputError, match=f"data.models.segmenter=.*{kind}: (can't be loaded|has no vocabulary)"):
+        with pytest.raises(InputError, match=f"^models.segmenter=.*{kind}: (can't be loaded|has no vocabulary)"):
             find_priors(PHOTO, ["cat"], replace(models(kind), segmenter=str(own)))
 
 
@@ -265,7 +263,7 @@ class TestNouns:
         assert len(list((tmp_path / "cache/masks").iterdir())) == 1
 
     def test_a_noun_that_is_not_found(self, models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        message = "noun 'ghost': not found on the image; give a box or a mask, or lower data.models.box_threshold"
+        message = "noun 'ghost': not found on the image; give a box or a mask, or lower models.box_threshold"
         place = nouns.Found(np.ones((40, 70), dtype=bool), np.zeros((1, 4)), np.zeros(1))
         monkeypatch.setattr(GroundedSam, "find", lambda self, image, asked: {n: place for n in asked if n == "cat"})
         with pytest.raises(InputError, match=message):

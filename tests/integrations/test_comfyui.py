@@ -19,6 +19,7 @@ from conftest import make_image
 from foundation_models import settings
 from PIL import Image
 from refusals import refused
+from safetensors.torch import save_file
 from torch import Tensor
 
 from locinv_pl import EditSettings, edit, find_priors, load_backbone
@@ -183,6 +184,15 @@ def test_priors_by_sam_are_those_of_the_package(foundation_folder, tmp_path):
     found = find_priors(image[0].movedim(-1, 0), ["cat", "dog"], models)
     assert list(priors) == ["sky", "cat", "dog"]
     assert torch.equal(masks, torch.stack([found["cat"], found["dog"]]).float())
+
+
+def test_a_model_is_loaded_with_options(tiny_folder, tmp_path):
+    node = NODES.NODE_CLASS_MAPPINGS["LocInvLoad"]()
+    assert node.INPUT_TYPES()["optional"]["lora"] == ("STRING", {"default": ""})
+    lora, layer = str(tmp_path / "a.safetensors"), "unet.up_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v"
+    save_file({f"{layer}.lora_A.weight": torch.ones(1, 32), f"{layer}.lora_B.weight": torch.ones(32, 1)}, lora)
+    (model,) = node.execute(name=str(tiny_folder), dtype="float32", device="cpu", lora=lora, layout="")
+    assert model.origin == {"lora": lora}
 
 
 def test_a_batch_is_refused(tiny):

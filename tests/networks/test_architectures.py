@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from conftest import make_two_objects
 from lightning.pytorch import Callback
 from runs import inversions, run_stage
-from tiny_pipelines import write_tiny_flux, write_tiny_pixart, write_tiny_sd3, write_tiny_xl
+from tiny_pipelines import WRITERS
 
 from locinv_pl.api import invert
 from locinv_pl.benchmark.counting import count
@@ -31,18 +32,11 @@ from locinv_pl.networks.loading import load_backbone
 from locinv_pl.types import EditSample, Inversion
 
 T, R, PROMPT = 3, 8, "a red cat and a dog"
-WRITERS: dict[str, Any] = {
-    "xl": write_tiny_xl,
-    "sd3": write_tiny_sd3,
-    "flux": write_tiny_flux,
-    "pixart": write_tiny_pixart,
-    "schnell": partial(write_tiny_flux, guidance=False),
-}
 
 
 @pytest.fixture(scope="session", params=WRITERS)
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return WRITERS[request.param](tmp_path_factory.mktemp(request.param))
+def folder(request: pytest.FixtureRequest, folder_of: Callable[[str], Path]) -> Path:
+    return folder_of(request.param)
 
 
 @pytest.fixture(scope="session")

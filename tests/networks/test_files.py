@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import make_image, write_tiny_model
+from conftest import ids_of, make_image, write_tiny_model
 from runs import METHOD, Toy, make_samples, make_trainer
 from safetensors.torch import save_file
 
@@ -26,6 +27,8 @@ UNET = {
     r"conv_in\.": "input_blocks.0.0.",
     r"time_embedding\.linear_1": "time_embed.0",
     r"time_embedding\.linear_2": "time_embed.2",
+    r"add_embedding\.linear_1": "label_emb.0.0",
+    r"add_embedding\.linear_2": "label_emb.0.2",
     r"down_blocks\.0\.resnets\.0": "input_blocks.1.0",
     r"down_blocks\.0\.downsamplers\.0\.conv": "input_blocks.2.0.op",
     r"down_blocks\.1\.resnets\.0": "input_blocks.3.0",
@@ -63,18 +66,53 @@ def renamed(name: str, names: dict[str, str]) -> str:
     return name
 
 
-def write_checkpoint(backbone: Any, path: Path) -> None:
-    """The tiny model under the names of Stable Diffusion's own code."""
+def unet_weights(unet: Any) -> dict[str, torch.Tensor]:
     weights = {}
-    for name, weight in backbone.unet.state_dict().items():
+    for name, weight in unet.state_dict().items():
         if "resnets" in name:
             for part, other in RESNET.items():
                 name = name.replace(f".{part}.", f".{other}.")
-        weights["model.diffusion_model." + renamed(name, UNET)] = weight
+        weights[renamed(name, UNET)] = weight
+    return weights
+
+
+OPENCLIP = {
+    r"text_model\.embeddings\.position_embedding\.weight": "positional_embedding",
+    r"text_model\.embeddings\.token_embedding": "token_embedding",
+    r"text_model\.final_layer_norm": "ln_final",
+    r"text_model\.encoder\.layers": "transformer.resblocks",
+    "layer_norm": "ln_",
+    r"mlp\.fc1": "mlp.c_fc",
+    r"mlp\.fc2": "mlp.c_proj",
+    r"self_attn\.qkv_proj\.": "attn.in_proj_",
+    r"self_attn": "attn",
+    r"text_projection\.weight": "text_projection",
+}
+
+
+def openclip_weights(encoder: Any) -> dict[str, torch.Tensor]:
+    mine, weights = encoder.state_dict(), {}
+    for name, weight in mine.items():
+        if "q_proj" in name:
+            weight = torch.cat([mine[name.replace("q_proj", f"{x}_proj")] for x in "qkv"])
+        if "k_proj" not in name and "v_proj" not in name:
+            named = renamed(name.replace("q_proj", "qkv_proj"), OPENCLIP)
+            weights[named] = weight.T if named == "text_projection" else weight
+    return weights
+
+
+def write_checkpoint(backbone: Any, path: Path) -> None:
+    """The tiny model under the names of its authors' own code."""
+    own = unet_weights(backbone.denoiser)
+    weights = {f"model.diffusion_model.{name}": weight for name, weight in own.items()}
     for name, weight in backbone.vae.state_dict().items():
         weights["first_stage_model." + renamed(name, VAE)] = weight
-    for name, weight in backbone.text_encoder.state_dict().items():
-        weights["cond_stage_model.transformer.text_model." + name.removeprefix("text_model.")] = weight
+    first, *second = backbone.text.networks
+    start = "conditioner.embedders.0.transformer." if second else "cond_stage_model.transformer."
+    for name, weight in first.state_dict().items():
+        weights[f"{start}text_model." + name.removeprefix("text_model.")] = weight
+    for each in second:
+        weights |= {f"conditioner.embedders.1.model.{name}": weight for name, weight in openclip_weights(each).items()}
     save_file({name: weight.clone().contiguous() for name, weight in weights.items()}, path)
 
 
@@ -104,6 +142,19 @@ def test_a_checkpoint_in_one_file_is_the_model(whole: Path, tmp_path: Path) -> N
     assert torch.equal(here.encode_null().keys, there.encode_null().keys)
     assert here.origin == {"layout": str(layout)} and here.name == str(path)
     assert torch.equal(here.schedule(5).signal, there.schedule(5).signal)
+
+
+def test_a_checkpoint_of_xl_in_one_file_is_the_model(folder_of: Callable[[str], Path], tmp_path: Path) -> None:
+    path, there = tmp_path / "model.safetensors", load_backbone(str(folder_of("xl")))
+    write_checkpoint(there, path)
+    layout = shutil.copytree(folder_of("xl"), tmp_path / "layout", ignore=shutil.ignore_patterns("*.safetensors"))
+    here = load_backbone(str(path), layout=str(layout))
+    assert type(here) is type(there)
+    for one, other in ((here.denoiser, there.denoiser), (here.vae, there.vae)):
+        ours, same = one.state_dict(), other.state_dict()
+        assert ours.keys() == same.keys() and all(torch.equal(ours[name], same[name]) for name in same)
+    text, same = (each.encode_text(ids_of(each, "a red cat")) for each in (here, there))
+    assert torch.equal(text.keys, same.keys) and torch.equal(text.pooled, same.pooled)
 
 
 def test_a_checkpoint_without_its_layout_says_what_lacks(whole: Path, tmp_path: Path, monkeypatch: Any) -> None:

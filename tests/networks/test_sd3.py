@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import LENGTH, make_image
+from conftest import LENGTH, ids_of, make_image
 from safetensors.torch import save_file
-from tiny_pipelines import write_tiny_sd3
 
 from locinv_pl.api import invert
 from locinv_pl.editing.prompt_to_prompt import edit, reconstruct
@@ -29,8 +29,8 @@ PROMPT, GRID, T5_TOKENS = "a red cat and a dog", (8, 8), 12
 
 
 @pytest.fixture(scope="session")
-def sd3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_sd3(tmp_path_factory.mktemp("sd3"))
+def sd3_folder(folder_of: Callable[[str], Path]) -> Path:
+    return folder_of("sd3")
 
 
 @pytest.fixture(scope="session")
@@ -53,10 +53,6 @@ def inputs(sd3: Any) -> tuple[torch.Tensor, torch.Tensor, Any]:
     z = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         return z, sd3.schedule(4).timesteps[1], sd3.encode_text(ids_of(sd3, PROMPT)).expand(2)
-
-
-def ids_of(backbone: Any, prompt: str) -> torch.Tensor:
-    return tokenize(backbone.tokenizer, prompt).ids[None]
 
 
 def test_what_it_says_of_itself(sd3):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import make_two_objects
-from tiny_pipelines import write_tiny_xl
+from conftest import ids_of, make_two_objects
 
 from locinv_pl.editing.pipelines import EditorSettings, make_editor
 from locinv_pl.errors import InputError
@@ -19,14 +19,13 @@ from locinv_pl.method.policies import Method, TokenPolicy
 from locinv_pl.method.task import prepare
 from locinv_pl.networks.architectures.sdxl import StableDiffusionXL
 from locinv_pl.networks.loading import load_backbone
-from locinv_pl.words.tokens import tokenize
 
 PROMPT = "a red cat and a dog"
 
 
 @pytest.fixture(scope="session")
-def xl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_xl(tmp_path_factory.mktemp("xl"))
+def xl_folder(folder_of: Callable[[str], Path]) -> Path:
+    return folder_of("xl")
 
 
 @pytest.fixture(scope="session")
@@ -41,10 +40,6 @@ def pipe(xl_folder: Path) -> Any:
     pipe = StableDiffusionXLPipeline.from_pretrained(xl_folder, local_files_only=True, add_watermarker=False)
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def ids_of(backbone: Any, prompt: str) -> torch.Tensor:
-    return tokenize(backbone.tokenizer, prompt).ids[None]
 
 
 def test_what_it_says_of_itself(xl, xl_folder):

@@ -12,14 +12,16 @@ import torch
 from conftest import make_image
 from PIL import Image
 from refusals import refused
+from safetensors.torch import save_file
 
-from locinv_pl import EditSettings, InputError, edit, iter_edit, load_method
+from locinv_pl import EditSettings, InputError, edit, iter_edit, load_backbone, load_method
 from locinv_pl.api import edit_run
 from locinv_pl.cli.main import main
 from locinv_pl.datamodules.entries import Problems
 from locinv_pl.datamodules.folder import FolderDataModule
 from locinv_pl.drawing import to_array
-from locinv_pl.photo import Photo, PhotoRun, command_of, open_photo, save_photo, snippet_of
+from locinv_pl.networks.options import LoadOptions
+from locinv_pl.photo import Photo, PhotoEdit, PhotoRun, command_of, open_photo, save_photo, snippet_of
 from locinv_pl.photo import run as photo_run
 from locinv_pl.run.edits import list_edits
 
@@ -134,20 +136,36 @@ def test_a_region_in_the_photograph_s_pixels(file, tmp_path, tiny):
 
 def test_the_shown_command_and_snippet_make_the_same_image(file, tmp_path, tiny_folder, tiny, monkeypatch, capsys):
     settings = EditSettings(swap_steps=0.5, blend="prior")
-    told = {"image": str(file), "masks": {"dog": [str(file.parent / "dog.png")]}, "backbone": str(tiny_folder)}
+    lora = str(tmp_path / "lora.safetensors")
+    layer = "unet.up_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v"
+    save_file({f"{layer}.lora_A.weight": torch.ones(1, 32), f"{layer}.lora_B.weight": torch.ones(32, 1)}, lora)
+    tuned = load_backbone(str(tiny_folder), "bfloat16", lora=lora)
     prompts = ["a red cat and a pig on grass"]
     photo = open_photo(file, PROMPT, {"cat": (12, 8, 14, 20), "dog": str(file.parent / "dog.png")}, tiny)
+    told = PhotoEdit(
+        photo,
+        prompts,
+        str(file),
+        {"dog": [str(file.parent / "dog.png")]},
+        settings,
+        backbone=str(tiny_folder),
+        model=LoadOptions(lora=lora),
+        dtype="bfloat16",
+        num_steps=T,
+        resolution=R,
+    )
     monkeypatch.chdir(tmp_path)
-    run = PhotoRun("outputs/photo", tiny, num_steps=T, resolution=R)
+    run = PhotoRun("outputs/photo", tuned, num_steps=T, resolution=R)
     (path,) = run.edit(photo, prompts, settings)[1]
     expected = np.asarray(Image.open(path))
     path.unlink()
-    name, command, *words = shlex.split(command_of(photo, prompts, settings, num_steps=T, resolution=R, **told))
+    name, command, *words = shlex.split(command_of(told))
     assert (name, command) == ("locinv", "photo")
     main([command, *words, "device=cpu"])
+    assert run.folder.settings["lora"] == lora
     assert np.array_equal(np.asarray(Image.open(path)), expected) and str(path) in capsys.readouterr().out
     made: dict[str, object] = {}
-    exec(snippet_of(photo, prompts, settings, num_steps=T, resolution=R, **told), made)
+    exec(snippet_of(told), made)
     assert np.array_equal(to_array(made["images"][0]), expected)  # type: ignore[index]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_image
+from conftest import ids_of, make_image
 from diffusers import DDIMScheduler, DiffusionPipeline
 from diffusers.utils import logging
 from PIL import Image
 from refusals import refused
+from safetensors.torch import save_file
+from tiny_pipelines import WRITERS
 
 import locinv_pl
 from locinv_pl import EditSettings, Inversion, edit, invert, load_backbone, load_method
@@ -27,6 +30,8 @@ PROMPT, TARGETS = "a red cat and a dog", ["a red dog and a dog", "a cat and a do
 PRIORS: Any = {"cat": (2, 4, 14, 10), "dog": (20, 18, 10, 12)}
 QUICK = load_method("locinv")
 QUICK = replace(QUICK, tokens=replace(QUICK.tokens, max_steps=1), null_text=replace(QUICK.null_text, max_steps=1))
+DIRECT = load_method("locinv_direct")
+DIRECT = replace(DIRECT, tokens=replace(DIRECT.tokens, max_steps=1))  # which every architecture takes
 logging.disable_progress_bar()
 
 
@@ -35,18 +40,32 @@ def image() -> Image.Image:
     return Image.fromarray(to_array(make_image()))
 
 
+@pytest.fixture(scope="module", params=["sd", *WRITERS])
+def each(request: pytest.FixtureRequest, folder_of: Callable[[str], Path], tmp_path_factory: Any) -> LocInvPipeline:
+    """A tiny model of every architecture, as diffusers' own pipeline has saved it."""
+    folder = folder_of(request.param)
+    return opened(folder, tmp_path_factory) if request.param == "sd" else quiet(LocInvPipeline.from_pretrained(folder))
+
+
 @pytest.fixture(scope="module")
 def pipe(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> LocInvPipeline:
-    """The tiny model, as diffusers' own pipeline would have saved it."""
+    return opened(tiny_folder, tmp_path_factory)
+
+
+def opened(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> LocInvPipeline:
+    """The tiny model with a model_index.json."""
     folder = Path(shutil.copytree(tiny_folder, tmp_path_factory.mktemp("pipe") / "model"))
     index = '{"_class_name": "StableDiffusionPipeline", "vae": ["diffusers", "AutoencoderKL"], '
     index += '"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"], '
     index += '"unet": ["diffusers", "UNet2DConditionModel"], "scheduler": ["diffusers", "DDIMScheduler"], '
     index += '"safety_checker": [null, null], "feature_extractor": [null, null]}'
     (folder / "model_index.json").write_text(index)
-    made = LocInvPipeline.from_pretrained(folder)
-    made.set_progress_bar_config(disable=True)
-    return made
+    return quiet(LocInvPipeline.from_pretrained(folder))
+
+
+def quiet(pipe: LocInvPipeline) -> LocInvPipeline:
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 @pytest.fixture(scope="module")
@@ -54,21 +73,33 @@ def inversion(pipe: LocInvPipeline, image: Image.Image) -> Inversion:
     return pipe.invert(image, PROMPT, PRIORS, method=QUICK, num_inference_steps=T, resolution=R)
 
 
-def test_it_inverts_and_edits_as_the_package_does(pipe, inversion, image):
-    backbone = load_backbone(pipe.config.name)
-    own = invert(backbone, image, PROMPT, PRIORS, method=QUICK, num_steps=T, resolution=R)
+@pytest.fixture(scope="module")
+def each_inversion(each: LocInvPipeline, image: Image.Image) -> Inversion:
+    return each.invert(image, PROMPT, PRIORS, method=DIRECT, num_inference_steps=T, resolution=R)
+
+
+def test_it_inverts_and_edits_as_the_package_does(each, each_inversion, image):
+    backbone = load_backbone(each.config.name)
+    assert type(each.backbone) is type(backbone) and each.backbone is each.backbone
+    own = invert(backbone, image, PROMPT, PRIORS, method=DIRECT, num_steps=T, resolution=R)
     for name in ("trajectory", "tokens", "null", "maps", "latent"):
-        assert torch.equal(getattr(own, name), getattr(inversion, name)), name
+        assert torch.equal(getattr(own, name), getattr(each_inversion, name)), name
     images = edit(backbone, own, TARGETS)
-    made = pipe(TARGETS, inversion, output_type="pt")
+    made = each(TARGETS, each_inversion, output_type="pt")
     assert torch.equal(made.images, images)
     assert made.edited.reconstruction.shape == (3, 32, 32) and made.edited.changed[0] == (("cat", "dog"),)
+    latents = each(TARGETS, each_inversion, output_type="latent").images
+    assert torch.equal(backbone.decode(latents), images)
+
+
+def test_images_come_as_diffusers_gives_them(pipe, inversion, image):
+    own = invert(pipe.backbone, image, PROMPT, PRIORS, method=QUICK, num_steps=T, resolution=R)
+    assert torch.equal(own.null, inversion.null) and torch.equal(own.latent, inversion.latent)
+    images = pipe(TARGETS, inversion, output_type="pt").images
     arrays = pipe(prompt=TARGETS, inversion=inversion, output_type="np", return_dict=False)[0]
     assert np.array_equal(arrays, images.movedim(1, -1).numpy())
     (first, _) = pipe(TARGETS, inversion).images
     assert np.array_equal(np.asarray(first), (images[0].movedim(0, -1).numpy() * 255).round().astype(np.uint8))
-    latents = pipe(TARGETS, inversion, output_type="latent").images
-    assert torch.equal(backbone.decode(latents), images)
 
 
 def test_images_of_any_size_are_framed(pipe):
@@ -132,18 +163,43 @@ def test_what_says_nothing_here_is_refused(pipe, inversion):
     assert torch.equal(same.images, pipe(TARGETS, inversion, output_type="pt").images)
 
 
-def test_saved_and_loaded_it_makes_the_same_images(pipe, inversion, tmp_path, monkeypatch):
-    wanted = pipe(TARGETS, inversion, output_type="pt").images
-    pipe.save_pretrained(tmp_path / "saved")
-    again = LocInvPipeline.from_pretrained(tmp_path / "saved")
-    assert torch.equal(again(TARGETS, inversion, output_type="pt").images, wanted)
-    assert load_backbone(str(tmp_path / "saved")).image_size == 32  # and the command line reads it
+def test_saved_and_loaded_it_makes_the_same_images(each, each_inversion, tmp_path, monkeypatch):
+    wanted = each(TARGETS, each_inversion, output_type="pt").images
+    each.save_pretrained(tmp_path / "saved")
+    again = quiet(LocInvPipeline.from_pretrained(tmp_path / "saved"))
+    assert torch.equal(again(TARGETS, each_inversion, output_type="pt").images, wanted)
+    read = load_backbone(str(tmp_path / "saved"))  # and the command line reads it
+    text, same = (model.encode_text(ids_of(model, PROMPT)) for model in (read, each.backbone))
+    assert type(read) is type(each.backbone) and torch.equal(text.keys, same.keys)
     monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.syspath_prepend(str(tmp_path / "modules"))
     room = Path(locinv_pl.__file__).parent / "pipeline"
     custom = DiffusionPipeline.from_pretrained(tmp_path / "saved", custom_pipeline=str(room), trust_remote_code=True)
     assert type(custom).__name__ == "LocInvPipeline" and type(custom) is not LocInvPipeline
-    assert torch.equal(custom(TARGETS, inversion, output_type="pt").images, wanted)
+    assert torch.equal(quiet(custom)(TARGETS, each_inversion, output_type="pt").images, wanted)
+
+
+def test_a_loaded_model_is_taken_as_it_is(each, each_inversion):
+    backbone = load_backbone(each.config.name)
+    own = quiet(LocInvPipeline.of(backbone))
+    assert own.backbone is backbone and own.config.name == backbone.name
+    wanted = each(TARGETS[0], each_inversion, output_type="pt").images
+    assert torch.equal(own(TARGETS[0], each_inversion, output_type="pt").images, wanted)
+    own.scheduler = type(own.scheduler).from_config(own.scheduler.config)  # made anew of the same
+    assert own.backbone is not backbone
+    assert torch.equal(own(TARGETS[0], each_inversion, output_type="pt").images, wanted)
+
+
+def test_a_lora_is_part_of_the_model(pipe, inversion, tmp_path):
+    lora, layer = str(tmp_path / "lora.safetensors"), "unet.up_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+    save_file({f"{layer}.lora_{x}.weight": torch.full((1, 32)[:: 1 if x == "A" else -1], 0.1) for x in "AB"}, lora)
+    own = quiet(LocInvPipeline.from_pretrained(pipe.config.name, lora=lora))
+    refused(lambda: own(TARGETS[0], inversion), "made with model.lora=None, not ", "lora.safetensors")
+    own.scheduler = DDIMScheduler.from_config(own.scheduler.config)
+    assert own.backbone.origin == {"lora": lora} and own.backbone.name == pipe.config.name
+    own.save_pretrained(tmp_path / "saved")  # its weights are others than the model's: it has a name of its own
+    again = LocInvPipeline.from_pretrained(tmp_path / "saved")
+    refused(lambda: again(TARGETS[0], inversion), "made with backbone ", "saved")
 
 
 def test_exchanged_and_cast_components_are_used(pipe, inversion, image):

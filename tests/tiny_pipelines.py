@@ -1,7 +1,9 @@
-"""Tiny random models of other layouts than Stable Diffusion 1.x's, written with diffusers' own classes."""
+"""Tiny random models of every architecture, and their parts, made with diffusers' own classes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,14 @@ def vae(channels: int, **values: Any) -> Any:
     )
 
 
+def ddim(**values: Any) -> Any:
+    """Stable Diffusion's scheduler."""
+    from diffusers import DDIMScheduler
+
+    noise = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    return DDIMScheduler(**noise, clip_sample=False, set_alpha_to_one=False, steps_offset=1, **values)
+
+
 def t5(width: int, length: int = 12) -> tuple[Any, Any]:
     """A T5 encoder and its tokenizer; words that it doesn't know are letters."""
     from transformers import T5Config, T5EncoderModel, T5TokenizerFast
@@ -68,7 +78,7 @@ def louder(network: torch.nn.Module, names: tuple[str, ...], factor: float) -> N
 
 def write_tiny_xl(folder: Path) -> Path:
     """Stable Diffusion XL: 32x32 images, 16x16 latents, maps at 8x8, the coarsest grid."""
-    from diffusers import DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+    from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 
     torch.manual_seed(0)
     second = make_tokenizer()
@@ -96,14 +106,7 @@ def write_tiny_xl(folder: Path) -> Path:
         tokenizer=make_tokenizer(),
         tokenizer_2=second,
         unet=unet,
-        scheduler=DDIMScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
-        ),
+        scheduler=ddim(),
         add_watermarker=False,
     ).save_pretrained(folder)
     return folder
@@ -185,7 +188,7 @@ def write_tiny_flux(folder: Path, guidance: bool = True) -> Path:
 
 def write_tiny_pixart(folder: Path) -> Path:
     """PixArt-Σ: 32x32 images, 16x16 latents, maps at 8x8; T5 alone, and a variance in half of the output."""
-    from diffusers import DDIMScheduler, PixArtSigmaPipeline, PixArtTransformer2DModel
+    from diffusers import PixArtSigmaPipeline, PixArtTransformer2DModel
 
     torch.manual_seed(0)
     encoder, pieces = t5(24, length=24)
@@ -208,6 +211,16 @@ def write_tiny_pixart(folder: Path) -> Path:
         text_encoder=encoder,
         tokenizer=pieces,
         transformer=transformer,
-        scheduler=DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False),
+        scheduler=ddim(),
     ).save_pretrained(folder)
     return folder
+
+
+WRITERS: dict[str, Callable[[Path], Path]] = {
+    "xl": write_tiny_xl,
+    "sd3": write_tiny_sd3,
+    "flux": write_tiny_flux,
+    "schnell": partial(write_tiny_flux, guidance=False),
+    "pixart": write_tiny_pixart,
+}
+"""By name, what writes an architecture's tiny model into a folder; Stable Diffusion 1.x's is conftest's."""

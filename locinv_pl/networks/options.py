@@ -1,0 +1,41 @@
+"""What a model is loaded with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """What a model is loaded with, besides its name, the type of its weights and the device.
+
+    Args:
+        lora: a LoRA's .safetensors file, which is added to the weights.
+        layout: of a checkpoint in one file, the folder of a model of its kind in diffusers' layout, for its
+            configurations and its tokenizer, and for all but the transformer of Stable Diffusion 3 or FLUX; by default
+            the hub's or its cache's.
+        offload: keep on the device the networks that are needed, and the others on the CPU.
+        quantize: how T5's weights are quantised, a name of :data:`~locinv_pl.networks.offload.QUANTIZERS`; None leaves
+            them as they are.
+    """
+
+    lora: str | None = None
+    layout: str | None = None
+    offload: bool = False
+    quantize: str | None = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Those that aren't the default, as keyword arguments of :func:`locinv_pl.load_backbone`.
+
+        >>> LoadOptions(lora="style.safetensors").given
+        {'lora': 'style.safetensors'}
+        """
+        return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) != field.default}
+
+
+OPTIONS = tuple(field.name for field in fields(LoadOptions))
+"""Their names."""
+ORIGIN = ("lora", "layout", "quantize")
+"""Those that change the weights, and with them results."""
