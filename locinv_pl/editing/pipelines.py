@@ -90,7 +90,7 @@ class StableDiffusionEditor(PipelineEditor):
                 backbone = load_backbone(self.settings.model, self.settings.dtype, backbone.device, for_editors=True)
             except InputError as error:
                 raise InputError(f"{self._name}: {error}") from error
-        if type(backbone) not in self.pipelines:
+        if not isinstance(backbone, StableDiffusion) or type(backbone) not in self.pipelines:
             layouts = "1.x's, 2.x's or XL's" if StableDiffusionXL in self.pipelines else "1.x's or 2.x's"
             raise InputError(
                 f"{self._name}: model {backbone.name!r} isn't of Stable Diffusion {layouts} layout; give another"

@@ -28,16 +28,17 @@ class Recipe:
 
 KONTEXT = ("FluxKontextPipeline", "FluxKontextInpaintPipeline")
 QWEN = ("QwenImageEditPipeline", "QwenImageEditInpaintPipeline")
+QWEN_PLUS = ("QwenImageEditPlusPipeline",)
 KLEIN = ("Flux2KleinPipeline", "Flux2KleinInpaintPipeline")
 Z_IMAGE = ("ZImagePipeline", "ZImageImg2ImgPipeline", "ZImageInpaintPipeline")
-_OF_QWEN = {"guidance": "true_cfg_scale", "negative": " "}
+TRUE = "true_cfg_scale"
 
 RECIPES = {
     "kontext": Recipe("FluxKontextPipeline", KONTEXT, instructed=True),
     "kontext_inpaint": Recipe("FluxKontextInpaintPipeline", KONTEXT, instructed=True, paints=True),
-    "qwen_edit": Recipe("QwenImageEditPipeline", QWEN, instructed=True, **_OF_QWEN),
-    "qwen_edit_plus": Recipe("QwenImageEditPlusPipeline", ("QwenImageEditPlusPipeline",), instructed=True, **_OF_QWEN),
-    "qwen_inpaint": Recipe("QwenImageEditInpaintPipeline", QWEN, instructed=False, paints=True, **_OF_QWEN),
+    "qwen_edit": Recipe("QwenImageEditPipeline", QWEN, True, guidance=TRUE, negative=" "),
+    "qwen_edit_plus": Recipe("QwenImageEditPlusPipeline", QWEN_PLUS, True, guidance=TRUE, negative=" "),
+    "qwen_inpaint": Recipe("QwenImageEditInpaintPipeline", QWEN, False, True, guidance=TRUE, negative=" "),
     "klein": Recipe("Flux2KleinPipeline", KLEIN, instructed=True),
     "klein_inpaint": Recipe("Flux2KleinInpaintPipeline", KLEIN, instructed=False, paints=True),
     "z_image_inpaint": Recipe("ZImageInpaintPipeline", Z_IMAGE, instructed=False, paints=True),

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -21,6 +21,7 @@ from tiny_pipelines import write_tiny_xl
 from locinv_pl.comparison.runs import Comparison, Variant
 from locinv_pl.configs import CONFIGS, presets
 from locinv_pl.drawing import to_array
+from locinv_pl.editing.editors import Name
 from locinv_pl.editing.pipelines import EDITORS, EditorSettings, make_editor
 from locinv_pl.editing.recipes import PAINTERS, RECIPES
 from locinv_pl.errors import InputError
@@ -30,7 +31,7 @@ from locinv_pl.networks.loading import load_backbone
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE, TARGET, OTHER = "a red cat and a dog", "a red dog and a dog", "a cat on grass"
 ORDER = "replace cat with dog"
-SIZE, SCALED = 48, (64, 32)  # the latter of an image of 40x24
+SIZE, SCALED = 96, (128, 64)  # the latter of an image of 40x24
 WRITERS = {"kontext": write_tiny_kontext, "qwen": write_tiny_qwen, "klein": write_tiny_klein, "z": write_tiny_z_image}
 STRONG = {"strength": 1.0}
 
@@ -331,7 +332,7 @@ class TestPresets:
 
     def test_every_editor_has_one(self):
         names = {name: Variant(name) for name in presets("editor")}
-        assert set(EDITORS) <= names.keys()
+        assert names.keys() == EDITORS.keys() | {"sdxl_inpaint", "ledits_pp_xl"} and get_args(Name) == tuple(EDITORS)
         painters = {name for name, variant in names.items() if variant.knows_place}
         assert painters == PAINTERS | {"sdxl_inpaint"}
 
