@@ -170,13 +170,13 @@ class PipelineEditor(ABC):
             yield
 
     def _size(self, h: int, w: int) -> tuple[int, int]:
-        """Height and width of what the pipeline edits."""
+        """Height and width of what the pipeline edits; no larger than told, as some pipelines would crop it."""
         if self.settings.size is None:
             if h % self.multiple or w % self.multiple:
                 raise InputError(f"{self._name}: the image is {w}x{h}; its sides must be multiples of {self.multiple}")
             return h, w
-        scale = self.settings.size / sqrt(h * w) / self.multiple
-        return max(1, round(h * scale)) * self.multiple, max(1, round(w * scale)) * self.multiple
+        scale = self.settings.size / sqrt(h * w) / self.multiple * (1 + 1e-9)  # a float's error is no step down
+        return max(1, int(h * scale)) * self.multiple, max(1, int(w * scale)) * self.multiple
 
     @property
     def _common(self) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from locinv_pl.networks.loading import load_backbone
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE, TARGET, OTHER = "a red cat and a dog", "a red dog and a dog", "a cat on grass"
 ORDER = "replace cat with dog"
-SIZE, SCALED = 96, (128, 64)  # the latter of an image of 40x24
+SIZE, SCALED = 96, (96, 64)  # the latter of an image of 40x24
 WRITERS = {"kontext": write_tiny_kontext, "qwen": write_tiny_qwen, "klein": write_tiny_klein, "z": write_tiny_z_image}
 STRONG = {"strength": 1.0}
 
@@ -141,6 +141,20 @@ class TestEveryRecipe:
 def test_half_precision(make, name):
     edited = make(name, dtype="bfloat16", num_steps=1)(IMAGE, SOURCE, TARGET, PRIOR)
     assert edited.dtype == torch.float32 and edited.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("size", "image", "scaled"),
+    [
+        (1024, (512, 512), (1024, 1024)),
+        (1024, (427, 427), (1024, 1024)),
+        (1024, (480, 640), (864, 1152)),
+        (64, (1000, 10), (640, 32)),
+        (None, (64, 96), (64, 96)),
+    ],
+)
+def test_sizes(make, size, image, scaled):
+    assert make("kontext", size=size)._size(*image) == scaled
 
 
 def test_an_image_in_its_own_size_is_what_the_pipeline_gives(make, folders):
