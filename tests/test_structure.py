@@ -57,6 +57,7 @@ DIFFUSERS = {
     *(f"networks/architectures/{path.name}" for path in (ROOT / "locinv_pl/networks/architectures").glob("*.py")),
     "networks/fused.py",
     "editing/pipelines.py",
+    "editing/pretrained.py",
     "pipeline/pipeline.py",
     "measures/judge.py",
     "benchmark/published.py",

@@ -25,6 +25,7 @@ from locinv_pl.comparison.references import GENERATED, SOURCES, References
 from locinv_pl.comparison.statistics import compare
 from locinv_pl.comparison.tables import kinds_of, to_csv, to_markdown
 from locinv_pl.configs import CONFIGS, presets
+from locinv_pl.editing.recipes import PAINTERS
 from locinv_pl.errors import DamagedError, InputError
 from locinv_pl.io.arguments import read_words
 from locinv_pl.io.files import read_json, write_atomically, write_json
@@ -79,7 +80,10 @@ class Variant:
     @property
     def knows_place(self) -> bool:
         """Whether it sees the localization priors."""
-        return not self.is_editor or self.name == "inpaint"
+        if not self.is_editor:
+            return True
+        preset = yaml.safe_load((CONFIGS / "editor" / f"{self.name}.yaml").read_text())
+        return preset["editor"] in PAINTERS
 
     @property
     def inversion(self) -> str:
@@ -252,10 +256,13 @@ class Comparison:
             write_json(self.scores_path(variant), about, sealed=True)
 
     def _about(self, variant: Variant) -> dict[str, Any]:
-        """What a variant's scores say of how they are made."""
-        words = [*self.words, *variant.words]
-        given = dict(word.split("=", 1) for word in words) if variant.is_editor else {}
-        words += [f"{to}={given[key]}" for key, to in OF_EDITORS.items() if key in given]
+        """What a variant's scores say of how they are made; words such as kontext.model=… are that editor's alone."""
+        words = [word for word in self.words if word.partition(".")[0] not in presets("editor")] + variant.words
+        if variant.is_editor:
+            given = dict(word.split("=", 1) for word in words)
+            words += [f"{to}={given[key]}" for key, to in OF_EDITORS.items() if key in given]
+            own = f"{variant.name}."
+            words += [f"editor.{word.removeprefix(own)}" for word in self.words if word.startswith(own)]
         about = {"label": variant.label, "words": words, "edits": self.edits}
         return about | {"name": variant.name, "prior": variant.prior, "edit": variant.edit, "vary": variant.vary}
 

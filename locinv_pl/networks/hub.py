@@ -40,7 +40,7 @@ def load_pretrained(key: str, name: str, network: Any, processor: Any) -> Loaded
     Raises:
         InputError: the folder is missing, incomplete, damaged or of another kind, or the hub has no such model.
     """
-    return _from_disk_or_hub(key, name, partial(_read_model, key, network, processor))
+    return from_disk_or_hub(key, name, partial(_read_model, key, network, processor))
 
 
 def model_kind(key: str, name: str) -> str:
@@ -55,7 +55,7 @@ def model_kind(key: str, name: str) -> str:
     Raises:
         InputError: the folder is missing or has no configuration that can be read, or the hub has no such model.
     """
-    return _from_disk_or_hub(key, name, _read_kind)
+    return from_disk_or_hub(key, name, _read_kind)
 
 
 def ask_hub(key: str, name: str) -> None:
@@ -84,8 +84,17 @@ def ask_hub(key: str, name: str) -> None:
         ) from None
 
 
-def _from_disk_or_hub(key: str, name: str, read: Callable[[str, bool], Read]) -> Read:
-    """What ``read`` makes of a model's folder or hub id; its second argument forbids the network."""
+def from_disk_or_hub(key: str, name: str, read: Callable[[str, bool], Read]) -> Read:
+    """What ``read`` makes of a model's folder or hub id.
+
+    Args:
+        key: names the model in errors, as in "measures.vit=NAME".
+        name: the folder or the hub id.
+        read: called with the folder or hub id, and whether the network is forbidden.
+
+    Raises:
+        InputError: the folder is missing, or what it holds can't be read, or the hub has no such model.
+    """
     folder = Path(name).expanduser()
     where = str(folder)
     if not folder.is_dir() and (folder.exists() or folder.is_absolute() or name[:1] == "." or where.count("/") > 1):

@@ -301,7 +301,7 @@ class LocInvModule(LightningModule):
     @property
     def _edit_values(self) -> dict[str, Any]:
         """What edits the images, as plain values."""
-        return self.edit.to_dict() if self.editor is None else asdict(self.editor)
+        return (self.editor or self.edit).to_dict()
 
     def test_step(self, batch: TimestepBatch, batch_idx: int) -> None:
         """Score the edits that ``predict`` made of every image of the batch; from the files alone."""

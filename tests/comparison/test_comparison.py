@@ -16,6 +16,7 @@ import torch
 import yaml
 from conftest import write_images
 from PIL import Image
+from tiny_editors import write_tiny_kontext
 
 from locinv_pl.cli.main import main
 from locinv_pl.comparison import references
@@ -27,6 +28,7 @@ from locinv_pl.editing.pipelines import Inpaint
 from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError
 from locinv_pl.measures.judge import Judge, load_judge
+from locinv_pl.measures.metrics import MOST_DECIBELS
 from locinv_pl.method.policies import load_method
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.generation import generate
@@ -401,6 +403,20 @@ def test_inpainting_knows_what_the_methods_know(
     assert {(e["settings"]["num_steps"], e["settings"]["guidance_scale"]) for e in edits} == {(3, 3.0)}
     rows = json.loads(Path("out/comparison.json").read_text())["rows"]
     assert [row["prior"] for row in rows] == [prior, prior, None]
+
+
+def test_an_editor_with_a_model_of_its_own(words: list[str], stages: list[str], tmp_path: Path) -> None:
+    """Kontext paints in the priors alone, so its background is the image's own; it is told its folder by its name."""
+    own = {"model": str(write_tiny_kontext(tmp_path / "kontext")), "size": 64, "dtype": "float32", "num_steps": 1}
+    words = [*words, *(f"kontext_inpaint.{key}={value}" for key, value in own.items())]
+    main([*words, "methods=direct,kontext_inpaint", "generate=0"])
+    rows = {row["method"]: row for row in json.loads(Path("out/comparison.json").read_text())["rows"]}
+    assert rows["kontext_inpaint"]["background_psnr"] == MOST_DECIBELS > rows["direct"]["background_psnr"]
+    assert rows["kontext_inpaint"]["prior"] == rows["direct"]["prior"] == "segment"
+    edits = json.loads(Path("out/runs/kontext_inpaint/edits/p0/edits.json").read_text())["edits"]
+    assert [{key: edit["settings"][key] for key in own} for edit in edits] == [own, own]
+    source, edited = (pixels(Path(f"out/runs/kontext_inpaint/edits/p0/{name}.png")) for name in ("source", "1-edit"))
+    assert not torch.equal(source, edited)
 
 
 @pytest.mark.slow

@@ -64,7 +64,7 @@ class StableDiffusionXL(StableDiffusion):
             nn.Module.to(vae, torch.float32)  # diffusers' own talks about it
         encoders = [Encoder(text_encoder, tokenizer), Encoder(text_encoder_2, tokenizer_2)]
         Backbone.__init__(self, name, vae, TextEncoders(encoders), unet, scheduler, tuning)
-        self._zero_null = zero_null
+        self.zero_null = zero_null
         self._time_ids: dict[tuple[int, ...], Tensor] = {}
         tune(unet, vae, tuning)
 
@@ -87,7 +87,7 @@ class StableDiffusionXL(StableDiffusion):
                 f"{key}: its UNet takes text of width {takes[0]}, its text encoders give {width}, or it takes another "
                 f"width of pooled states than theirs: they are of different models; {TAKEN}"
             )
-        check_channels(unet, vae, key)
+        check_channels(unet, vae, key, for_editors)
 
     @property
     def widths(self) -> tuple[int, int]:
@@ -103,7 +103,7 @@ class StableDiffusionXL(StableDiffusion):
     def encode_null(self) -> Context:
         """∅, zeros or what stands for the empty prompt: (1, L, D)."""
         null = super().encode_null()
-        if not self._zero_null:
+        if not self.zero_null:
             return null
         assert null.pooled is not None
         return Context.of(torch.zeros_like(null.keys), torch.zeros_like(null.pooled))
