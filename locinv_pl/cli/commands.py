@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError
-from locinv_pl.io.files import read_json, write_json
+from locinv_pl.io.files import located, read_json, write_json
 from locinv_pl.measures.edits import MeasureSettings
 from locinv_pl.run.store import RunFolder
 
@@ -30,7 +30,7 @@ def table(runs: Sequence[str]) -> None:
 
     if not runs:
         raise InputError("table: name the folders of one run or more")
-    print(runs_table([read_json(Path(run) / "summary.json", Summary) for run in runs]))
+    print(runs_table([read_json(located(run) / "summary.json", Summary) for run in runs]))
 
 
 def compare(words: Sequence[str]) -> None:
@@ -158,7 +158,7 @@ def edit(
     import_module("locinv_pl.callbacks.edits").sum_up(RunFolder(run))  # known by name alone, as in the configs
 
 
-def status(run: Path) -> None:
+def status(run: str) -> None:
     """Say how a run stands: images done, running and failed, its speed, and whether it lives.
 
     Args:
