@@ -347,13 +347,14 @@ class LocInvModule(LightningModule):
         loader = getattr(self.trainer, names.get(stage, "test_dataloaders"))
         if not isinstance(loader, TimestepLoader):
             return
-        name = str(getattr(stage, "value", stage))
-        left = len(self.run.unfinished(loader.ids_to_do)) if stage == "fit" else int(not loader.is_through)
+        name, ids = str(getattr(stage, "value", stage)), loader.ids_to_do
+        is_counted = stage == "fit" and ids is not None
+        left = len(self.run.unfinished(ids or ())) if is_counted else int(not loader.is_through)
         if left:
             raise InputError(
-                f"{name}: {left if stage == 'fit' else 'some'} of {len(loader.ids_to_do)} images are unfinished: "
-                f"max_steps, max_time, limit_*_batches, fast_dev_run or a callback of the Trainer ended it; run the "
-                f"same command without that to go on"
+                f"{name}: {left if is_counted else 'some'} of {'its' if ids is None else len(ids)} images are "
+                f"unfinished: max_steps, max_time, limit_*_batches, fast_dev_run or a callback of the Trainer ended "
+                f"it; run the same command without that to go on"
             )
 
     def _is_tested(self, score: Score) -> bool:
