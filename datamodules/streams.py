@@ -197,7 +197,7 @@ class StreamLoader(TimestepLoader):
     @property
     def is_through(self) -> bool:
         """Whether every part has been claimed, and this process has read its own to their ends."""
-        return not self._is_within and super().is_through
+        return not self._is_within and self.claim() >= len(self.parts)
 
     @property
     def ids_to_do(self) -> None:

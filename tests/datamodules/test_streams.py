@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from runs import METHOD, T, make_trainer
 
 from locinv_pl.datamodules.hf_dataset import HFDatasetDataModule
 from locinv_pl.datamodules.streams import StreamDataModule, StreamLoader
 from locinv_pl.datamodules.webdataset import WebDatasetDataModule
 from locinv_pl.errors import InputError
+from locinv_pl.run.module import LocInvModule
+from locinv_pl.run.status import status
 from locinv_pl.types import EditSample
 
 SIDE = 16
@@ -121,7 +124,6 @@ class TestWebDataset:
         batches = iter(mine)
         assert next(batches).samples and not mine.is_through
         assert len(list(batches)) == 2
-        mine._last.samples  # type: ignore[union-attr]  # noqa: B018
         assert mine.is_through and mine.ids_to_do is None
 
 
@@ -182,3 +184,15 @@ def test_finished_images_are_left_out(shards: Path) -> None:
     mine = loader(data, queue())
     mine.still_to_do = lambda found: [sample.id for sample in found if sample.id != "0b"]
     assert "0b" not in {sample.id for sample in samples(mine)}
+
+
+def test_a_run_of_a_stream(shards: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    """Through the Trainer, and again: nothing is inverted twice."""
+    root = tmp_path / "run"
+    for _ in range(2):
+        module = LocInvModule(str(tiny_folder), METHOD, num_steps=T, resolution=8)
+        data = WebDatasetDataModule(f"{shards}/images-{{0..1}}.tar", batch_size=2, model=module)
+        make_trainer(root).fit(module, datamodule=data)
+        times = {path.name: path.stat().st_mtime_ns for path in (root / "inversions").iterdir()}
+    assert len(times) == 12 and max(times.values()) < (root / "summary.json").stat().st_mtime_ns
+    assert status(root).total is None and status(root).done == 6

@@ -21,8 +21,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from runs import METHOD, T, Toy, make_samples, make_trainer
 from test_types import make_inversion, make_scores
 
+from locinv_pl.callbacks.attention_iou import AttentionIoUCurves
+from locinv_pl.callbacks.attention_maps import AttentionMapSheets
+from locinv_pl.callbacks.edits import EditSheets
 from locinv_pl.drawing import to_png
 from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError
@@ -30,6 +34,7 @@ from locinv_pl.io.files import located, read_image, read_json, write_atomically,
 from locinv_pl.io.shards import ShardsFileSystem
 from locinv_pl.run.edits import damaged_edits, edited_images, list_edits, save_edits
 from locinv_pl.run.loader import local_queue
+from locinv_pl.run.module import LocInvModule
 from locinv_pl.run.status import status
 from locinv_pl.run.store import RunFolder
 from locinv_pl.run.summary import Mean, summarize
@@ -274,3 +279,32 @@ def test_a_mean_in_one_pass_is_fmean() -> None:
         mean.add(value)
     assert mean.value == fmean([*values, True]) and mean.value == fsum([*values, 1]) / mean.count
     assert Mean().value is None
+
+
+@pytest.mark.parametrize("where", ["folder", "memory"])
+def test_a_whole_run(where: str, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inverted, reconstructed and edited through the Trainer: the bytes of a run in a folder."""
+    monkeypatch.chdir(tmp_path)
+    root: Any = tmp_path / "run" if where == "folder" else f"memory://{uuid4().hex}/run"
+
+    def stage(name: str, root: Any, store: Any) -> None:
+        module = LocInvModule(str(tiny_folder), METHOD, num_steps=T, resolution=8, store=store)
+        callbacks = [AttentionMapSheets(), AttentionIoUCurves(), EditSheets()]
+        getattr(make_trainer(root, callbacks=callbacks), name)(module, datamodule=Toy(make_samples(3)))
+
+    stage("fit", tmp_path / "plain", None)
+    stage("fit", root, "shards")
+    for name in ("validate", "predict"):
+        stage(name, root, None)
+    plain, run = RunFolder(tmp_path / "plain"), RunFolder(root)
+    for id in ("p0", "p1", "p2"):
+        for path in (RunFolder.inversion_path, partial(RunFolder.image_path, kind="sheets")):
+            assert path(run, id=id).read_bytes() == path(plain, id=id).read_bytes()
+    assert (
+        run.count("validation") == 3 and run.place("report.html").exists() and run.place("contact_sheet.png").exists()
+    )
+    assert [path.name for path in run.root.iterdir() if path.is_dir()].count("inversions") == 0
+    assert len(edited_images(run)) == 3 and not damaged_edits(run)
+    stage("fit", root, "shards")
+    counted = [path for path in (run.root / "shards").iterdir() if path.suffix == ".tar"]
+    assert len(counted) == 3  # one for each stage that made something
