@@ -289,22 +289,22 @@ def test_a_whole_run(where: str, tiny_folder: Path, tmp_path: Path, monkeypatch:
 
     def stage(name: str, root: Any, store: Any) -> None:
         module = LocInvModule(str(tiny_folder), METHOD, num_steps=T, resolution=8, store=store)
-        callbacks = [AttentionMapSheets(), AttentionIoUCurves(), EditSheets()]
-        getattr(make_trainer(root, callbacks=callbacks), name)(module, datamodule=Toy(make_samples(3)))
+        callbacks = [AttentionMapSheets(tensorboard_steps=0), AttentionIoUCurves(), EditSheets()]
+        getattr(make_trainer(root, callbacks=callbacks), name)(module, datamodule=Toy(make_samples(2)))
 
     stage("fit", tmp_path / "plain", None)
     stage("fit", root, "shards")
     for name in ("validate", "predict"):
         stage(name, root, None)
     plain, run = RunFolder(tmp_path / "plain"), RunFolder(root)
-    for id in ("p0", "p1", "p2"):
+    for id in ("p0", "p1"):
         for path in (RunFolder.inversion_path, partial(RunFolder.image_path, kind="sheets")):
             assert path(run, id=id).read_bytes() == path(plain, id=id).read_bytes()
     assert (
         run.count("validation") == 3 and run.place("report.html").exists() and run.place("contact_sheet.png").exists()
     )
     assert [path.name for path in run.root.iterdir() if path.is_dir()].count("inversions") == 0
-    assert len(edited_images(run)) == 3 and not damaged_edits(run)
+    assert len(edited_images(run)) == 2 and not damaged_edits(run)
     stage("fit", root, "shards")
     counted = [path for path in (run.root / "shards").iterdir() if path.suffix == ".tar"]
     assert len(counted) == 3  # one for each stage that made something
