@@ -4,6 +4,7 @@ No id, and nothing that is read from a run's folder, is ever a path: :func:`~loc
 name of an id, and :meth:`RunFolder.place` alone puts names together, without following links. So whatever the ids are,
 files are written, read and deleted strictly below the folder that is meant for them.
 
+store.json                  says that the images' files are in shards, see locinv_pl/io/shards.py
 settings.json               what makes the run; another configuration is refused
 pictures.json               how many images it is to invert; written at every start
 inversions/<id>.safetensors the inversion
