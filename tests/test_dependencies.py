@@ -14,14 +14,6 @@ FILES = [ROOT / "train.py", *(f for d in ("locinv_pl", "datamodules", "callbacks
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Extras, imported where they are installed.
 NOT_REQUIRED = {"gradio", "pillow_heif", "triton", "fsspec", "upath", "webdataset", "datasets"}
-    "gradio",
-    "pillow_heif",
-    "triton",
-    "fsspec",
-    "upath",
-    "webdataset",
-    "datasets",
-}  # extras, imported where they are installed
 
 
 def normal(requirement):
