@@ -14,6 +14,7 @@ from typing import Any
 
 from locinv_pl.datamodules.streams import Row, StreamDataModule
 from locinv_pl.errors import InputError, one_line
+from locinv_pl.io.files import located
 
 COLUMNS = ("id", "image", "prompt", "nouns", "masks", "boxes", "edits")
 PART = 256  # rows of a data set with random access that a process claims at once
@@ -76,7 +77,12 @@ class HFDatasetDataModule(StreamDataModule):
         try:
             for position, row in enumerate(rows, start=first):
                 name = f"{number}-{position}" if self.streaming else str(position)
-                yield self._row(row, name)
+                try:
+                    yield self._row(row, name)
+                except OSError as error:  # an image that is named and not there
+                    yield Row(
+                        name, {}, {}, f"an image's file can't be read ({one_line(str(error))[:200]}); put it there"
+                    )
         except InputError:
             raise
         except Exception as error:  # its readers raise all kinds
@@ -128,7 +134,7 @@ class HFDatasetDataModule(StreamDataModule):
 def _content(image: Any) -> bytes:
     """An image's file, from its bytes, its path, or its pixels."""
     if isinstance(image, Mapping):
-        return image["bytes"] if image.get("bytes") is not None else Path(image["path"]).read_bytes()
+        return image["bytes"] if image.get("bytes") is not None else located(image["path"]).read_bytes()
     page = BytesIO()
     image.save(page, "PNG")
     return page.getvalue()

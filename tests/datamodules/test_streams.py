@@ -164,6 +164,18 @@ class TestHFDataset:
         data = HFDatasetDataModule(str(table / "disk"), columns={"prompt": "caption"})
         assert [sample.id for sample in samples(loader(data, queue()))] == [str(n) for n in range(6)]
 
+    def test_a_folder_of_images(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+        (tmp_path / "images").mkdir()
+        rows = [
+            {"file_name": f"{n}.png", "prompt": "a cat", "nouns": ["cat"], "boxes": [[2, 2, 8, 8]]} for n in range(2)
+        ]
+        for row in rows:
+            (tmp_path / "images" / str(row["file_name"])).write_bytes(png())
+        (tmp_path / "images/metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        found = list(samples(loader(HFDatasetDataModule(str(tmp_path / "images")), queue())))
+        assert [int(sample.nouns[0].mask.sum()) for sample in found] == [64, 64]
+
     def test_errors_are_one_line(self, table: Path) -> None:
         data = HFDatasetDataModule(str(table / "disk"))
         with pytest.raises(InputError, match=r"part 0: image 0: has no prompt"):
