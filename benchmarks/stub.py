@@ -25,6 +25,7 @@ from locinv_pl.io.frames import Frame
 from locinv_pl.method.policies import LOSSES
 from locinv_pl.run.loader import TimestepLoader
 from locinv_pl.run.store import RunFolder
+from locinv_pl.run.stores import StoreKind
 from locinv_pl.run.strategy import ImageParallelStrategy
 from locinv_pl.types import EditSample, Inversion, StepRecord
 
@@ -36,13 +37,19 @@ SETTINGS = {"backbone": "stub", "method": {"name": "stub"}, "data": {}, "num_ste
 
 @dataclass(frozen=True)
 class Job:
-    """A run of the stub; image n takes ``seconds[n]``, or no time."""
+    """A run of the stub; image n takes ``seconds[n]``, or no time.
+
+    ``told`` hears of a batch's ids when they have been computed, with False, and when they are finished, with True; it
+    may answer that the process is to stop.
+    """
 
     root: Path
     images: int
     num_steps: int = 1
     batch_size: int = 1
     seconds: Sequence[float] = ()
+    store: StoreKind = "folder"
+    told: Callable[[Sequence[str], bool], bool] = lambda ids, is_finished: False
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,8 @@ def make_scores(T: int) -> dict[str, Any]:
 
 def invert_all(job: Job, claim: Callable[[], int], every: int = 1000) -> list[Mark]:
     """One process's share of a run, as the module does it; a mark about every so many images."""
-    run, images, T = RunFolder(job.root), Images(job.images), job.num_steps
+    rank = int(os.environ.get("LOCAL_RANK", 0))
+    run, images, T = RunFolder(job.root, job.store, rank), Images(job.images), job.num_steps
     run.claim(SETTINGS | {"num_steps": T})
     batches = batches_of(dict.fromkeys(range(job.images), Frame.fitting(64, 64, 64)), job.batch_size)
     inversion, scores = make_inversion(T), make_scores(T)
@@ -131,12 +139,16 @@ def invert_all(job: Job, claim: Callable[[], int], every: int = 1000) -> list[Ma
             records.append(record)
             run.save_record(ids, item.i, record)
         if item.i == T - 1:
+            job.told(ids, False)
             for id in ids:
                 replace(inversion, id=id).save(run.inversion_path(id))
             run.finish({id: {"id": id, **scores} for id in ids})
             done += len(ids)
+            if job.told(ids, True):
+                break
             if done >= marks[-1].images + every:
                 marks.append(_mark(done))
+    run.close()
     return [*marks, _mark(done)]
 
 
@@ -154,11 +166,12 @@ def in_processes(processes: int, work: Callable[..., Found], *arguments: Any) ->
     torch.set_num_threads(1)
     ranks, port = range(processes), find_free_network_port()
     with ProcessPoolExecutor(processes, multiprocessing.get_context("fork")) as pool:
-        started = [pool.submit(_process, rank, processes, port, work, arguments) for rank in ranks]
+        started = [pool.submit(as_rank, rank, processes, port, work, arguments) for rank in ranks]
         return [one.result() for one in started]
 
 
-def _process(rank: int, processes: int, port: int, work: Callable[..., Found], arguments: tuple) -> Found:
+def as_rank(rank: int, processes: int, port: int, work: Callable[..., Found], arguments: tuple) -> Found:
+    """``work(*arguments, claim=…)`` as one of the processes that share a queue."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "LOCAL_RANK": str(rank)}
     strategy = ImageParallelStrategy(
         accelerator=CPUAccelerator(),

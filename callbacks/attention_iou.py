@@ -27,7 +27,7 @@ class AttentionIoUCurves(Callback):
     ) -> None:
         """Log one timestep of every image of the batch."""
         assert isinstance(pl_module, LocInvModule)
-        with writing(pl_module.run.root / "tensorboard"):
+        with writing(pl_module.run.place("tensorboard")):
             if outputs["i"] == 0:
                 self._close()
             for part in outputs["micro_batches"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -54,10 +55,10 @@ class AttentionMapSheets(Callback):
         if stage != "fit" or not trainer.is_global_zero:
             return
         run = pl_module.run
-        paths = [run.image_path("strips", score["id"]) for score in run.scores()[: self.contact_images]]
+        paths = [run.image_path("strips", score["id"]) for score in islice(run.each_score(), self.contact_images)]
         strips = [read_image(path) for path in paths if path.exists()]
         if strips:
-            write_atomically(run.root / "contact_sheet.png", to_png(stack_strips(strips)))
+            write_atomically(run.place("contact_sheet.png"), to_png(stack_strips(strips)))
 
     def _log(self, trainer: Trainer, pl_module: LocInvModule, result: Result) -> None:
         sample, inversion = result.sample, result.inversion

@@ -30,7 +30,7 @@ def image_writers(trainer: Trainer, run: RunFolder, id: str) -> Iterator[ImageWr
         id: the image's.
     """
     loggers = trainer.loggers if trainer.is_global_zero else []
-    with writing(run.root / "tensorboard"), image_writer(run, id) as tensorboard:
+    with writing(run.place("tensorboard")), image_writer(run, id) as tensorboard:
         yield ImageWriters(tensorboard, loggers, file_name(id))
 
 

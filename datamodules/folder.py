@@ -77,7 +77,7 @@ class FolderDataModule(EditDataModule):
         path = self._find_list(root)
         found = _images(root) if path is None else read_list(path)
         problems.num_images = len(found)
-        reader = _RowReader(root, path or root, load_words(self.words), self._needs_models)
+        reader = RowReader(root, path or root, load_words(self.words), self._needs_models)
         entries: dict[str, Entry] = {}
         for number, row in enumerate(found, start=1):
             with problems.of(_id(row, number)):
@@ -126,7 +126,7 @@ MENDS = {
 }
 
 
-class _RowReader:
+class RowReader:
     """Makes entries of rows.
 
     Args:
@@ -140,6 +140,11 @@ class _RowReader:
         self.root, self.path, self.words, self.completes = root, path, words, completes
 
     def entry(self, found: Any, number: int) -> Entry:
+        """An entry of a row, as the list has it, and of its number, which names it where it says no name.
+
+        Raises:
+            InputError: the row isn't one of an image, or its image or a mask can't be used.
+        """
         id = _id(found, number)
         where = f"{self.path}: image {id}"
         row = validated(ROW, found, lambda place, _: f"{where}: {_mend(place)}")

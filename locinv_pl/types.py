@@ -20,7 +20,7 @@ from torch.nn.functional import pad
 from typing_extensions import TypedDict
 
 from locinv_pl.errors import InputError
-from locinv_pl.io.files import AGAIN, check, digest, read_tensors, write_tensors
+from locinv_pl.io.files import AGAIN, check, digest, located, read_tensors, write_tensors
 from locinv_pl.io.frames import Frame
 from locinv_pl.prompt_weights import Weights, read_weights, refuse_weights
 
@@ -357,7 +357,7 @@ class Inversion:
         """Write to a safetensors file with a JSON header, atomically."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         tensors = {k: v for k, v in values.items() if isinstance(v, Tensor)}
-        write_tensors(Path(path), tensors, {k: v for k, v in values.items() if k not in tensors})
+        write_tensors(located(path), tensors, {k: v for k, v in values.items() if k not in tensors})
 
     @classmethod
     def load(cls, path: str | Path) -> Inversion:
@@ -367,7 +367,7 @@ class Inversion:
             InputError: the file is missing, damaged or of another kind, or its numbers aren't finite.
         """
         what = f"{path}: not an inversion of this version of locinv_pl"
-        tensors, header = read_tensors(Path(path))
+        tensors, header = read_tensors(located(path))
         if header.keys() | {"fingerprint"} != _Header.__annotations__.keys():
             raise InputError(f"{what}; {AGAIN}")
         check(header, _Header, str(path))

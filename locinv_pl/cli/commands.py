@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from locinv_pl.errors import InputError
-from locinv_pl.io.files import read_json, write_json
+from locinv_pl.io.files import located, read_json, write_json
 
 if TYPE_CHECKING:
     from locinv_pl.pretrain.settings import Recipe
@@ -27,7 +27,7 @@ def table(runs: Sequence[str]) -> None:
 
     if not runs:
         raise InputError("table: name the folders of one run or more")
-    print(runs_table([read_json(Path(run) / "summary.json", Summary) for run in runs]))
+    print(runs_table([read_json(located(run) / "summary.json", Summary) for run in runs]))
 
 
 def compare(words: Sequence[str]) -> None:
@@ -122,7 +122,7 @@ def pretrain(recipe: Recipe, output: Path = Path("outputs/pretrain"), stages: li
     draw_curves(output, STAGES).savefig(output / "curves.png", dpi=120)
 
 
-def status(run: Path) -> None:
+def status(run: str) -> None:
     """Say how a run stands: images done, running and failed, its speed, and whether it lives.
 
     Args:

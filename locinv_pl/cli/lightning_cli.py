@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from locinv_pl.cli.table import SUBCOMMANDS
 from locinv_pl.configs import CONFIGS
 from locinv_pl.errors import InputError, tell
 from locinv_pl.io.arguments import arguments, read_words
-from locinv_pl.io.files import write_atomically
+from locinv_pl.io.files import located, write_atomically
 from locinv_pl.run.logging import metric_names
 from locinv_pl.run.module import LocInvModule
 from locinv_pl.run.strategy import ImageParallelStrategy, is_launched, num_cores
@@ -79,7 +78,7 @@ class _ConfigFile(SaveConfigCallback):
         """Write the configuration, once every setup has ended well."""
         if trainer.is_global_zero:
             config = self.parser.dump(self.config, skip_none=False, skip_validation=True)
-            write_atomically(Path(trainer.default_root_dir) / "config.yaml", config.encode())
+            write_atomically(located(trainer.default_root_dir) / "config.yaml", config.encode())
 
 
 class LocInvCLI(LightningCLI):

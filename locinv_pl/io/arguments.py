@@ -31,6 +31,7 @@ KEYS: dict[str, tuple[str, Content]] = {
     "output": ("trainer.default_root_dir", "value"),
     "prior": ("data.prior", "value"),
     "recipe": ("recipe", "group"),
+    "store": ("model.store", "value"),
     "trainer": ("trainer", "group"),
 }
 """What a word stands for: its key, and whether its value is a value, one of a group of files in configs/, or a file."""

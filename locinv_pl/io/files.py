@@ -10,23 +10,25 @@ import errno
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from functools import cache
+from functools import cache, partial
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 from uuid import uuid4
 
 import torch
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as deserialize
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from locinv_pl.errors import DamagedError, InputError
+from locinv_pl.errors import DamagedError, InputError, one_line
 from locinv_pl.io.reading import regular_file
 
 FORMAT = 1
@@ -35,20 +37,75 @@ TRIES = 100  # of writing into a folder that others clear at the same time
 AGAIN = "delete it and run again"
 MENDS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room")
 """What a disk can refuse, and the mend, where it isn't the usual one."""
+URL = re.compile("([a-z][a-z0-9+.-]+):/+")  # a Path of it has lost a slash
 
 
-def write_atomically(path: Path, content: bytes, lasting: bool = True) -> None:
+def located(place: str | Path) -> Path:
+    """A path, or a place below a URL of any filesystem that fsspec knows, which is used as a path.
+
+    Args:
+        place: a path, a URL as ``s3://bucket/runs/a``, or what this function has answered.
+
+    Raises:
+        InputError: the URL's filesystem isn't known or isn't installed.
+
+    >>> located("runs/a"), located("file:///runs/a")
+    (PosixPath('runs/a'), PosixPath('/runs/a'))
+    """
+    if not isinstance(place, (str, Path)):
+        return place
+    url = URL.match(str(place))
+    if url is None:
+        return Path(place)
+    protocol, rest = url[1], str(place)[url.end() :]
+    if protocol in ("file", "local"):
+        return Path("/") / rest
+    try:
+        from upath import UPath
+
+        found = UPath(f"{protocol}://{rest}")
+        found.fs  # noqa: B018 (which makes it, or says what is missing)
+    except (ImportError, ValueError) as error:
+        mend = 'pip install "locinv_pl[scale]" and the filesystem\'s own package, or name a folder'
+        raise InputError(f"{place}: its filesystem can't be used ({one_line(str(error))}); {mend}") from None
+    return cast(Path, found)
+
+
+def is_local(path: Path) -> bool:
+    """Whether a path is one of this machine's disk, not one below a URL or in shards."""
+    return isinstance(path, Path)
+
+
+def written_at(path: Path) -> float:
+    """When a file was written, in seconds since 1970.
+
+    Raises:
+        FileNotFoundError: it isn't there.
+    """
+    if is_local(path):
+        return path.stat().st_mtime
+    when = path.fs.modified(path.path)  # type: ignore[attr-defined]
+    return float(when.timestamp() if hasattr(when, "timestamp") else when)
+
+
+def write_atomically(path: Path, content: bytes | Sequence[bytes | IO[bytes]], lasting: bool = True) -> None:
     """Write a file under a temporary name and rename it: readers see all of it or nothing.
 
     Args:
         path: the file; its folder is made where it is missing.
-        content: the file's whole new content.
+        content: the file's whole new content, or its parts: bytes and open files.
         lasting: True (the default) makes the file survive a power cut: content and name are brought to the disk, which
             takes it some milliseconds. False saves these for files that show their damage and can be made again.
+
+    Below a URL one request writes the file, which object stores take whole or not at all.
 
     Raises:
         InputError: the disk is full, or the folder can't be written to.
     """
+    if not is_local(path):
+        with writing(path):
+            path.fs.pipe_file(path.path, b"".join(_chunks(content)))  # type: ignore[attr-defined]
+        return
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")  # process numbers repeat on other machines
     is_new = not path.parent.exists()
     with writing(path):
@@ -57,7 +114,7 @@ def write_atomically(path: Path, content: bytes, lasting: bool = True) -> None:
                 with suppress(FileNotFoundError) if left else nullcontext():  # another process has cleared the folder
                     path.parent.mkdir(parents=True, exist_ok=True)
                     with open(temporary, "wb") as file:
-                        file.write(content)
+                        file.writelines(_chunks(content))
                         file.flush()
                         if lasting:
                             os.fsync(file.fileno())
@@ -71,6 +128,15 @@ def write_atomically(path: Path, content: bytes, lasting: bool = True) -> None:
         _sync_folder(path.parent)
     if lasting and is_new:
         _sync_folder(path.parent.parent)
+
+
+def _chunks(content: bytes | Sequence[bytes | IO[bytes]]) -> Iterator[bytes]:
+    for part in [content] if isinstance(content, bytes) else content:
+        if isinstance(part, bytes):
+            yield part
+        else:
+            part.seek(0)
+            yield from iter(partial(part.read, 1 << 20), b"")
 
 
 def _sync_folder(folder: Path) -> None:
@@ -105,9 +171,12 @@ def read_file(path: Path, mend: str = "run the inversion first") -> bytes:
     Raises:
         InputError: it is missing, can't be read, or is a folder, a device or a pipe.
     """
-    _require_file(path, mend)
+    if is_local(path):
+        _require_file(path, mend)
     try:
         return path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; {mend}") from None
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror or error}); {AGAIN}") from None
 
@@ -255,11 +324,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         InputError: the file is missing, damaged or foreign.
     """
-    _require_file(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            header = _parse((file.metadata() or {})["locinv"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+        header, tensors = _opened_tensors(path) if is_local(path) else _sent_tensors(read_file(path))
         given = header.pop(DIGEST, None)
         is_whole = given in (None, digest(json.dumps(header, sort_keys=True), tensors))
         written_as = header.pop("format")
@@ -270,3 +336,18 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not is_whole:
         raise InputError(f"{path}: damaged, its digest is another one; {AGAIN}")
     return tensors, header
+
+
+def _opened_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors of a file of this machine."""
+    _require_file(path)
+    with safe_open(path, framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+        return _parse((file.metadata() or {})["locinv"]), tensors
+
+
+def _sent_tensors(content: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors of a file's content: its first eight bytes are the length of the JSON that follows."""
+    tensors = deserialize(content)
+    about = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return _parse(about["__metadata__"]["locinv"]), tensors

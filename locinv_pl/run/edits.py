@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -300,7 +299,8 @@ def _seconds(run: RunFolder, id: str) -> dict[str, float]:
 def _edit_files(run: RunFolder, id: str) -> list[str]:
     """The names of the edits' files that are there, by number."""
     folder = run.edits_path(id)
-    names = [name for name in (os.listdir(folder) if folder.is_dir() else ()) if re.match(EDIT_FILE, name)]
+    found = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    names = [name for name in found if re.match(EDIT_FILE, name)]
     return sorted(names, key=lambda name: int(name.partition("-")[0]))
 
 
@@ -311,9 +311,11 @@ def edited_images(run: RunFolder) -> list[EditedImage]:
         InputError: for some it can't; names all of them.
     """
     found, problems = [], []
-    for path in sorted(run.place("edits").glob("*/edits.json")):
+    for name in run.store.folders("edits"):
         try:
-            name = run.place("edits", path.parent.name).name
+            path = run.place("edits", name, "edits.json")
+            if not path.exists():
+                continue
             id = id_of(name)
             id = read_json(path, EditedImage)["id"] if id is None else id
             if file_name(id) != name:

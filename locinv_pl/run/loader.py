@@ -101,8 +101,8 @@ class TimestepLoader:
         return (self._last is None or self._last.is_used) and self.claim() >= len(self.batches)
 
     @property
-    def ids_to_do(self) -> list[str]:
-        """The ids of all images in the batches."""
+    def ids_to_do(self) -> list[str] | None:
+        """The ids of all images in the batches; None where they aren't known."""
         return [self.ids[j] for batch in self.batches for j in batch]
 
     def __iter__(self) -> Iterator[TimestepBatch]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from locinv_pl.editing.pipelines import Editor, EditorSettings, make_editor
 from locinv_pl.editing.prompt_to_prompt import check_edit, reconstruct
 from locinv_pl.editing.settings import EditSettings
-from locinv_pl.errors import InputError, quoted, tell
+from locinv_pl.errors import InputError, check_choice, quoted, tell
 from locinv_pl.measures.edits import Measures, MeasureSettings, edit_region
 from locinv_pl.measures.metrics import fp32
 from locinv_pl.method.policies import Method
@@ -37,7 +37,8 @@ from locinv_pl.run.edits import (
 from locinv_pl.run.loader import TimestepBatch, TimestepLoader
 from locinv_pl.run.logging import is_heard, step_metrics
 from locinv_pl.run.results import score
-from locinv_pl.run.store import RunFolder, Scores, settings_digest
+from locinv_pl.run.store import RunFolder, Score, settings_digest
+from locinv_pl.run.stores import StoreKind
 from locinv_pl.run.strategy import ImageParallelStrategy
 from locinv_pl.run.summary import edits_table, runs_table, summarize, summarize_edits
 from locinv_pl.types import Edit, EditSample, Inversion, MadeOf
@@ -58,6 +59,8 @@ class LocInvModule(LightningModule):
             for its configurations and its tokenizer.
         offload: keep on a GPU the networks that are needed, and the others on the CPU.
         quantize: how the weights of a T5 text encoder are quantised; None leaves them as they are.
+        store: where the files of finished images lie: "folder", each by itself, or "shards", many in a tar file of
+            WebDataset's; by default as the run's folder has it, and "folder" for a new one.
         tuning: how the networks are run.
         edit: how ``predict`` edits by Prompt-to-Prompt.
         editor: another editor in its place, which needs no inversion.
@@ -79,17 +82,21 @@ class LocInvModule(LightningModule):
         layout: str | None = None,
         offload: bool = False,
         quantize: str | None = None,
+        store: StoreKind | None = None,
     ):
         super().__init__()
         self.automatic_optimization = False
         self.backbone_name, self.dtype_name = backbone, dtype
         self.origin, self.offload = {"lora": lora, "layout": layout, "quantize": quantize}, offload
-        self.method, self.resolution = method, resolution
+        if store is not None:
+            check_choice("store", store, StoreKind)
+        self.method, self.resolution, self.store = method, resolution, store
         self.num_steps = method.num_steps if num_steps is None else num_steps
         self.tuning, self.edit, self.editor, self.measures = tuning, edit, editor, measures
         self.clock = torch.zeros(())
         self._micro_batches: tuple[MicroBatch, ...] = ()
         self._made_of: dict[str, MadeOf] = {}
+        self._run: dict[str, RunFolder] = {}
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -122,7 +129,10 @@ class LocInvModule(LightningModule):
     @property
     def run(self) -> RunFolder:
         """This run's folder, the Trainer's ``default_root_dir``."""
-        return RunFolder(self.trainer.default_root_dir)
+        root = self.trainer.default_root_dir
+        if root not in self._run:
+            self._run = {root: RunFolder(root, self.store, self.trainer.global_rank)}
+        return self._run[root]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -211,6 +221,12 @@ class LocInvModule(LightningModule):
         """After the callbacks have drawn them, mark images as finished."""
         if outputs["finished"]:
             self.run.finish({r.sample.id: r.scores for r in outputs["finished"]}, self._made_of)
+
+    def on_train_end(self) -> None:
+        """Let the process that sums up see what this one has made."""
+        self.run.close()
+
+    on_validation_end = on_predict_end = on_test_end = on_train_end
 
     def validation_step(self, batch: TimestepBatch, batch_idx: int) -> None:
         """Reconstruct from the files alone, and score."""
@@ -322,7 +338,8 @@ class LocInvModule(LightningModule):
         if not self.trainer.is_global_zero:
             return
         if stage == "test":
-            tested = self.run.sum_up("test.json", "test", self._summarize_edits)
+            summarize_tests = partial(summarize_edits, inversion=self.run.score_of, settings=self._tested_settings)
+            tested = self.run.sum_up("test.json", "test", summarize_tests, self._is_tested)
             print(f"\n{edits_table(tested)}\n\nResults: {self.run.root}")
         elif stage != "predict":
             kind, file = ("inversions", "summary.json") if stage == "fit" else ("validation", "validation.json")
@@ -336,18 +353,23 @@ class LocInvModule(LightningModule):
         loader = getattr(self.trainer, names.get(stage, "test_dataloaders"))
         if not isinstance(loader, TimestepLoader):
             return
-        name = str(getattr(stage, "value", stage))
-        left = len(self.run.unfinished(loader.ids_to_do)) if stage == "fit" else int(not loader.is_through)
+        name, ids = str(getattr(stage, "value", stage)), loader.ids_to_do
+        is_counted = stage == "fit" and ids is not None
+        left = len(self.run.unfinished(ids or ())) if is_counted else int(not loader.is_through)
         if left:
             raise InputError(
-                f"{name}: {left if stage == 'fit' else 'some'} of {len(loader.ids_to_do)} images are unfinished: "
-                f"max_steps, max_time, limit_*_batches, fast_dev_run or a callback of the Trainer ended it; run the "
-                f"same command without that to go on"
+                f"{name}: {left if is_counted else 'some'} of {'its' if ids is None else len(ids)} images are "
+                f"unfinished: max_steps, max_time, limit_*_batches, fast_dev_run or a callback of the Trainer ended "
+                f"it; run the same command without that to go on"
             )
 
-    def _summarize_edits(self, scores: Scores) -> dict[str, Any]:
-        same = [score for score in scores if self._tested.items() <= score.items()]
-        return summarize_edits(same, self.run.scores(), {**self.settings, **self._tested})
+    def _is_tested(self, score: Score) -> bool:
+        """Whether the scores of an image's edits are those of these settings."""
+        return self._tested.items() <= score.items()
+
+    @property
+    def _tested_settings(self) -> dict[str, Any]:
+        return {**self.settings, **self._tested}
 
     @property
     def _tested(self) -> dict[str, Any]:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from locinv_pl.errors import InputError, printable
+from locinv_pl.io.files import written_at
 from locinv_pl.run.store import RunFolder
+from locinv_pl.run.stores import FolderStore
 
 SHOWN = 20  # names and reasons at most
 PATIENCE = 300.0  # seconds without a new file before a run may count as dead
@@ -68,17 +70,18 @@ def status(run: str | Path, now: float | None = None) -> Status:
         InputError: no run's folder.
     """
     folder, now = RunFolder(run), time.time() if now is None else now
-    if not (folder.root / "settings.json").is_file():
+    if not folder.place("settings.json").exists():
         raise InputError(f"{folder.root}: no run's folder, it has no settings.json; give the output= of a run")
-    finished = dict(_files(folder.root / "inversions"))
-    left_out = {name for name, _ in _files(folder.root / "skipped")} - finished.keys()
+    finished = {name.removesuffix(".json"): written for name, written in folder.store.times("inversions")}
+    left_out = {name.removesuffix(".json") for name in FolderStore(folder.root).names("skipped")} - finished.keys()
     failed = sorted(folder.id_of("skipped", name) for name in left_out)
-    began = max(path.stat().st_mtime for path in folder.root.glob("*.json") if path.stem in ("settings", "pictures"))
+    starts = (folder.place(f"{name}.json") for name in ("settings", "pictures"))
+    began = max(written_at(path) for path in starts if path.exists())
     steps: dict[str, list[float]] = {}
-    for under_way in _listed(folder.root / "running"):
+    for under_way in _listed(folder.place("running")):
         if under_way.name not in finished.keys() | left_out:
             id = folder.id_of("running", under_way.name)
-            steps[id] = sorted(written for _, written in _files(Path(under_way.path), ".safetensors"))
+            steps[id] = sorted(_times(Path(under_way.path)))
     newest = max([began, *finished.values(), *(times[-1] for times in steps.values() if times)])
     since = sum(written >= began for written in finished.values())
     spans = [(times[-1] - times[0]) / (len(times) - 1) for times in steps.values() if len(times) > 1]
@@ -143,12 +146,12 @@ def _more(names: list[str]) -> str:
     return f"  and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
 
 
-def _files(folder: Path, suffix: str = ".json") -> Iterator[tuple[str, float]]:
-    """Names without suffix, and times in seconds since 1970, of a folder's files."""
+def _times(folder: Path) -> Iterator[float]:
+    """When the records of an image's timesteps were written, in seconds since 1970."""
     for entry in _listed(folder):
-        if entry.name.endswith(suffix) and entry.name[0] != ".":
+        if entry.name.endswith(".safetensors") and entry.name[0] != ".":
             with suppress(FileNotFoundError):  # an image that has just been finished
-                yield entry.name[: -len(suffix)], entry.stat().st_mtime
+                yield entry.stat().st_mtime
 
 
 def _listed(folder: Path) -> list[os.DirEntry[str]]:

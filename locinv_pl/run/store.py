@@ -4,6 +4,7 @@ No id, and nothing that is read from a run's folder, is ever a path: :func:`~loc
 name of an id, and :meth:`RunFolder.place` alone puts names together, without following links. So whatever the ids are,
 files are written, read and deleted strictly below the folder that is meant for them.
 
+store.json                  says that the images' files are in shards, see locinv_pl/io/shards.py
 settings.json               what makes the run; another configuration is refused
 pictures.json               how many images it is to invert; written at every start
 inversions/<id>.safetensors the inversion
@@ -24,28 +25,61 @@ went together. What was made of something else, or is damaged, counts as not the
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import count
+from functools import cached_property
+from hashlib import sha256
+from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 from locinv_pl.errors import InputError, all_of, tell
-from locinv_pl.io.files import digest, read_image, read_json, read_tensors, to_json, write_json
+from locinv_pl.io.files import (
+    digest,
+    is_local,
+    located,
+    read_image,
+    read_json,
+    read_tensors,
+    to_json,
+    write_atomically,
+    write_json,
+)
 from locinv_pl.run.contents import KINDS, Origin, Settings, Skipped, Total
 from locinv_pl.run.names import file_name, id_of
+from locinv_pl.run.stores import PER_IMAGE, FolderStore, ShardStore, Store, StoreKind
 from locinv_pl.types import Inversion, MadeOf, StepRecord
 
-Scores = list[dict[str, Any]]
+Score = dict[str, Any]
+Scores = list[Score]
 DRAWINGS = ("sheets", "strips", "reconstructions")
 
 
 class RunFolder:
-    """The files of one run under ``root``; any number of processes may share it."""
+    """The files of one run under ``root``; any number of processes may share it.
 
-    def __init__(self, root: str | Path):
-        self.root = Path(root)
+    Args:
+        root: a folder, or a URL of any filesystem that fsspec knows.
+        store: where the files of images lie: "folder", a file for each name, or "shards", see
+            :mod:`locinv_pl.io.shards`; by default as the run has it, and "folder" for a new one.
+        rank: number of the process, which shards have in their names.
+    """
+
+    def __init__(self, root: str | Path, store: StoreKind | None = None, rank: int = 0):
+        self.root, self._asked, self._rank = located(root), store, rank
+        self.local = self.root if is_local(self.root) else Path("outputs") / file_name(str(self.root))
+
+    @cached_property
+    def store(self) -> Store:
+        """Where the files of images lie."""
+        if self._kind == "folder":
+            return FolderStore(self.root)
+        return ShardStore(self.root, self.local, self._rank)
+
+    @property
+    def _kind(self) -> StoreKind:
+        return "shards" if (self.root / "store.json").exists() else "folder"
 
     def place(self, *names: str) -> Path:
         """Where something of the run lies: ``names`` under each other, below its root.
@@ -53,16 +87,18 @@ class RunFolder:
         Raises:
             InputError: one of them is no name, or a link, which could lead anywhere.
         """
-        path = self.root
+        path = self.local if names[:1] in (("running",), ("tensorboard",)) else self.root
         for name in names:
             if name in ("", ".", "..") or {"/", "\\", "\0"} & set(name):
                 raise InputError(f"{name!r}: no file's name in {path}; delete what names it, and run again")
-            path = path / name
-            if path.is_symlink():
+            path = path / name if is_local(path) else path
+            if is_local(path) and path.is_symlink():
                 raise InputError(
                     f"{path}: a link, which could lead out of the run's folder; put the files in its place"
                 )
-        return path
+        if names[:1] and names[0] in PER_IMAGE:
+            return self.store.place(*names)
+        return path if is_local(path) else self.root.joinpath(*names)
 
     def inversion_path(self, id: str) -> Path:
         """Where the inversion of image ``id`` is kept."""
@@ -104,6 +140,7 @@ class RunFolder:
         Raises:
             InputError: the folder holds results of another one.
         """
+        self._settle()
         here = json.loads(to_json(settings))
         if not self._has_results():
             return write_json(self.place("settings.json"), here, sealed=True)
@@ -124,6 +161,25 @@ class RunFolder:
                 )
         return None
 
+    def _settle(self) -> None:
+        """Lay out a new run as it is asked for, and mend what dead processes have left."""
+        if self._asked not in (None, self._kind):
+            if self._has_results():
+                raise InputError(
+                    f"{self.root}: its images are in store={self._kind}, not {self._asked}; leave store= out, or give "
+                    f"another output="
+                )
+            if self._asked == "shards":
+                write_json(self.place("store.json"), {"store": "shards"}, sealed=True)
+            else:
+                self.place("store.json").unlink()
+            self.__dict__.pop("store", None)
+        self.store.recover()
+
+    def close(self) -> None:
+        """Let every process see what this one has written."""
+        self.store.close()
+
     def announce(self, total: int) -> None:
         """Say how many images the run is to invert."""
         write_json(self.place("pictures.json"), {"total": total}, sealed=True)
@@ -136,7 +192,7 @@ class RunFolder:
 
     def count(self, kind: str) -> int:
         """How many images there are of a kind."""
-        return len(self._files(kind))
+        return sum(1 for _ in self._files(kind))
 
     def problem(self, id: str) -> str:
         """Why image ``id`` was left out."""
@@ -287,6 +343,7 @@ class RunFolder:
             origin = {**(made_of or {}).get(id, {}), "batch": [*scores]}
             self.save_scores("inversions", id, {**score, "made_of": origin})
             self._skipped(id).unlink(missing_ok=True)
+        self.store.keep()
         self._clear(scores)
 
     def save_scores(self, kind: str, id: str, scores: Mapping[str, Any]) -> None:
@@ -305,10 +362,39 @@ class RunFolder:
         Raises:
             InputError: some are damaged; names all of them.
         """
-        return self._read_scores(kind, self._files(kind))
+        return sorted(self.each_score(kind), key=lambda score: score["id"])
 
-    def sum_up(self, file: str, kind: str, summarize: Callable[[Scores], dict[str, Any]]) -> dict[str, Any]:
+    def each_score(self, kind: str = "inversions") -> Iterator[Score]:
+        """The scores of all images of a kind one by one: by id, and those in shards by their files' names.
+
+        Raises:
+            InputError: some are damaged; names all of them, at the end.
+        """
+        files = self._files(kind)
+        if self._kind == "folder":
+            files = iter(sorted(files, key=lambda file: self.id_of(kind, file.removesuffix(".json"))))
+        return self._read_scores(kind, files)
+
+    def score_of(self, id: str) -> Score | None:
+        """The scores of an image's inversion; None where it has none.
+
+        Raises:
+            InputError: they are damaged.
+        """
+        path = self._scores_path("inversions", id)
+        return self._read_score("inversions", path.name) if path.exists() else None
+
+    def sum_up(
+        self,
+        file: str,
+        kind: str,
+        summarize: Callable[[Iterable[Score]], dict[str, Any]],
+        belongs: Callable[[Score], bool] = lambda score: True,
+    ) -> dict[str, Any]:
         """Write what ``summarize`` makes of the scores of a kind into ``file``, and give it back.
+
+        The scores pass by once, and in a folder go to the file's "images" on their way; in shards, where there may be
+        too many for a file, they stay where they are.
 
         Jobs that share the folder may come to their ends together, so what is written is compared with what is there
         afterwards: the last one to write has seen all. While images are running, the last one is still to come.
@@ -316,35 +402,50 @@ class RunFolder:
         Args:
             file: its name in the run's folder.
             kind: the folder of the scores.
-            summarize: makes the file's content of them.
+            summarize: makes the file's content, all but the images, of them.
+            belongs: which scores are meant; all by default.
         """
         while True:
-            seen = self._files(kind)
-            content = summarize(self._read_scores(kind, seen))
-            write_json(self.place(file), content)
-            if self._files(kind) == seen or any((self.root / "running").glob("*")):
+            seen = self._seen(kind)
+            with TemporaryFile() as images:
+                listed = images if self._kind == "folder" else None
+                content = summarize(_passing(filter(belongs, self.each_score(kind)), listed))
+                head = to_json(content, indent=1)
+                if listed is not None:
+                    key = ',\n "images": [' if content else '\n "images": ['
+                    end = b"\n ]\n}\n" if images.tell() else b"]\n}\n"
+                    write_atomically(self.place(file), [head.rstrip("}\n").encode(), key.encode(), images, end])
+                else:
+                    write_atomically(self.place(file), f"{head}\n".encode())
+            if self._seen(kind) == seen or any(self.place("running").glob("*")):
                 return content
 
-    def _files(self, kind: str) -> set[str]:
-        folder = self.place(kind)
-        if not folder.is_dir():
-            return set()
-        return {name for name in os.listdir(folder) if name.endswith(".json") and name[0] != "."}
+    def _seen(self, kind: str) -> str:
+        """What there is of a kind, in one number."""
+        sha = sha256()
+        for name in self._files(kind):
+            sha.update(f"{name}/".encode())
+        return sha.hexdigest()
+
+    def _files(self, kind: str) -> Iterator[str]:
+        """The names of a folder's JSON files, sorted."""
+        store = self.store if kind in PER_IMAGE else FolderStore(self.root)
+        return store.names(kind)
 
     def _scores_path(self, kind: str, id: str) -> Path:
         return self.place(kind, f"{file_name(id)}.json")
 
-    def _read_scores(self, kind: str, files: Iterable[str]) -> Scores:
-        found, problems = [], []
-        for file in sorted(files):
+    def _read_scores(self, kind: str, files: Iterable[str]) -> Iterator[Score]:
+        problems = []
+        for file in files:
             try:
-                found.append(self._read_score(kind, file))
+                score = self._read_score(kind, file)
             except InputError as problem:
                 problems.append(str(problem))
+            else:
+                yield {key: value for key, value in score.items() if key != "made_of"}
         if problems:
             raise InputError(all_of(problems))
-        plain = [{key: value for key, value in score.items() if key != "made_of"} for score in found]
-        return sorted(plain, key=lambda score: score["id"])
 
     def _read_score(self, kind: str, file: str) -> dict[str, Any]:
         path = self.place(kind, file)
@@ -373,7 +474,7 @@ class RunFolder:
 
     def _damages(self) -> Iterator[str]:
         """What is wrong with the files of all finished images."""
-        for file in sorted(self._files("inversions")):
+        for file in self._files("inversions"):
             try:
                 problem = self.damage(self._read_score("inversions", file)["id"])
             except InputError as error:
@@ -393,7 +494,8 @@ class RunFolder:
         return found
 
     def _has_results(self) -> bool:
-        return any(path for kind in ("inversions", "running") for path in (self.root / kind).glob("*"))
+        kept = chain(self.place("running").glob("*"), self.store.names("inversions", ""))
+        return next(kept, None) is not None
 
     def _kept(self, id: str, made_of: MadeOf | None) -> Iterator[StepRecord]:
         for i in count():
@@ -425,6 +527,15 @@ class RunFolder:
 def settings_digest(settings: Mapping[str, Any]) -> str:
     """Names a run's settings in its results."""
     return digest(json.dumps(json.loads(to_json(settings)), sort_keys=True), {})
+
+
+def _passing(scores: Iterable[Score], file: IO[bytes] | None) -> Iterator[Score]:
+    """The scores, which are written into an open file as items of a JSON list, where there is one."""
+    for number, score in enumerate(scores):
+        if file is not None:
+            text = to_json(score, indent=1).replace("\n", "\n  ")
+            file.write(f"{',' if number else ''}\n  {text}".encode())
+        yield score
 
 
 def _is_image(path: Path) -> bool:

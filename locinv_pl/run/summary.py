@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from statistics import fmean
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import fsum
 from typing import Any
 
 from pydantic import ConfigDict, with_config
@@ -27,77 +28,145 @@ class Summary(TypedDict):
     seconds_per_image: float | None
 
 
-def summarize(scores: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of summary.json.
+class Mean:
+    """A mean whose numbers pass by once, in any number: that of :func:`statistics.fmean`, to the last bit.
+
+    Shewchuk, "Adaptive precision floating-point arithmetic" (1997): a sum is kept without error as a few numbers that
+    don't overlap, and rounded once, at its end.
+
+    >>> mean = Mean()
+    >>> for value in (1e100, 1.0, None, -1e100):
+    ...     mean.add(value)
+    >>> mean.count, mean.value
+    (3, 0.3333333333333333)
+    """
+
+    def __init__(self) -> None:
+        self.count, self._parts = 0, [0.0]
+
+    def add(self, value: float | None) -> None:
+        """Take a number; None, what isn't known, is left out."""
+        if value is None:
+            return
+        self.count += 1
+        sum, kept = float(value), []
+        for part in self._parts:
+            large, small = (sum, part) if abs(sum) >= abs(part) else (part, sum)
+            sum = large + small
+            if rest := small - (sum - large):
+                kept.append(rest)
+        self._parts = [*kept, sum]
+
+    @property
+    def value(self) -> float | None:
+        """The mean of what has been taken; None of nothing."""
+        return fsum(self._parts) / self.count if self.count else None
+
+
+class Means(defaultdict[str, Mean]):
+    """Means by name."""
+
+    def __init__(self) -> None:
+        super().__init__(Mean)
+
+    def of(self, name: str) -> float | None:
+        """A mean's value; None where nothing has been taken."""
+        return self[name].value
+
+
+def summarize(scores: Iterable[Mapping[str, Any]], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of summary.json, all but the images.
 
     Attention IoU is the mean over all nouns of all images, PSNR, SSIM and seconds over images; None
-    where there is nothing to take a mean of.
+    where there is nothing to take a mean of. The scores pass by once, and none is kept.
 
     Args:
         scores: one entry per finished image.
         settings: of the run.
     """
-
-    def over_nouns(key: str) -> float | None:
-        return _mean([value for score in scores for value in score[key]])
-
-    def over_images(key: str) -> float | None:
-        return _mean([score[key] for score in scores])
-
+    means, num_images = Means(), 0
+    for score in scores:
+        num_images += 1
+        for key in ("psnr", "ssim", "psnr_vae", "seconds"):
+            means[key].add(score[key])
+        for key in ("iou_initial", "iou"):
+            for value in score[key]:
+                means[key].add(value)
     return {
         "method": settings["method"]["name"],
         "prior": settings["data"].get("prior"),
         "backbone": settings["backbone"],
-        "num_images": len(scores),
+        "num_images": num_images,
         "num_steps": settings["num_steps"],
-        "attention_iou_initial": over_nouns("iou_initial"),
-        "attention_iou": over_nouns("iou"),
-        "psnr": over_images("psnr"),
-        "ssim": over_images("ssim"),
-        "psnr_vae": over_images("psnr_vae"),
-        "seconds_per_image": over_images("seconds"),
-        "images": list(scores),
+        "attention_iou_initial": means.of("iou_initial"),
+        "attention_iou": means.of("iou"),
+        "psnr": means.of("psnr"),
+        "ssim": means.of("ssim"),
+        "psnr_vae": means.of("psnr_vae"),
+        "seconds_per_image": means.of("seconds"),
     }
 
 
 def summarize_edits(
-    scores: Sequence[Mapping[str, Any]], inversions: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
+    scores: Iterable[Mapping[str, Any]],
+    inversion: Callable[[str], Mapping[str, Any] | None],
+    settings: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The content of test.json.
+    """The content of test.json, all but the images.
 
     Means of measures are over edits, all together and kind by kind, and leave out edits that have none;
-    attention IoU is as in summary.json, of the same images.
+    attention IoU is as in summary.json, of the same images. The scores pass by once, and none is kept.
 
     Args:
         scores: one entry per image, with its "reconstruction" and its "edits".
-        inversions: the scores of the run's inversions.
+        inversion: answers the scores of an image's inversion, by id; None where it has none.
         settings: of the run, with those of editing and measuring in "edit" and "measures".
     """
-    ids, edits = {score["id"] for score in scores}, [edit for score in scores for edit in score["edits"]]
-    run = summarize([score for score in inversions if score["id"] in ids], settings)
-    by_kind: dict[str, list[Mapping[str, Any]]] = {}
-    for edit in edits:
-        by_kind.setdefault(edit["kind"], []).append(edit)
+    iou, back = Mean(), Means()
+    every, kinds = EditMeans(), defaultdict[str, EditMeans](EditMeans)
+    measures: list[str] = []
+    num_images = 0
+    for score in scores:
+        measures = measures if num_images else [*score["reconstruction"]]
+        num_images += 1
+        for name in measures:
+            back[name].add(score["reconstruction"].get(name))
+        for value in (inversion(score["id"]) or {"iou": ()})["iou"]:
+            iou.add(value)
+        for edit in score["edits"]:
+            every.add(edit)
+            kinds[edit["kind"]].add(edit)
     return {
-        **{key: run[key] for key in ("method", "prior", "backbone")},
-        "num_images": len(scores),
-        **{key: run[key] for key in ("num_steps", "attention_iou")},
-        "reconstruction": {
-            name: _mean(score["reconstruction"].get(name) for score in scores)
-            for name in (scores[0]["reconstruction"] if scores else ())
-        },
+        "method": settings["method"]["name"],
+        "prior": settings["data"].get("prior"),
+        "backbone": settings["backbone"],
+        "num_images": num_images,
+        "num_steps": settings["num_steps"],
+        "attention_iou": iou.value,
+        "reconstruction": {name: back.of(name) for name in measures},
         "edit": settings["edit"],
         "measures": settings["measures"],
-        "mean": _mean_edit(edits),
-        "kinds": {kind: _mean_edit(some) for kind, some in sorted(by_kind.items())},
-        "images": list(scores),
+        "mean": every.to_dict(),
+        "kinds": {kind: means.to_dict() for kind, means in sorted(kinds.items())},
     }
 
 
-def _mean_edit(edits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    names = [name for edit in edits[:1] for name in edit if name not in ("kind", "prompt", "file")]
-    means = {name: _mean(edit.get(name) for edit in edits) for name in names}
-    return {"num_edits": len(edits), **means}
+class EditMeans:
+    """How many edits there are, and the means of the measures that the first of them has."""
+
+    def __init__(self) -> None:
+        self.count, self._names, self._means = 0, list[str](), Means()
+
+    def add(self, edit: Mapping[str, Any]) -> None:
+        """Take an edit's scores."""
+        self._names = self._names if self.count else [name for name in edit if name not in ("kind", "prompt", "file")]
+        self.count += 1
+        for name in self._names:
+            self._means[name].add(edit.get(name))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The number and the means as plain values."""
+        return {"num_edits": self.count, **{name: self._means.of(name) for name in self._names}}
 
 
 def edits_table(summary: Mapping[str, Any]) -> str:
@@ -144,9 +213,3 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
     return "\n".join(lines)
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    """The mean of those that are known."""
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None

@@ -9,6 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import scaling  # noqa: E402
+import shards  # noqa: E402
 import spread  # noqa: E402
 from stub import Job, in_processes, invert_all  # noqa: E402
 
@@ -56,3 +57,10 @@ def test_the_figures_of_a_simulated_run(tmp_path):
     assert figures["files_per_picture"] == pytest.approx(2 + 2 / 50)  # settings.json, summary.json
     assert 0 < figures["rerun_cpu_ms_per_picture"] < figures["cpu_ms_per_picture"]
     assert len(scaling.draw(marks).axes) == 2
+
+
+def test_a_killed_run_into_shards_goes_on(tmp_path):
+    figures = shards.measure(tmp_path, 400, 2, 4, "shards")
+    assert (figures["images"], figures["done"], figures["never_computed"]) == (400, 400, 0)
+    assert figures["finished_and_computed_twice"] == 0 and figures["lost_by_the_kill"] <= 8
+    assert figures["damaged_of_a_thousand"] == 0 and figures["files"] < 20

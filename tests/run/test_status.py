@@ -136,7 +136,7 @@ def test_the_bar_counts_the_images_of_all_processes(
             super().on_train_batch_end(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(
-        RunFolder, "count", lambda self, kind: len(self._files({"inversions": "other"}.get(kind, kind)))
+        RunFolder, "count", lambda self, kind: len([*self._files({"inversions": "other"}.get(kind, kind))])
     )
     run_stage(tiny_folder, tmp_path, samples=make_samples(4), callbacks=[Other()], enable_progress_bar=True)
     printed = "".join(capsys.readouterr())

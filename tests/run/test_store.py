@@ -251,7 +251,7 @@ def test_a_summary_has_what_another_job_adds_while_it_is_written(run):
     assert run.sum_up("summary.json", "inversions", summarize) == {"ids": ["a"]}  # another job is at work
     run.finish({"d": make_scores("d")})
     assert run.sum_up("summary.json", "inversions", summarize) == {"ids": ["a", "b", "c", "d"]}
-    assert read_json(run.root / "summary.json") == {"ids": ["a", "b", "c", "d"]}
+    assert read_json(run.root / "summary.json") == {"ids": ["a", "b", "c", "d"], "images": run.scores()}
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "\xff", "[NaN]", "[1e999]", "[" * 99999, "9" * 9999])
