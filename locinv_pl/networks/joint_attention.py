@@ -184,7 +184,7 @@ class _FluxAttention(_JointAttention):
         self,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
-        image_rotary_emb: tuple[Tensor, Tensor] | None = None,
+        image_rotary_emb: Any = None,
         **_: Any,
     ) -> Any:
         attn, L = self.attn, self.text_keys
@@ -196,7 +196,8 @@ class _FluxAttention(_JointAttention):
             q = torch.cat([self._normed(text, attn.add_q_proj, attn.norm_added_q), q], dim=1)
             k = torch.cat([self._normed(text, attn.add_k_proj, attn.norm_added_k), k], dim=1)
         v = torch.cat([self.text_values(text), attn.to_v(image)], dim=1)
-        q, k = (apply_rotary_emb(x, image_rotary_emb, sequence_dim=1).transpose(1, 2) for x in (q, k))
+        rotated: list[Any] = [apply_rotary_emb(x, image_rotary_emb, sequence_dim=1) for x in (q, k)]
+        q, k = (x.transpose(1, 2) for x in rotated)
         own = self._look(q[:, :, L:], k[:, :, L:], k[:, :, :L])
         if isinstance(self.hook, ImageHook):
             q, k = (torch.cat([x[:, :, :L], new], dim=2) for x, new in zip((q, k), own, strict=True))
