@@ -76,6 +76,11 @@ def is_local(path: Path) -> bool:
     return isinstance(path, Path)
 
 
+def filesystem(path: Path) -> tuple[Any, str]:
+    """The fsspec filesystem of a path that isn't local, and what it calls the path."""
+    return path.fs, path.path  # type: ignore[attr-defined]
+
+
 def written_at(path: Path) -> float:
     """When a file was written, in seconds since 1970.
 
@@ -84,7 +89,8 @@ def written_at(path: Path) -> float:
     """
     if is_local(path):
         return path.stat().st_mtime
-    when = path.fs.modified(path.path)  # type: ignore[attr-defined]
+    files, name = filesystem(path)
+    when = files.modified(name)
     return float(when.timestamp() if hasattr(when, "timestamp") else when)
 
 
@@ -103,8 +109,9 @@ def write_atomically(path: Path, content: bytes | Sequence[bytes | IO[bytes]], l
         InputError: the disk is full, or the folder can't be written to.
     """
     if not is_local(path):
+        files, name = filesystem(path)
         with writing(path):
-            path.fs.pipe_file(path.path, b"".join(_chunks(content)))  # type: ignore[attr-defined]
+            files.pipe_file(name, b"".join(_chunks(content)))
         return
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")  # process numbers repeat on other machines
     is_new = not path.parent.exists()
@@ -324,8 +331,13 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         InputError: the file is missing, damaged or foreign.
     """
+    content: bytes | None = None
+    if is_local(path):
+        _require_file(path)
+    else:
+        content = read_file(path)
     try:
-        header, tensors = _opened_tensors(path) if is_local(path) else _sent_tensors(read_file(path))
+        header, tensors = _opened_tensors(path) if content is None else _sent_tensors(content)
         given = header.pop(DIGEST, None)
         is_whole = given in (None, digest(json.dumps(header, sort_keys=True), tensors))
         written_as = header.pop("format")
@@ -340,7 +352,6 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _opened_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header and tensors of a file of this machine."""
-    _require_file(path)
     with safe_open(path, framework="pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
         return _parse((file.metadata() or {})["locinv"]), tensors

@@ -32,7 +32,7 @@ from fsspec import AbstractFileSystem, register_implementation
 from upath import UPath
 from upath.registry import register_implementation as register_path
 
-from locinv_pl.io.files import is_local, located, write_atomically, writing
+from locinv_pl.io.files import filesystem, is_local, located, write_atomically, writing
 
 MOST_IMAGES = 1000
 MOST_BYTES = 4 << 30
@@ -281,8 +281,8 @@ class ShardsFileSystem(AbstractFileSystem):
 
     def _listed(self) -> tuple[set[str], set[str]]:
         """The stems of whole shards and of open parts."""
-        with suppress(FileNotFoundError):
-            self.shards.fs.invalidate_cache() if not is_local(self.shards) else None
+        if not is_local(self.shards):
+            filesystem(self.shards)[0].invalidate_cache()
         names = [path.name for path in self.shards.iterdir()] if self.shards.exists() else []
         here = names if is_local(self.shards) else [path.name for path in self.parts.glob(f"*{PART}")]
         stems = [
@@ -302,7 +302,8 @@ class ShardsFileSystem(AbstractFileSystem):
         for path in (self.shards / f"{stem}{WHOLE}", self.parts / f"{stem}{PART}"):
             with suppress(FileNotFoundError):
                 if not is_local(path):
-                    return cast(bytes, path.fs.cat_file(path.path, start=offset, end=offset + size))
+                    files, name = filesystem(path)
+                    return cast(bytes, files.cat_file(name, start=offset, end=offset + size))
                 if stem not in self._files:
                     while len(self._files) >= 16:
                         self._files.pop(next(iter(self._files))).close()
@@ -355,8 +356,8 @@ class ShardsFileSystem(AbstractFileSystem):
             if is_local(self.shards):
                 os.replace(path, self.shards / f"{stem}{WHOLE}")
             else:
-                target = self.shards / f"{stem}{WHOLE}"
-                target.fs.put_file(str(path), target.path)
+                files, name = filesystem(self.shards / f"{stem}{WHOLE}")
+                files.put_file(str(path), name)
                 path.unlink()
         file.close()
         if self._shards.get(stem) is not None:

@@ -414,7 +414,7 @@ class RunFolder:
                 if listed is not None:
                     key = ',\n "images": [' if content else '\n "images": ['
                     end = b"\n ]\n}\n" if images.tell() else b"]\n}\n"
-                    write_atomically(self.place(file), [head.rstrip("}\n").encode(), key.encode(), images, end])
+                    write_atomically(self.place(file), [head[:-1].rstrip().encode(), key.encode(), images, end])
                 else:
                     write_atomically(self.place(file), f"{head}\n".encode())
             if self._seen(kind) == seen or any(self.place("running").glob("*")):

@@ -109,7 +109,8 @@ class TestRun:
         assert list_edits(again, "c")["edits"][0]["prompt"] == "a dog" and not damaged_edits(again)
 
     def test_the_summary_is_that_of_a_folder(self, new: Callable[..., RunFolder], tmp_path: Path) -> None:
-        folder, run, sum_up = RunFolder(tmp_path / "folder"), new(), partial(summarize, settings=SETTINGS)
+        folder, run = RunFolder(tmp_path / "folder"), new()
+        sum_up = lambda scores: {**summarize(scores, SETTINGS), "nested": {"deep": {"last": 1}}}  # noqa: E731
         for each in (folder, run):
             each.claim(SETTINGS)
             finish(each, IDS)
@@ -300,9 +301,8 @@ def test_a_whole_run(where: str, tiny_folder: Path, tmp_path: Path, monkeypatch:
     for id in ("p0", "p1"):
         for path in (RunFolder.inversion_path, partial(RunFolder.image_path, kind="sheets")):
             assert path(run, id=id).read_bytes() == path(plain, id=id).read_bytes()
-    assert (
-        run.count("validation") == 3 and run.place("report.html").exists() and run.place("contact_sheet.png").exists()
-    )
+    assert run.count("validation") == 2
+    assert run.place("report.html").exists() and run.place("contact_sheet.png").exists()
     assert [path.name for path in run.root.iterdir() if path.is_dir()].count("inversions") == 0
     assert len(edited_images(run)) == 2 and not damaged_edits(run)
     stage("fit", root, "shards")
