@@ -205,7 +205,16 @@ def test_a_mask_of_one_pixel(opened: Any) -> None:
     fine = np.zeros((256, 256), bool)
     fine[5, 7] = True
     large.draw(masks={"cat": png(fine)})
-    assert large.look() == "Too small, or outside the part that is shown: cat. Only what has a place is kept in it."
+    assert large.look() == "Every noun has its place."
+    assert int((large.page.ask(*large.left).priors["cat"] >= 0.5).sum()) == 1  # what is small isn't lost
+
+
+def test_a_place_outside_the_part_that_is_shown(opened: Any) -> None:
+    side = opened(plain(size=(64, 32)))
+    side.draw(boxes=[{"noun": "cat", "x": 0, "y": 4, "w": 9, "h": 9}])
+    assert side.look() == "Outside the part that is shown: cat. Only what has a place is kept in it."
+    side.fit = "pad"
+    assert side.look() == "Every noun has its place."
 
 
 def test_a_chinese_prompt(opened: Any) -> None:
