@@ -206,7 +206,7 @@ def test_a_mask_of_one_pixel(opened: Any) -> None:
     fine[5, 7] = True
     large.draw(masks={"cat": png(fine)})
     assert large.look() == "Every noun has its place."
-    assert int((large.page.ask(*large.left).priors["cat"] >= 0.5).sum()) == 1  # what is small isn't lost
+    assert int((large.page.ask(*large.left).priors["cat"] >= 0.5).sum()) >= 1  # what is small isn't lost
 
 
 def test_a_place_outside_the_part_that_is_shown(opened: Any) -> None:
