@@ -256,7 +256,7 @@ class Page:
         missing = [noun for noun in asked.nouns if noun not in asked.priors]
         unseen = [noun for noun in missing if asked.places.has(noun)]
         if unseen:
-            text = f"Too small, or outside the part that is shown: {', '.join(unseen)}. {ONLY}"
+            text = f"Outside the part that is shown: {', '.join(unseen)}. {ONLY}"
         elif missing:
             text = f"Not drawn yet: {', '.join(missing)}. {ONLY}"
         elif not asked.nouns:

@@ -140,7 +140,7 @@ class TestPage:
         facts = [text for tag, text in reader.texts if tag == "dd"]
         assert facts == ["locinv", "box", "50", "tiny", "2", "3"]
         texts = [text for _, text in reader.texts]
-        assert "31.3 dB" in texts and "IoU 0.25" in texts and "IoU 0.75" in texts
+        assert "PSNR 31.3 dB" in texts and "IoU 0.25" in texts and "IoU 0.75" in texts
         assert ("mark", "tiger") in reader.texts and ("del", "cat") in reader.texts
         assert json.dumps(["mean of all 50", "50 of 50"]) in [a.get("data-texts") for a in reader.of("input")]
 
