@@ -14,7 +14,7 @@ from locinv_pl.benchmark.counting import GIB, Cost, matmul_rate
 from locinv_pl.benchmark.growth import SWEEPS, measure_growth
 from locinv_pl.benchmark.memory import memory_of
 from locinv_pl.benchmark.modes import Mode, Timing, time_modes, weight_bytes, with_steps
-from locinv_pl.benchmark.phases import drawn_samples
+from locinv_pl.benchmark.phases import drawn_samples, passes_of_step
 from locinv_pl.benchmark.published import PUBLISHED, random_model
 from locinv_pl.benchmark.reference import NONE, Savings, ladder, without
 from locinv_pl.errors import InputError
@@ -122,7 +122,7 @@ class Benchmark:
         if self.offload and not (timings and timings[OURS].peak):
             peaks[OURS] = max(stage["offload_gib"] for stage in memory["stages"].values())
         flops, took = ({name: row[key] for name, row in rows.items()} for key in ("tflop", "seconds"))
-        once = costs[REFERENCE]["ddim"].flops // counted[REFERENCE].task.schedule.order
+        once = costs[REFERENCE]["ddim"].flops // passes_of_step(counted[REFERENCE].task)
         passes = {name: Cost(number * once, 0) for name, number in NOMINAL.items()}
         nominal = _row(counted[REFERENCE], self.num_steps, costs[REFERENCE] | passes, None)["tflop"]
         return {
@@ -214,8 +214,8 @@ def _row(mode: Mode, T: int, costs: Mapping[str, Cost], timing: Timing | None) -
 
 
 def _phases(mode: Mode, costs: Mapping[str, Cost], seconds: Mapping[str, float] | None) -> dict[str, Any]:
-    """Every part of an inversion, for one image; memory is that of the batch. A step of order 2 has two passes."""
-    B, once = len(mode.task.samples), costs["ddim"].flops / mode.task.schedule.order
+    """Every part of an inversion, for one image; memory is that of the batch. A step may have two passes."""
+    B, once = len(mode.task.samples), costs["ddim"].flops / passes_of_step(mode.task)
     return {
         name: {
             "gflop": cost.flops / B / 1e9,

@@ -50,6 +50,15 @@ def drawn_samples(count: int, size: int) -> list[EditSample]:
     return samples
 
 
+def passes_of_step(task: Task) -> int:
+    """Forward passes of a step of the inversion, where the method refines none.
+
+    Args:
+        task: the batch and its method.
+    """
+    return 2 if task.schedule.kind == "flow" and task.method.inversion.solver == "midpoint" else 1
+
+
 def phases_of(backbone: Backbone, task: Task, i: int) -> dict[str, Work]:
     """The parts of step i for the whole batch, by the names of ``PHASES``; they leave no trace.
 
@@ -64,13 +73,13 @@ def phases_of(backbone: Backbone, task: Task, i: int) -> dict[str, Work]:
     schedule, t, w = task.schedule, task.schedule.timesteps[i], task.method.guidance_scale
     plain, empty, backbone = task.plain, task.empty.expand(len(z_t)), backbone.guided_by(w)
     moves, policy = task.method.tokens.policy == "optimize", task.method.null_text.policy
-    is_guided = policy != "direct" and backbone.needs_null(w)
+    is_guided = not task.method.is_direct and backbone.needs_null(w)
 
     @torch.no_grad()
     def conditional(prefix: Prefix | None = None) -> Tensor:
         context = token_context(backbone, task, task.embeddings)
         prefix = backbone.prefix(z_t, t) if prefix is None else prefix
-        if policy == "direct":
+        if task.method.is_direct:
             return backbone.attention_maps(z_t, t.expand(len(z_t)), context, task.grid, prefix)
         return backbone.predict_with_maps(z_t, t, context, task.grid, prefix)[0]
 
@@ -90,7 +99,7 @@ def phases_of(backbone: Backbone, task: Task, i: int) -> dict[str, Work]:
     @torch.no_grad()
     def ddim() -> Tensor:
         prediction, _ = backbone.predict_with_maps(z_t, t, plain, task.grid)
-        if schedule.order == 2:
+        if passes_of_step(task) == 2:
             prediction = backbone.predict(*schedule.halfway(z_t, prediction, i), plain)
         return schedule.step(z_t, prediction, i)
 

@@ -19,7 +19,7 @@ from locinv_pl.errors import InputError, one_line
 VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
 LARGEST = 1 << 20  # bytes of a configuration
 AGAIN = "download the model again, whole, in diffusers' layout"
-TAKEN = "give a folder of Stable Diffusion 1.x, 2.x, XL, 3, 3.5 or FLUX.1"
+TAKEN = "give a folder of Stable Diffusion 1.x, 2.x, XL, 3, 3.5, FLUX.1 or PixArt-Σ"
 WITH_THEIR_OWN = {"inpaint": ("an inpainting model", 2, 1), "instruct_pix2pix": ("an instruction model", 2, 0)}
 """Editors with UNets of their own: what such a model is, and (a, b) where it takes a C + b channels, C a latent's."""
 WEIGHTS = re.compile(
