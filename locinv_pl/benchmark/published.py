@@ -20,7 +20,14 @@ CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12
 CLIP_L |= {"projection_dim": 768}
 CLIP_G = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20}
 CLIP_G |= {"projection_dim": 1280}
-T5_XXL = {"vocab_size": 32128, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64}
+T5_XXL: dict[str, Any] = {
+    "vocab_size": 32128,
+    "d_model": 4096,
+    "d_kv": 64,
+    "d_ff": 10240,
+    "num_layers": 24,
+    "num_heads": 64,
+}
 T5_XXL |= {"feed_forward_proj": "gated-gelu"}
 VAE = {
     "block_out_channels": (128, 256, 512, 512),
@@ -170,7 +177,7 @@ def random_part(kind: str, config: dict[str, Any], dtype: torch.dtype, device: t
     if kind.startswith("T5Tok"):
         marks = [(mark, 0.0) for mark in ("<pad>", "</s>", "<unk>")]
         letters = [(letter, -1.0) for letter in "▁abcdefghijklmnopqrstuvwxyz"]
-        return transformers.T5TokenizerFast(vocab=[*marks, *letters], extra_ids=0, model_max_length=512)
+        return transformers.T5Tokenizer(vocab=[*marks, *letters], extra_ids=0, model_max_length=512)
     with torch.device(device):
         if (of_diffusers := getattr(diffusers, kind, None)) is not None:
             network = of_diffusers.from_config(config)

@@ -56,8 +56,8 @@ class Pretrained(PipelineEditor):
 
     def _edit(self, image: Tensor, source: str, target: str, mask: Tensor | None) -> Tensor:
         h, w = image.shape[-2:]
-        offered = {"height": h, "width": w, "max_area": h * w, "_auto_resize": False}
-        offered |= {"negative_prompt": self.recipe.negative}
+        offered: dict[str, Any] = {"height": h, "width": w, "max_area": h * w, "_auto_resize": False}
+        offered["negative_prompt"] = self.recipe.negative
         takes = inspect.signature(self.pipe.__call__).parameters
         given = {key: value for key, value in offered.items() if key in takes}
         if self.recipe.paints and mask is not None:

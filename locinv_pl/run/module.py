@@ -23,6 +23,7 @@ from locinv_pl.method.policies import Method
 from locinv_pl.method.task import check_null_text, settings_of
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.loading import load_backbone
+from locinv_pl.networks.options import LoadOptions
 from locinv_pl.networks.tuning import Tuning
 from locinv_pl.run.batch import Engine, MicroBatch, Outcome, advance, begin, make_engine
 from locinv_pl.run.candidates import Candidate, edit_best, load_measures
@@ -87,7 +88,7 @@ class LocInvModule(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.backbone_name, self.dtype_name = backbone, dtype
-        self.origin, self.offload = {"lora": lora, "layout": layout, "quantize": quantize}, offload
+        self.options = LoadOptions(lora=lora, layout=layout, offload=offload, quantize=quantize)
         if store is not None:
             check_choice("store", store, StoreKind)
         self.method, self.resolution, self.store = method, resolution, store
@@ -102,8 +103,8 @@ class LocInvModule(LightningModule):
     def backbone(self) -> Backbone:
         """The frozen networks, loaded at first use; not a submodule, so nothing trains or saves them."""
         for_editors = self.editor is not None and not self._inverts
-        how: dict[str, Any] = {"tuning": self.tuning, "for_editors": for_editors, "offload": self.offload}
-        return load_backbone(self.backbone_name, self.dtype_name, **how, **self.origin)
+        how: dict[str, Any] = {"tuning": self.tuning, "for_editors": for_editors, **self.options.given}
+        return load_backbone(self.backbone_name, self.dtype_name, **how)
 
     @cached_property
     def _engine(self) -> Engine:
@@ -156,7 +157,7 @@ class LocInvModule(LightningModule):
             "threads": torch.get_num_threads() if device == "cpu" else None,
             "batch_size": getattr(getattr(self.trainer, "datamodule", None), "batch_size", None),
             "tuning": asdict(self.tuning),
-            **({"offload": True} if self.offload else {}),
+            **({"offload": True} if self.options.offload else {}),
             "torch": torch.__version__,
         }
 

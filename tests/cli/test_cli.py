@@ -233,7 +233,9 @@ class TestConfigs:
                 assert {key: vars(cli.datamodule)[key] for key in kept} == kept
             elif group == "model":
                 model = cli.model
-                assert content.pop("method", {}).items() <= model.method.to_dict().items()
+                own = model.method.to_dict()
+                for key, value in content.pop("method", {}).items():
+                    assert own[key] == (own[key] | value if isinstance(value, dict) else value)
                 values = {"backbone": model.backbone_name, "dtype": model.dtype_name, **vars(model)}
                 assert content.items() <= values.items()
             elif group == "callbacks":

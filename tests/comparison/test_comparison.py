@@ -100,7 +100,10 @@ def test_words_override_an_experiment() -> None:
     [
         ([], "compare: no methods; name some"),
         (["methods=foo"], "methods=foo: no method or editor 'foo'; use some of ddim, direct"),
-        (["methods=nti+foo"], r"methods=nti\+foo: no edit 'foo'; use one of candidates, exact, p2p"),
+        (
+            ["methods=nti+foo"],
+            r"methods=nti\+foo: no edit 'foo'; use one of candidates, exact, locatedit, mas",
+        ),
         (["nti"], "nti: not understood; write key=value"),
         (["experiment=foo"], "experiment=foo: no such file; use one of ablation_ovl"),
         (["methods=nti", "edits=maybe"], "edits=maybe: give true or false"),
