@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import sys
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -56,11 +56,33 @@ def finish(run: RunFolder, ids: Sequence[str], drawn: bool = False) -> None:
     run.finish({id: make_scores(id) for id in ids})
 
 
-@pytest.fixture(params=["shards", "memory", "memory shards"])
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """A bucket of an S3-compatible server on this machine."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "testing")
+        fsspec.filesystem("s3").mkdir("bucket")
+        yield "s3://bucket"
+    server.stop()
+
+
+S3 = [pytest.param(name, marks=pytest.mark.slow) for name in ("s3", "s3 shards")]
+
+
+@pytest.fixture(params=["shards", "memory", "memory shards", *S3])
 def new(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunFolder]:
     """What opens one and the same run, anew each time, as another process does."""
     monkeypatch.chdir(tmp_path)
     root = f"memory://{uuid4().hex}/run" if "memory" in request.param else str(tmp_path / "run")
+    if "s3" in request.param:
+        root = f"{request.getfixturevalue('bucket')}/{uuid4().hex}/run"
     store: Any = "shards" if "shards" in request.param else "folder"
 
     def open(rank: int = 0) -> RunFolder:
