@@ -77,9 +77,9 @@ class LocInvPipeline(DiffusionPipeline):
     """Inverts images, and edits them by prompts, with the argument names of diffusers.
 
     Args:
-        vae, text_encoder, tokenizer, scheduler, unet, transformer, text_encoder_2, tokenizer_2, text_encoder_3,
-            tokenizer_3: the components of a model of any architecture in :mod:`locinv_pl.networks.architectures`;
-            those that it doesn't have are None.
+        vae, text_encoder, tokenizer, scheduler: what a model of any architecture in
+            :mod:`locinv_pl.networks.architectures` has.
+        unet, transformer, text_encoder_2, tokenizer_2, text_encoder_3, tokenizer_3: what some have; None for others.
         force_zeros_for_empty_prompt: whether Stable Diffusion XL's ∅ is zeros.
         name: what the model is called in inversions, which another model's pipeline refuses; by default the folder or
             hub id that it was loaded from. :meth:`save_pretrained` keeps it.
