@@ -154,7 +154,7 @@ def parsers_built_once() -> Iterator[None]:
         yield
 
 
-def make_tokenizer() -> CLIPTokenizer:
+def make_tokenizer(length: int = LENGTH) -> CLIPTokenizer:
     """CLIP's byte-pair tokenizer with few merges."""
     from transformers import CLIPTokenizer
 
@@ -171,19 +171,21 @@ def make_tokenizer() -> CLIPTokenizer:
                 pieces.append(parts[0])
     vocab = {piece: n for n, piece in enumerate(dict.fromkeys(pieces))}
     vocab |= {"<|startoftext|>": len(vocab), "<|endoftext|>": len(vocab) + 1}
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=LENGTH)
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=length)
 
 
-def write_tiny_model(folder: Path, prediction_type: str = "epsilon", seed: int = 0, levels: int = 2) -> Path:
+def write_tiny_model(
+    folder: Path, prediction_type: str = "epsilon", seed: int = 0, levels: int = 2, length: int = LENGTH
+) -> Path:
     """Write a random model in diffusers' layout: 32x32 images, 16x16 latents, maps at 8x8, of 3 levels at 4x4, too."""
     import torch
     from diffusers import UNet2DConditionModel
     from tiny_pipelines import clip, ddim, vae
 
     torch.manual_seed(seed)
-    make_tokenizer().save_pretrained(folder / "tokenizer")
+    make_tokenizer(length).save_pretrained(folder / "tokenizer")
     vae(4).save_pretrained(folder / "vae")
-    clip(32, 2).save_pretrained(folder / "text_encoder")
+    clip(32, 2, length=length).save_pretrained(folder / "text_encoder")
     unet = UNet2DConditionModel(
         sample_size=16,
         block_out_channels=[16, 32, 32][:levels],

@@ -11,7 +11,7 @@ import torch
 from conftest import LENGTH, WORDS, make_tokenizer
 
 
-def clip(width: int, layers: int, projection: int = 0, **values: Any) -> Any:
+def clip(width: int, layers: int, projection: int = 0, length: int = LENGTH, **values: Any) -> Any:
     """A CLIP text encoder, with a projection of its pooled output where that has a width."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -22,7 +22,7 @@ def clip(width: int, layers: int, projection: int = 0, **values: Any) -> Any:
         intermediate_size=2 * width,
         num_hidden_layers=layers,
         num_attention_heads=2,
-        max_position_embeddings=LENGTH,
+        max_position_embeddings=length,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import conftest
 import pytest
 import torch
 import yaml
@@ -38,9 +37,7 @@ T = 2
 @pytest.fixture(scope="module")
 def roomy_folder(tmp_path_factory) -> Path:
     """The tiny model with room for the captions of drawn scenes."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conftest, "LENGTH", 77)
-        return write_tiny_model(tmp_path_factory.mktemp("roomy"), levels=3)
+    return write_tiny_model(tmp_path_factory.mktemp("roomy"), levels=3, length=77)
 
 
 @pytest.fixture(autouse=True)
