@@ -87,10 +87,10 @@ def watch(running: list[ForkProcess], ledger: Ledger, until: int, peaks: dict[in
 
 
 def _note(running: list[ForkProcess], ledger: Ledger, peaks: dict[int, float]) -> None:
-    done = ledger.done
+    done, most = ledger.done, max(map(_peak, running))
     for images in peaks:
-        if not peaks[images] and done >= images:
-            peaks[images] = max(map(_peak, running))
+        if done < images or not peaks[images]:  # the last look at processes that lived is kept
+            peaks[images] = most or peaks[images]
 
 
 def _peak(process: ForkProcess) -> float:
