@@ -10,9 +10,7 @@ import transformers
 from torch import nn
 
 from locinv_pl.assets import EMBEDDED
-from locinv_pl.errors import InputError
 from locinv_pl.networks.architectures import architecture_of
-from locinv_pl.networks.architectures.stable_diffusion import StableDiffusion
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.tuning import Tuning
 
@@ -144,14 +142,9 @@ def random_model(
         device: "meta" makes shapes without numbers.
         tuning: how the networks are run.
         seed: of the weights.
-
-    Raises:
-        InputError: there is no architecture for its pipeline.
     """
     configs, index = PUBLISHED[name], {"_class_name": PUBLISHED[name]["pipeline"]}
     architecture = architecture_of(index)
-    if architecture is StableDiffusion and index["_class_name"] != "StableDiffusionPipeline":
-        raise InputError(f"backbone={name}: no architecture takes a {index['_class_name']}; use sd15-random")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         parts = {

@@ -6,7 +6,6 @@ import inspect
 from functools import partial
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -16,7 +15,7 @@ from locinv_pl.editing.instructions import instruction
 from locinv_pl.editing.recipes import RECIPES
 from locinv_pl.errors import InputError
 from locinv_pl.networks.backbone import Backbone
-from locinv_pl.networks.hub import from_disk_or_hub, reason
+from locinv_pl.networks.hub import from_disk_or_hub, reason, weights_type
 
 
 class Pretrained(PipelineEditor):
@@ -46,9 +45,7 @@ class Pretrained(PipelineEditor):
         there = kind.load_config(where, local_files_only=local_files_only).get("_class_name")
         if there not in self.recipe.folders:
             raise InputError(f"{key}: is a {there}; give a {' or '.join(self.recipe.folders)}")
-        weights = getattr(torch, self.settings.dtype, None)
-        if not (isinstance(weights, torch.dtype) and weights.is_floating_point):
-            raise InputError(f"{key}: dtype={self.settings.dtype}: no such weights; use float32, bfloat16 or float16")
+        weights = weights_type(f"{key}: dtype", self.settings.dtype)
         try:
             return kind.from_pretrained(where, torch_dtype=weights, local_files_only=local_files_only)
         except ImportError as error:  # Qwen's processor of images and videos needs torchvision

@@ -247,7 +247,7 @@ class ShardsFileSystem(AbstractFileSystem):
     def _row(self, name: str) -> tuple[str, int, int, float] | None:
         """Shard, offset, size and time of a file."""
         found = self._index.execute("SELECT shard, offset, size, written FROM files WHERE name = ?", (name,)).fetchone()
-        return found if found is not None and found[1 + 1] else None
+        return found if found is not None and found[2] else None  # an empty one is gone
 
     def _rows(self, start: str) -> Iterator[Row]:
         """All files whose names start with a folder's, by name."""

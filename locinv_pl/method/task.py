@@ -213,15 +213,16 @@ def iter_prepare(
         embeddings = pieces.where(prompts.dynamic[..., None], embeddings)
     with torch.no_grad():
         plain, empty = backbone.encode_text(prompts.ids), backbone.encode_null()
-    generators = [_generator(s) for s in samples]
+    samples_latent, is_virtual = method.latent == "sample", method.inversion.policy == "virtual"
+    generators = [_generator(s) for s in samples] if samples_latent or is_virtual else []
     images = torch.stack([s.image for s in samples])
-    z_0 = backbone.encode(images, generators if method.latent == "sample" else None)
+    z_0 = backbone.encode(images, generators if samples_latent else None)
     grid = backbone.map_grid(z_0.shape, resolution)
     schedule = backbone.schedule(num_steps)
     parts = SelfAttentionMaps(backbone.finest_grid(z_0.shape, 2 * resolution))
     estimates = moves and method.tokens.background.weight > 0
     trajectory, maps, also = [z_0], [], parts if estimates else None
-    if method.inversion.policy == "virtual":
+    if is_virtual:
         inverted = virtual_invert(backbone, z_0, plain, schedule, grid, generators, also)
     else:
         inverts = backbone.inverting(method.guidance_scale)
@@ -309,8 +310,7 @@ def ddim_invert(
     for i in reversed(range(len(schedule))):
         found.clear()
         with freeze_gc():
-            refined = bool(how.renoise)
-            z_s = renoise(schedule, z_s, i, predict, how) if refined else solver.step(z_s, i, predict, inverse=True)
+            z_s = renoise(schedule, z_s, i, predict, how) if how.renoise else solver.step(z_s, i, predict, inverse=True)
         yield z_s, found[0]
 
 

@@ -28,6 +28,25 @@ class Loaded(NamedTuple):
     processor: Any
 
 
+def weights_type(key: str, dtype: torch.dtype | str) -> torch.dtype:
+    """The type of a network's weights.
+
+    Args:
+        key: names it in the error, as in "model.dtype".
+        dtype: itself or its name.
+
+    Raises:
+        InputError: it isn't one of floating-point numbers.
+
+    >>> weights_type("model.dtype", "bfloat16")
+    torch.bfloat16
+    """
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise InputError(f"{key}={dtype}: no such weights; use float32, bfloat16 or float16")
+    return found
+
+
 def load_pretrained(key: str, name: str, network: Any, processor: Any) -> Loaded:
     """Load a network in fp32 and its processor.
 

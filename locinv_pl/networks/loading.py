@@ -22,7 +22,7 @@ from locinv_pl.networks.folder import (
     pipeline_of_file,
     variant_of,
 )
-from locinv_pl.networks.hub import ask_hub, reason
+from locinv_pl.networks.hub import ask_hub, reason, weights_type
 from locinv_pl.networks.lora import add_lora
 from locinv_pl.networks.offload import LARGE, quantization
 from locinv_pl.networks.options import ORIGIN, LoadOptions
@@ -68,9 +68,7 @@ def load_backbone(
     import diffusers
     import transformers
 
-    weights = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not (isinstance(weights, torch.dtype) and weights.is_floating_point):
-        raise InputError(f"model.dtype={dtype}: no such weights; use float32, bfloat16 or float16")
+    weights = weights_type("model.dtype", dtype)
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

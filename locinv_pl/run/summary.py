@@ -93,11 +93,7 @@ def summarize(scores: Iterable[Mapping[str, Any]], settings: Mapping[str, Any]) 
             for value in score[key]:
                 means[key].add(value)
     return {
-        "method": settings["method"]["name"],
-        "prior": settings["data"].get("prior"),
-        "backbone": settings["backbone"],
-        "num_images": num_images,
-        "num_steps": settings["num_steps"],
+        **_about(settings, num_images),
         "attention_iou_initial": means.of("iou_initial"),
         "attention_iou": means.of("iou"),
         "psnr": means.of("psnr"),
@@ -137,17 +133,24 @@ def summarize_edits(
             every.add(edit)
             kinds[edit["kind"]].add(edit)
     return {
-        "method": settings["method"]["name"],
-        "prior": settings["data"].get("prior"),
-        "backbone": settings["backbone"],
-        "num_images": num_images,
-        "num_steps": settings["num_steps"],
+        **_about(settings, num_images),
         "attention_iou": iou.value,
         "reconstruction": {name: back.of(name) for name in measures},
         "edit": settings["edit"],
         "measures": settings["measures"],
         "mean": every.to_dict(),
         "kinds": {kind: means.to_dict() for kind, means in sorted(kinds.items())},
+    }
+
+
+def _about(settings: Mapping[str, Any], num_images: int) -> dict[str, Any]:
+    """What a summary begins with: how the run is made, and of how many images."""
+    return {
+        "method": settings["method"]["name"],
+        "prior": settings["data"].get("prior"),
+        "backbone": settings["backbone"],
+        "num_images": num_images,
+        "num_steps": settings["num_steps"],
     }
 
 

@@ -63,6 +63,14 @@ def with_null(model: Any) -> Any:
     return model
 
 
+@pytest.fixture(scope="session")
+def joint(model: Any) -> Any:
+    """The model, of those in which text and image attend to each other in one layer."""
+    if not model.is_joint:
+        pytest.skip("has cross-attention")
+    return model
+
+
 def run_inversion(model: Any, sample: EditSample, how: Method) -> Inversion:
     priors: Any = {noun.word: noun.prior for noun in sample.nouns}
     return invert(model, sample.image, PROMPT, priors, method=how, num_steps=T, resolution=R)
@@ -101,6 +109,24 @@ def test_a_pass_that_ends_after_the_last_map_has_the_same_maps(model, inputs):
     torch.testing.assert_close(model.attention_maps(z, t, context, (R, R)), A)
     short = model.attention_maps(z, t, context, (R, R), model.prefix(z, t))
     torch.testing.assert_close(short, A, rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+def test_values_of_their_own_are_those_of_the_plain_pass(joint, inputs):
+    model = joint
+    z, t, context = inputs
+    plain = model.predict(z, t, context)
+    same = context.with_states(context.keys.clone(), context.values)
+    torch.testing.assert_close(model.predict(z, t, same), plain, rtol=1e-4, atol=1e-5)
+    moved = context.with_states(context.keys + 0.3, context.values)
+    prefix = model.prefix(z, t)
+    A, out = model.attention_maps(z, t, moved, (R, R), prefix), model.predict(z, t, moved, prefix=prefix)
+    torch.testing.assert_close(out, model.predict(z, t, moved), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(A, model.attention_maps(z, t, moved, (R, R)), rtol=1e-4, atol=1e-6)
+    one = model.predict(z[1:], t, moved.pick(slice(1, 2)), prefix=prefix.pick(torch.tensor([1])))
+    torch.testing.assert_close(one, out[1:], rtol=1e-4, atol=1e-5)
+    whole = model.predict(z, t, moved.with_states(moved.keys))
+    assert (out - plain).abs().max() > 1e-4 and (whole - out).abs().max() > 1e-4
 
 
 def test_replaced_embeddings_reach_every_encoder(model, inputs):
