@@ -364,7 +364,7 @@ class Page:
             yield self.finder.caption(self.store.shown(photo))
 
         async for kind, item in self._run(job, request):
-            yield {self.ui.prompt: item} if kind == "item" else {self.ui.status: item}
+            yield {self.ui.prompt: item, self.ui.status: ""} if kind == "item" else {self.ui.status: item}
 
     # ---- what takes a while
 
@@ -374,7 +374,8 @@ class Page:
             async with aclosing(self.worker.run(job, request.session_hash or "")) as items:
                 async for item in items:
                     if isinstance(item, Waiting):
-                        yield "said", views.said(f"waiting: {item.before} before this one")
+                        news = f"waiting: {item.before} before this one" if item.before else "starting"
+                        yield "said", views.said(news)
                     else:
                         yield "item", item
         except Cancelled:
@@ -387,7 +388,6 @@ class Page:
     async def do_invert(self, request: gr.Request, *values: Any) -> AsyncIterator[dict[Any, Any]]:
         """Invert, with progress and maps after every step."""
         *left, target = values
-        yield self._busy(self.ui.progress)
         try:
             asked = self.ask(*left)
         except InputError as error:
@@ -412,13 +412,12 @@ class Page:
         last = ""
         async for kind, item in self._run(job, request):
             last, maps = item if kind == "item" else (item, gr.skip())
-            yield {self.ui.progress: last, self.ui.maps: maps}
+            yield self._busy({self.ui.progress: last, self.ui.maps: maps})
         yield self._idle({self.ui.target: asked.prompt if not tidy(target or "") else gr.skip()})
 
     async def do_edit(self, request: gr.Request, *values: Any) -> AsyncIterator[dict[Any, Any]]:
         """Edit, at one strength or at several as one batch."""
         left, (target, strength, *chosen), history = values[:6], values[6:-1], list(values[-1])
-        yield self._busy(self.ui.editing)
         try:
             asked, target = self.ask(*left), tidy(target or "")
             own = dict(zip(self.ui.settings, chosen, strict=True))
@@ -456,7 +455,7 @@ class Page:
                     self.store.add_edit(key, about, opened.image, step.result)
 
         async for _, item in self._run(job, request):
-            yield {self.ui.editing: item}
+            yield self._busy({self.ui.editing: item})
         if not self.store.has_edit(key):
             yield self._idle({})
             return
@@ -467,14 +466,10 @@ class Page:
         news = views.said(f"edited in {made.about['seconds']:.1f} s", "good")
         yield self._idle({self.ui.editing: news, self.ui.history: history, **shown})
 
-    def _busy(self, line: Any) -> dict[Any, Any]:
+    def _busy(self, more: Mapping[Any, Any]) -> dict[Any, Any]:
+        """Said again with every step: a look that began before the job may be answered after its start."""
         off = gr.Button(interactive=False)
-        return {
-            self.ui.invert: off,
-            self.ui.edit: off,
-            self.ui.cancel: gr.Button(interactive=True),
-            line: views.said("starting"),
-        }
+        return {self.ui.invert: off, self.ui.edit: off, self.ui.cancel: gr.Button(interactive=True), **more}
 
     def _idle(self, more: Mapping[Any, Any]) -> dict[Any, Any]:
         return {self.ui.cancel: gr.Button(interactive=False), self.ui.tick: time.time_ns(), **more}

@@ -20,10 +20,10 @@ class Cancelled(Exception):
 
 @dataclass(frozen=True)
 class Waiting:
-    """A job waits.
+    """A job was taken, and waits.
 
     Args:
-        before: how many jobs come before it, the one that runs among them.
+        before: how many jobs come before it, the one that runs among them; 0: it starts.
     """
 
     before: int
@@ -69,7 +69,7 @@ class Worker:
         return any(job.owner == owner and not job.is_over.is_set() for job in list(self._jobs))
 
     async def run(self, make: Callable[[], Iterator[Any]], owner: str = "") -> AsyncGenerator[Any, None]:
-        """Everything that a job yields, as it comes, and :class:`Waiting` before that. Closing it cancels the job.
+        """:class:`Waiting` as soon as the owner is busy, then everything that a job yields. Closing it cancels the job.
 
         Args:
             make: makes the generator; called in the worker's thread.
@@ -88,8 +88,7 @@ class Worker:
             before = len(self._jobs) - 1
             self._changed.notify_all()
         try:
-            if before:
-                yield Waiting(before)
+            yield Waiting(before)
             while (item := await inbox.get()) is not END:
                 if isinstance(item, BaseException):
                     raise item

@@ -106,6 +106,21 @@ def plain(mode: str = "RGB", size: tuple[int, int] = (SIDE, SIDE), value: Any = 
     return Image.new(mode, size, value if mode in ("L", "I;16") else (value,) * 3)
 
 
+def test_buttons_stay_off_while_a_job_runs(opened: Any, page: Any) -> None:
+    """A look that began before the job can be answered after its start; the job's next step says it again."""
+    side, ui = opened(plain()), page.ui
+
+    async def updates() -> list[tuple[bool, dict[Any, Any]]]:
+        run = page.do_invert(REQUEST, *side.left, "")
+        return [(page.worker.is_busy(REQUEST.session_hash), update) async for update in run]
+
+    *during, (_, last) = asyncio.run(updates())
+    assert len(during) >= 3 and during[0][0]  # the worker has the job before the page says so
+    for _, update in during:
+        assert not update[ui.invert].interactive and not update[ui.edit].interactive and update[ui.cancel].interactive
+    assert not last[ui.cancel].interactive and last[ui.tick]  # the tick brings the next look
+
+
 @pytest.mark.parametrize(
     ("side", "says"),
     [(8_000, "photograph: has 64 megapixels; 40 at most, so save it smaller"), (30_000, "900000000 pixels")],

@@ -288,7 +288,8 @@ def test_progress_and_cancel(tab: Any, served: Any, slow: Slow) -> None:
     for step in (1, 2):
         slow.go.release()
         tab.wait("#progress", f"{step}/4")
-    assert tab.at.is_disabled("#invert") and tab.at.get_attribute("#progress progress", "value") == "2"
+        tab.at.wait_for_selector("#invert:disabled")
+    assert tab.at.get_attribute("#progress progress", "value") == "2"
     tab.at.click("#cancel")
     tab.wait("#progress", "cancelled")
     slow.go.release()  # the step that was under way

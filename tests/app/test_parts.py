@@ -148,7 +148,7 @@ def test_jobs_take_turns_and_say_how_many_are_before() -> None:
         return await asyncio.gather(*jobs)
 
     first, second, third = asyncio.run(all_three())
-    assert first == [0, 1] and closed == ["0", "1", "2"]
+    assert first == [Waiting(0), 0, 1] and closed == ["0", "1", "2"]
     assert second == [Waiting(1), 0, 1] and third == [Waiting(2), Waiting(1), 0, 1]
 
 
@@ -185,7 +185,7 @@ def test_leaving_the_queue_and_a_full_queue() -> None:
             await other
         assert worker.count == 1
         go.release()
-        assert await one == [0]
+        assert await one == [Waiting(0), 0]
 
     asyncio.run(three())
     assert closed == ["one"]
