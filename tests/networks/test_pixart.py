@@ -82,7 +82,7 @@ def test_nobody_looks_at_the_padding(pixart):
 def test_what_it_says_of_itself_and_refuses(pixart, pixart_folder):
     assert isinstance(pixart, PixArtSigma) and (pixart.image_size, pixart.widths) == (32, (24, 4))
     assert pixart.coarsest((16, 16)) == 8 and not pixart.is_distilled
-    with pytest.raises(InputError, match="model.resolution=4: .* has no such grid; use 8"):
+    with pytest.raises(InputError, match="model.resolution=4: .* has no attention of that size .*; use 8"):
         pixart.map_grid((16, 16), 4)
     config = pixart_folder / "transformer/config.json"
     before = config.read_text()

@@ -101,7 +101,7 @@ class Flux(JointBackbone):
 
     @property
     def patch_size(self) -> int:
-        """See :meth:`JointBackbone.patch_size`."""
+        """See :meth:`PatchBackbone.patch_size`; the transformer's own is 1, of latents that are packed."""
         return 2
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import diffusers
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from locinv_pl.errors import InputError
-from locinv_pl.networks.attention import AttentionHook, Context, Grid
-from locinv_pl.networks.backbone import Backbone
+from locinv_pl.networks.architectures.patches import PatchBackbone
+from locinv_pl.networks.attention import AttentionHook, Context
 from locinv_pl.networks.folder import TAKEN
 from locinv_pl.networks.prefix import Prefix
 from locinv_pl.networks.schedule import Schedule
@@ -20,7 +20,7 @@ from locinv_pl.networks.text import TextEncoders
 from locinv_pl.networks.tuning import Tuning, checkpoint_blocks
 
 
-class JointBackbone(Backbone):
+class JointBackbone(PatchBackbone):
     """A model in which text and image attend to each other in one layer.
 
     Args:
@@ -62,11 +62,6 @@ class JointBackbone(Backbone):
 
     @property
     @abstractmethod
-    def patch_size(self) -> int:
-        """Side, in latent pixels, of what is one token of the image."""
-
-    @property
-    @abstractmethod
     def _text_values(self) -> tuple[nn.Module, ...]:
         """The modules that make the text's values, one of every joint layer."""
 
@@ -85,20 +80,6 @@ class JointBackbone(Backbone):
                 super()._run(z, t, context.with_states(context.values), None, prefix)
         with values.replay():
             return super()._run(z, t, context.with_states(context.keys), hook, prefix)
-
-    def map_grid(self, latent: Sequence[int], resolution: int) -> Grid:
-        """See :meth:`Backbone.map_grid`; there is one grid."""
-        h, w = (side // self.patch_size for side in latent[-2:])
-        if resolution != min(h, w):
-            raise InputError(
-                f"model.resolution={resolution}: backbone {self.name!r} has no attention of that size "
-                f"for latents of {latent[-2]}x{latent[-1]}; use {min(h, w)}"
-            )
-        return h, w
-
-    def coarsest(self, latent: Sequence[int]) -> int:
-        """See :meth:`Backbone.coarsest`."""
-        return min(latent[-2:]) // self.patch_size
 
     def schedule(self, num_steps: int) -> Schedule:
         """See :meth:`Backbone.schedule`: Euler's steps from σ = 1 to 0, shifted as the model's scheduler says."""

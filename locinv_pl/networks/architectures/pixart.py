@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
@@ -10,15 +10,16 @@ from tokenizers import normalizers
 from torch import Tensor
 
 from locinv_pl.errors import InputError
+from locinv_pl.networks.architectures.patches import PatchBackbone
 from locinv_pl.networks.architectures.stable_diffusion import StableDiffusion
-from locinv_pl.networks.attention import AttentionHook, Context, Grid, control_attention
+from locinv_pl.networks.attention import AttentionHook, Context, control_attention
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.folder import TAKEN
 from locinv_pl.networks.text import Encoder, TextEncoders
 from locinv_pl.networks.tuning import Tuning, checkpoint_blocks
 
 
-class PixArtSigma(StableDiffusion):
+class PixArtSigma(PatchBackbone, StableDiffusion):
     """A model of PixArt-Σ's layout: T5's states are the context, the prompt's mask stands where others pool.
 
     Source: Chen et al., PixArt-Σ, arXiv 2403.04692, and diffusers' PixArtSigmaPipeline.
@@ -79,14 +80,3 @@ class PixArtSigma(StableDiffusion):
         sizes = {"resolution": None, "aspect_ratio": None}
         out = self.denoiser(z, timestep=t.expand(len(z)), added_cond_kwargs=sizes, **text, return_dict=False)[0]
         return out.chunk(2, dim=1)[0]
-
-    def map_grid(self, latent: Sequence[int], resolution: int) -> Grid:
-        """See :meth:`Backbone.map_grid`; there is one grid."""
-        h, w = (side // self.denoiser.config.patch_size for side in latent[-2:])
-        if resolution != min(h, w):
-            raise InputError(f"model.resolution={resolution}: backbone {self.name!r} has no such grid; use {min(h, w)}")
-        return h, w
-
-    def coarsest(self, latent: Sequence[int]) -> int:
-        """See :meth:`Backbone.coarsest`."""
-        return min(latent[-2:]) // self.denoiser.config.patch_size

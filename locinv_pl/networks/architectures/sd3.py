@@ -112,11 +112,6 @@ class StableDiffusion3(JointBackbone):
         return self.denoiser.config.sample_size
 
     @property
-    def patch_size(self) -> int:
-        """See :meth:`JointBackbone.patch_size`."""
-        return self.denoiser.config.patch_size
-
-    @property
     def _text_values(self) -> tuple[nn.Module, ...]:
         return text_values(self.denoiser)
 
