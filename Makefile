@@ -29,7 +29,7 @@ demo: $(VENV)/installed ## invert and edit six drawn scenes, and say where to lo
 test: $(VENV)/installed ## run the tests, but for those of make slow
 	$(BIN)/python -m pytest $(PARALLEL) --no-loadscope-reorder
 
-slow: $(VENV)/installed ## run the tests that take a whole model, a browser or processes of their own
+slow: $(VENV)/installed ## run the tests that take a whole model, whole runs side by side, a browser or processes of their own
 	$(BIN)/python -m pytest $(PARALLEL) -m slow
 
 fast: $(VENV)/installed ## run the tests that take less than a minute together

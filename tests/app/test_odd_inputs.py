@@ -108,7 +108,7 @@ def plain(mode: str = "RGB", size: tuple[int, int] = (SIDE, SIDE), value: Any = 
 
 def test_buttons_stay_off_while_a_job_runs(opened: Any, page: Any) -> None:
     """A look that began before the job can be answered after its start; the job's next step says it again."""
-    side, ui = opened(plain()), page.ui
+    side, ui = opened(plain(value=97)), page.ui
 
     async def updates() -> list[tuple[bool, dict[Any, Any]]]:
         run = page.do_invert(REQUEST, *side.left, "")

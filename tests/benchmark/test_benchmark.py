@@ -179,6 +179,7 @@ def test_steps_of_a_mode(tiny, task):
     assert modes["fixed"].flops(costs, STEPS) - fewer == pytest.approx(saved / 2)
 
 
+@pytest.mark.slow
 def test_stable_diffusion_has_its_real_sizes():
     backbone = random_model("sd15-random", torch.bfloat16, "meta")
     sizes = [sum(w.numel() for w in net.parameters()) for net in (backbone.unet, backbone.text_encoder, backbone.vae)]
@@ -187,6 +188,7 @@ def test_stable_diffusion_has_its_real_sizes():
     assert backbone.tokenizer("", padding="max_length").input_ids[76] is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "billions", "tflop", "others"),
     [("sdxl-random", 2.567, 6.76, [0.123, 0.695]), ("sd35-random", 2.243, 11.25, [0.124, 0.695, 4.762])],
@@ -202,6 +204,7 @@ def test_larger_architectures_have_their_real_sizes(name, billions, tflop, other
     assert count(lambda: backbone.predict(z, t, null)).flops / 1e12 == pytest.approx(tflop, abs=6e-3)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_flux_has_its_real_size():
     net = random_part("FluxTransformer2DModel", PUBLISHED["flux-random"]["transformer"], torch.bfloat16, "meta")
@@ -250,6 +253,7 @@ def test_images_have_words_of_the_embedded_model(embedded):
     assert prompt_batch(embedded.tokenizer, [one, two], True).dynamic.sum() >= 8
 
 
+@pytest.mark.slow
 def test_command_times_and_counts(small, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("locinv_pl.benchmark.bench.COUNTED_ON", "cpu")
     main(["benchmark", *small, "batch_size=2", f"json={tmp_path / 'figures.json'}"])
@@ -265,6 +269,7 @@ def test_command_times_and_counts(small, tmp_path, capsys, monkeypatch):
     assert found["inversions"]["ours, as shipped"]["null_steps"] <= 10
 
 
+@pytest.mark.slow
 def test_ours_alone_is_timed(small, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("locinv_pl.benchmark.bench.COUNTED_ON", "cpu")
     main(["benchmark", *small, "reference=false", "batch_size=1", "method=direct", f"json={tmp_path / 'figures.json'}"])
@@ -273,6 +278,7 @@ def test_ours_alone_is_timed(small, tmp_path, capsys, monkeypatch):
     assert found["flops_ratio"] >= 1 and "gradient steps on" not in capsys.readouterr().out.split("memory, counted")[1]
 
 
+@pytest.mark.slow
 def test_early_stops_of_random_weights_are_not_timed(small, tiny_folder, tmp_path, capsys, monkeypatch):
     def tiny(name, dtype, device, tuning):
         return load_backbone(str(tiny_folder), dtype, device, tuning=tuning)
@@ -287,6 +293,7 @@ def test_early_stops_of_random_weights_are_not_timed(small, tiny_folder, tmp_pat
     assert "depends on the image" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_command_counts_every_saving_without_a_device(small, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("locinv_pl.benchmark.bench.COUNTED_ON", "cpu")  # as many, and faster for a tiny model
     main(["benchmark", *small, "device=meta", "ablation=true", "batch_size=1", f"json={tmp_path / 'figures.json'}"])
@@ -299,6 +306,7 @@ def test_command_counts_every_saving_without_a_device(small, tmp_path, capsys, m
     assert all(name in printed for name in [*ladder(), *without()])
 
 
+@pytest.mark.slow
 def test_command_counts_other_methods(small, tmp_path, capsys):
     options = ["device=meta", "dtype=bfloat16", "method=nti", "batch_size=1", f"json={tmp_path / 'figures.json'}"]
     main(["benchmark", *small, *options])
@@ -319,6 +327,7 @@ def test_checkpointing_trades_operations_for_memory(tiny_folder, task):
     assert checkpointed.peak < 0.7 * plain.peak and 1.3 * plain.flops < checkpointed.flops < 1.6 * plain.flops
 
 
+@pytest.mark.slow
 def test_growth_is_that_of_its_numbers(tiny, task, monkeypatch):
     monkeypatch.setattr("locinv_pl.benchmark.growth.SWEEPS", {"images": (1, 2), "timesteps": (1, 3)})
     growth = measure_growth(tiny, load_method("nti"), task.samples, RESOLUTION)

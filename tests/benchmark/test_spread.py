@@ -59,6 +59,7 @@ def test_the_figures_of_a_simulated_run(tmp_path):
     assert len(scaling.draw(marks).axes) == 2
 
 
+@pytest.mark.slow
 def test_a_killed_run_into_shards_goes_on(tmp_path):
     figures = shards.measure(tmp_path, 400, 2, 4, "shards")
     assert (figures["images"], figures["done"], figures["never_computed"]) == (400, 400, 0)

@@ -65,6 +65,7 @@ def test_tensorboard(tiny_folder: Path, tmp_path: Path) -> None:
     assert set(EventAccumulator(str(own)).Reload().Tags()["images"]) == NAMES | STEPS | EDITS  # the image's own run
 
 
+@pytest.mark.slow
 def test_wandb(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -80,6 +81,7 @@ def test_wandb(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert len(files(made / "files" / "media" / "images")) == len(WANTED)
 
 
+@pytest.mark.slow
 def test_mlflow(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")

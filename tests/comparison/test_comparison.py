@@ -228,6 +228,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
+@pytest.mark.slow
 def test_a_comparison(words: list[str], stages: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     main([*words, "methods=ddim:box,nti+p2p"])
     content = json.loads(Path("out/comparison.json").read_text())
@@ -261,6 +262,7 @@ def test_a_comparison(words: list[str], stages: list[str], capsys: pytest.Captur
     assert len(stages) == 6
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_stopped(words: list[str], stages: list[str]) -> None:
     with pytest.raises(SystemExit, match="locinv: compare: ddim: fit ended with exit code 1"):
         main([*words, "methods=ddim,nti", "edits=false", "method.null_text.lr=-1"])
@@ -275,6 +277,7 @@ def test_it_goes_on_where_it_stopped(words: list[str], stages: list[str]) -> Non
     assert [stage.split()[0] for stage in stages] == ["fit", "predict", "test"]
 
 
+@pytest.mark.slow
 def test_an_ablation(words: list[str], stages: list[str]) -> None:
     main([*words, "methods=locinv", "edits=false", "vary={method.tokens.overlap.weight: [0.0, 1.0]}"])
     rows = json.loads(Path("out/comparison.json").read_text())["rows"]
@@ -296,6 +299,7 @@ def pixels(path: Path) -> torch.Tensor:
         return torch.from_numpy(np.array(image)).movedim(-1, 0) / 255
 
 
+@pytest.mark.slow
 def test_generated_is_what_the_model_draws_of_the_target_prompts(
     words: list[str], stages: list[str], deep_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -338,6 +342,7 @@ TARGETS = [
 """The edits of the fixture's data."""
 
 
+@pytest.mark.slow
 def test_sources_are_judged_by_their_own_prompts(words: list[str], stages: list[str]) -> None:
     main([*words, "methods=ddim", "generate=0"])
     rows = {row["method"]: row for row in json.loads(Path("out/comparison.json").read_text())["rows"]}
@@ -348,6 +353,7 @@ def test_sources_are_judged_by_their_own_prompts(words: list[str], stages: list[
     assert {edit["prompt"] for edit in edits_of("sources")} == {"a red cat and a dog"}
 
 
+@pytest.mark.slow
 def test_reference_rows_go_on_where_they_stopped(
     words: list[str], stages: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -376,6 +382,7 @@ def test_reference_rows_go_on_where_they_stopped(
     assert seeds[3:] == [0, 2]
 
 
+@pytest.mark.slow
 def test_data_without_edits_have_no_reference_rows(words: list[str], stages: list[str]) -> None:
     path = Path("mine/samples.yaml")
     path.write_text(yaml.safe_dump([{**row, "edits": []} for row in yaml.safe_load(path.read_text())]))
@@ -384,6 +391,7 @@ def test_data_without_edits_have_no_reference_rows(words: list[str], stages: lis
     assert [row["method"] for row in rows] == ["ddim"] and not Path("out/sheet.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prior", ["segment", "box"])
 def test_inpainting_knows_what_the_methods_know(
     prior: str, words: list[str], stages: list[str], monkeypatch: pytest.MonkeyPatch
@@ -408,6 +416,7 @@ def test_inpainting_knows_what_the_methods_know(
     assert [row["prior"] for row in rows] == [prior, prior, None]
 
 
+@pytest.mark.slow
 def test_an_editor_with_a_model_of_its_own(words: list[str], stages: list[str], tmp_path: Path) -> None:
     """Kontext paints in the priors alone, so its background is the image's own; it is told its folder by its name."""
     own = {"model": str(write_tiny_kontext(tmp_path / "kontext")), "size": 64, "dtype": "float32", "num_steps": 1}

@@ -251,6 +251,7 @@ def test_refined_steps_of_a_flow_lead_back_and_drawn_ones_edit(sd3):
     assert (other - same).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_shipped_model_is_inverted_and_edited():
     """embedded_sd3 by the default method, at its own size."""
     from locinv_pl.benchmark.phases import drawn_samples

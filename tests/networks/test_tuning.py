@@ -40,7 +40,7 @@ def gradients(backbone: Backbone, z: torch.Tensor, text: torch.Tensor) -> list[t
         Tuning(channels_last=False),
         Tuning(gradient_checkpointing=True),
         Tuning(fuse_projections=False),
-        Tuning(compile=True, gradient_checkpointing=True),
+        pytest.param(Tuning(compile=True, gradient_checkpointing=True), marks=pytest.mark.slow),
     ],
     ids=["contiguous", "checkpointing", "apart", "all"],
 )

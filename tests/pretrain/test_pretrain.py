@@ -282,6 +282,7 @@ def pretrained(tmp_path_factory):
     return output
 
 
+@pytest.mark.slow
 def test_recipe_gives_a_model_and_a_judge(pretrained):
     backbone, judge = load_backbone(str(pretrained / "embedded")), load_judge(pretrained / "judge")
     images = generate(backbone, ["a red cat", "a dog"], num_steps=2)
@@ -293,6 +294,7 @@ def test_recipe_gives_a_model_and_a_judge(pretrained):
         assert json.loads((pretrained / model / "training.json").read_text()) == {"samples_seen": 16}
 
 
+@pytest.mark.slow
 def test_flow_model_is_diffusers_own_pipeline(pretrained):
     """What it learned from is what the pipeline gives it, and its images are the pipeline's."""
     from diffusers import StableDiffusion3Pipeline
@@ -323,11 +325,13 @@ def test_flow_model_is_diffusers_own_pipeline(pretrained):
     assert torch.allclose(model.decode(z), (pipeline.vae.decode(mean).sample / 2 + 0.5).clamp(0, 1), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_shipped_model_tells_no_paths(pretrained):
     for file in [*pretrained.glob("embedded/*/*.json"), *pretrained.glob("judge/*/*.json")]:
         assert str(pretrained) not in file.read_text(), file
 
 
+@pytest.mark.slow
 def test_latents_have_unit_variance_with_the_exported_scale(pretrained):
     for stage, channels in (("diffusion", 4), ("flow", 6)):
         latents = torch.load(pretrained / f"latents-{stage}.pt").float()
@@ -336,6 +340,7 @@ def test_latents_have_unit_variance_with_the_exported_scale(pretrained):
         assert stage == "diffusion" or latents.mean().item() == pytest.approx(0, abs=0.02)
 
 
+@pytest.mark.slow
 def test_a_stage_goes_on_from_its_checkpoint(pretrained, tmp_path):
     shutil.copytree(pretrained, tmp_path, dirs_exist_ok=True)
     shutil.rmtree(tmp_path / "embedded/unet")
@@ -346,6 +351,7 @@ def test_a_stage_goes_on_from_its_checkpoint(pretrained, tmp_path):
     assert (tmp_path / "embedded/unet/config.json").is_file()
 
 
+@pytest.mark.slow
 def test_the_flow_goes_on_from_an_earlier_model(pretrained, tmp_path):
     """Its weights are the start's, and the samples that it has seen are counted on."""
     shutil.copytree(pretrained, tmp_path, dirs_exist_ok=True)
@@ -377,6 +383,7 @@ def test_bad_recipes_end_in_one_line(tmp_path, capsys):
         assert message in str(end.value) and "\n" not in str(end.value)
 
 
+@pytest.mark.slow
 def test_evaluation_by_command(pretrained, tmp_path, capsys):
     scores = tmp_path / "scores.json"
     words = [str(pretrained / "embedded"), "--json", str(scores), "num_prompts=2", "num_scenes=3"]
@@ -390,6 +397,7 @@ def test_evaluation_by_command(pretrained, tmp_path, capsys):
     assert (tmp_path / "sheet.png").is_file() and "vae_psnr" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_evaluation_of_a_flow_model(pretrained, tmp_path):
     words = [str(pretrained / "embedded_sd3"), f"json={tmp_path / 'scores.json'}", "num_prompts=1", "num_scenes=2"]
     main(["evaluate-backbone", *words, f"judge={pretrained / 'judge'}"])

@@ -304,6 +304,7 @@ def test_a_mean_in_one_pass_is_fmean() -> None:
     assert Mean().value is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["folder", "memory"])
 def test_a_whole_run(where: str, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Inverted, reconstructed and edited through the Trainer: the bytes of a run in a folder."""
