@@ -19,7 +19,7 @@ from locinv_pl.scenes.scene import Scene
 HERE = Path(__file__).parent
 METHODS = {
     "locinv_direct": "recommended for edits",
-    "locinv_fast": "the same in eight steps",
+    "locinv_fast": "the same in nine steps",
     "locinv": "the paper's tokens and null text",
     "direct": "no tokens move",
     "nti": "null text alone",

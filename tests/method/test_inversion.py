@@ -233,7 +233,7 @@ def test_a_method_names_the_steps_that_it_is_made_for(tiny, sample):
     few = dataclasses.replace(load_method("ddim"), num_steps=4)
     assert steps() == (4, 4) and steps(num_steps=2) == (2, 2)
     assert LocInvModule(method=few).num_steps == 4 and LocInvModule(method=few, num_steps=7).num_steps == 7
-    assert load_method("locinv_fast").num_steps == 8 and load_method("locinv").num_steps == 50
+    assert load_method("locinv_fast").num_steps == 9 and load_method("locinv").num_steps == 50
     with pytest.raises(InputError, match="num_steps=0 must be 1 or more"):
         dataclasses.replace(few, num_steps=0)
 
