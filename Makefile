@@ -4,10 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := data=scenes data.num_images=6 data.batch_size=3 trainer.accelerator=cpu
 PARALLEL := --numprocesses=2 --dist=loadfile
-# Tests that start processes, run whole models or interpret kernels: not of `make fast`.
-SLOW := benchmark callbacks cli comparison grounding integrations measures pretrain run editing/test_editors.py io/test_disk.py \
-	$(addprefix datamodules/test_,coco_edit.py completion.py) \
-	$(addprefix networks/test_,generation.py graphs.py kernels.py memory.py tuning.py)
+# Tests that take most of the time, which make fast leaves out: whole runs, kernels interpreted, every architecture.
+LONG := app benchmark callbacks cli comparison grounding integrations measures pipeline pretrain run test_docs.py \
+	$(addprefix datamodules/test_,annotations_properties.py coco_edit.py completion.py) \
+	$(addprefix editing/test_,editing.py editors.py pretrained_editors.py) \
+	$(addprefix io/test_,disk.py frames.py) method/test_inversion.py \
+	$(addprefix networks/test_,architectures.py few_steps.py generation.py graphs.py kernels.py memory.py offload.py tuning.py)
 
 .PHONY: help demo test slow fast lint format docs tree clean
 
@@ -33,7 +35,7 @@ slow: $(VENV)/installed ## run the tests that take a whole model, whole runs sid
 	$(BIN)/python -m pytest $(PARALLEL) -m slow
 
 fast: $(VENV)/installed ## run the tests that take less than a minute together
-	$(BIN)/python -m pytest $(PARALLEL) $(SLOW:%=--ignore=tests/%)
+	$(BIN)/python -m pytest $(PARALLEL) $(LONG:%=--ignore=tests/%)
 
 lint: $(VENV)/installed tree ## check style by ruff and types by mypy
 	$(BIN)/ruff check .
