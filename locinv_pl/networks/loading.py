@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -28,10 +29,19 @@ from locinv_pl.networks.offload import LARGE, quantization
 from locinv_pl.networks.options import ORIGIN, LoadOptions
 from locinv_pl.networks.tuning import Tuning
 
+OWN = ("embedded", "embedded_lcm", "embedded_sd3")
+"""What this package brings: two models, and a LoRA of the first for few steps."""
+
 
 def model_folder(name: str) -> Path:
-    """The folder of "embedded" or "embedded_sd3" in this package; of any other name the path that it is."""
-    return EMBEDDED.with_name(name) if name in ("embedded", "embedded_sd3") else Path(name).expanduser()
+    """The folder of "embedded" or another of this package's; of any other name the path that it is."""
+    return EMBEDDED.with_name(name) if name in OWN else Path(name).expanduser()
+
+
+def lora_file(name: str) -> Path:
+    """The file of a LoRA: "embedded_lcm" is this package's, a folder has it by diffusers' name."""
+    path = model_folder(name)
+    return path / "pytorch_lora_weights.safetensors" if path.is_dir() else path
 
 
 def load_backbone(
@@ -42,6 +52,7 @@ def load_backbone(
     tuning: Tuning = Tuning(),
     for_editors: bool = False,
     lora: str | None = None,
+    scheduler: Mapping[str, Any] | None = None,
     layout: str | None = None,
     offload: bool = False,
     quantize: str | None = None,
@@ -57,6 +68,7 @@ def load_backbone(
         tuning: how the networks are run.
         for_editors: whether the UNet may take the channels of an editor's, besides its latents'.
         lora: as of :class:`~locinv_pl.networks.options.LoadOptions`.
+        scheduler: as of :class:`~locinv_pl.networks.options.LoadOptions`.
         layout: as of :class:`~locinv_pl.networks.options.LoadOptions`.
         offload: as of :class:`~locinv_pl.networks.options.LoadOptions`.
         quantize: as of :class:`~locinv_pl.networks.options.LoadOptions`.
@@ -121,15 +133,16 @@ def load_backbone(
         return assemble(index, networks, config)
 
     def assemble(index: Mapping[str, Any], networks: dict[str, Any], config: Mapping[str, Any]) -> Backbone:
+        config = changed_scheduler(config, scheduler or {})
         architecture = check_components(networks, index, config, key, for_editors)
         if quantize is not None and LARGE not in architecture.parts(index).values():
             raise InputError(f"model.quantize={quantize}: {key} has no T5, which is what it quantises; leave it out")
         if lora is not None:
-            add_lora(networks, Path(lora).expanduser(), f"model.lora={lora}")
+            add_lora(networks, lora_file(lora), f"model.lora={lora}")
         networks["scheduler"] = architecture.make_scheduler(config)
         backbone = architecture(name_or_path, **networks, **architecture.options(index), tuning=tuning)
         backbone.components, backbone.index = networks, index
-        backbone.origin = LoadOptions(lora=lora, layout=layout, quantize=quantize).given
+        backbone.origin = LoadOptions(lora, scheduler, layout, quantize=quantize).given
         backbone.offload = offload
         return backbone.to(device)
 
@@ -193,6 +206,30 @@ def check_components(
         if part.startswith("tokenizer"):
             fit_tokenizer(tokenizer, components[part.replace("tokenizer", "text_encoder")].config, key)
     return architecture
+
+
+def changed_scheduler(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A scheduler's configuration with other values or of another class, as diffusers' ``from_config`` takes them.
+
+    Args:
+        config: the content of scheduler_config.json.
+        changes: by the same names.
+
+    Raises:
+        InputError: diffusers has no such scheduler, or this one has no such setting.
+    """
+    import diffusers
+
+    name = str(changes.get("_class_name", config.get("_class_name", "DDIMScheduler")))
+    kind = getattr(diffusers, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
+        raise InputError(
+            f"model.scheduler._class_name={name}: diffusers has no such scheduler; give one, such as LCMScheduler"
+        )
+    known = inspect.signature(kind).parameters
+    for key in changes.keys() - known.keys() - {"_class_name"}:
+        raise InputError(f"model.scheduler.{key}: no setting of {name}; choose from {', '.join(known)}")
+    return {**config, **changes}
 
 
 def fit_tokenizer(tokenizer: Any, config: Any, key: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,7 +12,9 @@ class LoadOptions:
     """What a model is loaded with, besides its name, the type of its weights and the device.
 
     Args:
-        lora: a LoRA's .safetensors file, which is added to the weights.
+        lora: a LoRA's .safetensors file or the folder with one, or "embedded_lcm", which is added to the weights.
+        scheduler: what is to be otherwise in the configuration of the model's scheduler, by diffusers' names, with
+            ``_class_name`` for another class, such as LCMScheduler; for weights that were distilled to few steps.
         layout: of a checkpoint in one file, the folder of a model of its kind in diffusers' layout, for its
             configurations and its tokenizer, and for all but the transformer of Stable Diffusion 3 or FLUX; by default
             the hub's or its cache's.
@@ -21,6 +24,7 @@ class LoadOptions:
     """
 
     lora: str | None = None
+    scheduler: Mapping[str, Any] | None = None
     layout: str | None = None
     offload: bool = False
     quantize: str | None = None
@@ -37,5 +41,5 @@ class LoadOptions:
 
 OPTIONS = tuple(field.name for field in fields(LoadOptions))
 """Their names."""
-ORIGIN = ("lora", "layout", "quantize")
-"""Those that change the weights, and with them results."""
+ORIGIN = ("lora", "scheduler", "layout", "quantize")
+"""Those that change the weights or the schedule, and with them results."""

@@ -1,6 +1,6 @@
 """The whole recipe: drawn scenes in, the embedded models and their judge out.
 
-    scenes -> tokenizer -> vae -> clip -> recognizer -> diffusion -> flow_vae -> flow
+    scenes -> tokenizer -> vae -> clip -> recognizer -> diffusion -> consistency -> flow_vae -> flow
 
 Every stage is a Lightning training with its own folder of checkpoints and TensorBoard curves. A stage
 whose networks are exported is done; one with a checkpoint goes on from it.
@@ -25,6 +25,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from diffusers.utils import convert_state_dict_to_diffusers
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -37,6 +38,7 @@ from locinv_pl.io.files import write_json
 from locinv_pl.networks.loading import model_folder
 from locinv_pl.pretrain.batches import Batches, Column, images, rows
 from locinv_pl.pretrain.clip import ClipModule, build_clip, text_config
+from locinv_pl.pretrain.consistency import ConsistencyModule
 from locinv_pl.pretrain.corpus import Corpus, draw_corpus
 from locinv_pl.pretrain.diffusion import DiffusionModule, build_unet, noise_scheduler
 from locinv_pl.pretrain.flow import FlowModule, build_towers, build_transformer, flow_scheduler
@@ -48,7 +50,7 @@ from locinv_pl.pretrain.vae import VaeModule, build_vae
 from locinv_pl.scenes.drawing import world
 from locinv_pl.scenes.words import all_words
 
-STAGES = ("vae", "clip", "recognizer", "diffusion", "flow_vae", "flow")
+STAGES = ("vae", "clip", "recognizer", "diffusion", "consistency", "flow_vae", "flow")
 
 
 class Pretraining:
@@ -56,21 +58,22 @@ class Pretraining:
 
     Args:
         recipe: the settings of all stages.
-        output: the folder; ``embedded/``, ``embedded_sd3/`` and ``judge/`` appear in it as the package ships them.
+        output: the folder; ``embedded/``, ``embedded_lcm/``, ``embedded_sd3/`` and ``judge/`` appear in it as the
+            package ships them.
     """
 
     def __init__(self, recipe: Recipe, output: Path):
         self.recipe, self.output = recipe, Path(output)
         self.world = world(recipe.world)
         self.model, self.flow_model = self.output / "embedded", self.output / "embedded_sd3"
-        self.judge = self.output / "judge"
+        self.judge, self.lora = self.output / "judge", self.output / "embedded_lcm"
         accelerator = recipe.trainer.get("accelerator", "auto")
         self.device = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
 
     @property
     def stages(self) -> tuple[str, ...]:
         """The stages that the recipe has settings for, in their order."""
-        return tuple(stage for stage in STAGES if self.recipe.flow is not None or not stage.startswith("flow"))
+        return tuple(stage for stage in STAGES if getattr(self.recipe, stage.removesuffix("_vae") or stage) is not None)
 
     def run(self, stages: Sequence[str] = ()) -> None:
         """Train the stages that aren't done, in their order; all of them by default.
@@ -156,7 +159,7 @@ class Pretraining:
         """The latents that a stage trains on, computed once and kept on disk.
 
         Args:
-            stage: "diffusion" or "flow", each with a VAE of its own.
+            stage: "diffusion", "consistency" or "flow", each with the VAE of its model.
 
         Returns:
             Shape (2 N, C, h, w), half precision: the means of the VAE's posteriors, scaled to zero mean and unit
@@ -165,10 +168,11 @@ class Pretraining:
         Raises:
             InputError: the stage's VAE hasn't been trained yet.
         """
-        folder = (self.model if stage == "diffusion" else self.flow_model) / "vae"
+        model = {"consistency": self._teacher, "flow": self.flow_model}.get(stage, self.model)
+        folder = model / "vae"
         if not folder.is_dir():
             raise InputError(f"{folder}: not there yet; run the stage {'flow_' * (stage == 'flow')}vae first")
-        path = self.output / f"latents-{stage}.pt"
+        path = self.output / f"latents-{'diffusion' if model == self.model else stage}.pt"
         self._once(lambda: self._write_latents(path, folder))
         return torch.load(path, mmap=True)
 
@@ -246,6 +250,27 @@ class Pretraining:
             raise InputError(f"{self.judge / 'clip'}: not there yet; run the stage clip first")
         return CLIPTextModel.from_pretrained(self.judge / "clip", dtype=torch.float32)
 
+    @property
+    def _teacher(self) -> Path:
+        """The folder of the model that is distilled."""
+        return self._start("consistency") or self.model
+
+    def _consistency_module(self) -> ConsistencyModule:
+        config, teacher = self.recipe.consistency, self._teacher
+        assert config is not None
+        if not (teacher / "unet").is_dir():
+            raise InputError(f"{teacher / 'unet'}: not there yet; run the stage diffusion first")
+        unet = UNet2DConditionModel.from_pretrained(teacher / "unet", torch_dtype=torch.float32)
+        return ConsistencyModule(
+            unet.to(memory_format=torch.channels_last),
+            CLIPTextModel.from_pretrained(teacher / "text_encoder", dtype=torch.float32),
+            self._encode(self._prompt_tokenizer("consistency"), [""])[0],
+            config.optimization,
+            rank=config.rank,
+            guidance_scale=config.guidance_scale,
+            num_steps=config.num_steps,
+        )
+
     def _flow_module(self) -> FlowModule:
         config, hidden = self.recipe.flow, self.recipe.clip.hidden
         assert config is not None
@@ -319,6 +344,7 @@ class Pretraining:
         folders = {
             "vae": self.model / "vae",
             "diffusion": self.model / "unet",
+            "consistency": self.lora,
             "flow_vae": self.flow_model / "vae",
             "flow": self.flow_model / "transformer",
         }
@@ -380,6 +406,13 @@ class Pretraining:
         pipeline.save_pretrained(self.model)
         for part in ("vae", "unet"):
             _forget_origin(self.model / part / "config.json")
+
+    def _export_consistency(self, module: ConsistencyModule) -> None:
+        from peft import get_peft_model_state_dict
+
+        weights = convert_state_dict_to_diffusers(get_peft_model_state_dict(module.unet))
+        half = {name: weight.half() for name, weight in weights.items()}
+        _replace(self.lora, lambda folder: StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=half))
 
     def _export_flow(self, module: FlowModule) -> None:
         pipeline: Any = StableDiffusion3Pipeline(

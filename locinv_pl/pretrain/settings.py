@@ -95,6 +95,25 @@ class DiffusionStage:
 
 
 @dataclass(frozen=True)
+class ConsistencyStage:
+    """The settings of a distillation to few steps; see :class:`locinv_pl.pretrain.consistency.ConsistencyModule`.
+
+    Args:
+        optimization: steps, batch size, learning rate and the other settings of AdamW.
+        rank: r of the LoRA.
+        guidance_scale: the bounds of the teacher's.
+        num_steps: the steps of the teacher's DDIM.
+        start: "embedded" or the folder of the model to distil; the UNet of this training by default.
+    """
+
+    optimization: Optimization
+    rank: int = 16
+    guidance_scale: tuple[float, float] = (4.0, 8.0)
+    num_steps: int = 50
+    start: str | None = None
+
+
+@dataclass(frozen=True)
 class FlowStage:
     """The settings of the flow transformer's training, together with its two text towers.
 
@@ -126,6 +145,7 @@ class Recipe:
 
     Args:
         vae, clip, recognizer, diffusion: the settings of each stage, in the order in which they are trained.
+        consistency: those of its distillation to few steps, where there is to be one.
         flow: the flow transformer's, where there is to be one.
         world: the world that scenes are drawn from, "core" (the default) or "full".
         counts: how often a scene has one object, two, and so on; as the world has it by default.
@@ -140,6 +160,7 @@ class Recipe:
     clip: ClipStage
     recognizer: RecognizerStage
     diffusion: DiffusionStage
+    consistency: ConsistencyStage | None = None
     flow: FlowStage | None = None
     world: str = "core"
     counts: Mapping[int, float] = field(default_factory=dict)

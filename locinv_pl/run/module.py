@@ -55,7 +55,9 @@ class LocInvModule(LightningModule):
             method is made for.
         resolution: R, side of the attention grid that is read, one that the UNet has.
         dtype: of the frozen weights: "float32", "bfloat16" or "float16".
-        lora: a LoRA's .safetensors file, which is added to the weights.
+        lora: a LoRA's .safetensors file or the folder with one, which is added to the weights.
+        scheduler: what is to be otherwise in the configuration of the model's scheduler, such as
+            ``_class_name: LCMScheduler``.
         layout: of a backbone that is a checkpoint in one file, the folder of a model of its kind in diffusers' layout,
             for its configurations and its tokenizer.
         offload: keep on a GPU the networks that are needed, and the others on the CPU.
@@ -80,6 +82,7 @@ class LocInvModule(LightningModule):
         editor: EditorSettings | None = None,
         measures: MeasureSettings = MeasureSettings(),
         lora: str | None = None,
+        scheduler: dict[str, Any] | None = None,
         layout: str | None = None,
         offload: bool = False,
         quantize: str | None = None,
@@ -88,7 +91,7 @@ class LocInvModule(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.backbone_name, self.dtype_name = backbone, dtype
-        self.options = LoadOptions(lora=lora, layout=layout, offload=offload, quantize=quantize)
+        self.options = LoadOptions(lora, scheduler, layout, offload, quantize)
         if store is not None:
             check_choice("store", store, StoreKind)
         self.method, self.resolution, self.store = method, resolution, store

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from locinv_pl.method.task import prepare
 from locinv_pl.method.timestep import collect, invert_step
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.generation import generate
-from locinv_pl.networks.loading import load_backbone
+from locinv_pl.networks.loading import load_as, load_backbone
 from locinv_pl.networks.schedule import guidance_embedding
+from locinv_pl.types import Inversion
 
 LEVELS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 KINDS = {
@@ -123,6 +125,52 @@ class TestTimesteps:
         assert schedule.timesteps.tolist() == own.timesteps.tolist()
         torch.testing.assert_close(schedule.signal.square()[:-1], own.alphas_cumprod[own.timesteps])
         assert schedule.signal.square()[-1] == 1
+
+    @pytest.mark.parametrize(
+        ("name", "config"),
+        [
+            ("LCMScheduler", {"original_inference_steps": 100}),
+            ("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),
+        ],
+    )
+    def test_another_scheduler_by_an_option(self, tiny_folder, tmp_path, name, config):
+        """As for a LoRA of few steps: what diffusers' ``from_config`` makes of the folder's own."""
+        changed = load_backbone(str(tiny_folder), scheduler={"_class_name": name, **config})
+        plain = diffusers.DDIMScheduler.from_pretrained(tiny_folder, subfolder="scheduler")
+        own = getattr(diffusers, name).from_config(plain.config, **config)
+        own.set_timesteps(4)
+        assert changed.schedule(4).timesteps.tolist() == own.timesteps.tolist()
+        torch.testing.assert_close(
+            changed.schedule(4).signal.square()[:-1], own.alphas_cumprod[own.timesteps.long()], rtol=1e-6, atol=1e-7
+        )
+        assert changed.schedule(4).timesteps.tolist() != load_backbone(str(tiny_folder)).schedule(4).timesteps.tolist()
+        assert changed.origin == {"scheduler": {"_class_name": name, **config}}
+
+    def test_an_inversion_keeps_its_scheduler(self, tiny, tiny_folder, tmp_path):
+        how = {"_class_name": "LCMScheduler"}
+        sample, method = make_two_objects("two", seed=0), load_method("direct")
+        backbone = load_backbone(str(tiny_folder), scheduler=how)
+        made = invert(backbone, sample.image, sample.prompt, method=method, num_steps=2, resolution=8)
+        made.save(tmp_path / "a.safetensors")
+        again = Inversion.load(tmp_path / "a.safetensors")
+        assert again.settings["scheduler"] == how
+        assert torch.equal(
+            load_as({**again.settings, "dtype": "float32"}).schedule(2).timesteps, backbone.schedule(2).timesteps
+        )
+        with pytest.raises(InputError, match="made with model.scheduler=.*LCMScheduler.*, not None"):
+            edit(tiny, again, ["a dog"])
+
+    @pytest.mark.parametrize(
+        ("how", "says"),
+        [
+            ({"_class_name": "Linear"}, "model.scheduler._class_name=Linear: diffusers has no such scheduler"),
+            ({"spacing": "trailing"}, "model.scheduler.spacing: no setting of DDIMScheduler; choose from num_train"),
+            ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "is a flow model"),
+        ],
+    )
+    def test_no_such_scheduler(self, tiny_folder, how, says):
+        with pytest.raises(InputError, match=re.escape(says)):
+            load_backbone(str(tiny_folder), scheduler=how)
 
     def test_lcm_has_no_more_than_it_was_distilled_at(self, lcm):
         assert len(lcm.schedule(50)) == 50

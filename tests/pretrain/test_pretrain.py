@@ -17,6 +17,7 @@ from locinv_pl.measures.backbones import edit_targets, vae_quality
 from locinv_pl.measures.judge import load_judge
 from locinv_pl.pretrain.batches import Batches, images, rows
 from locinv_pl.pretrain.clip import ClipModule, build_clip, text_config
+from locinv_pl.pretrain.consistency import ConsistencyModule
 from locinv_pl.pretrain.corpus import CELL, draw_corpus, label_grids
 from locinv_pl.pretrain.diffusion import DiffusionModule, build_unet
 from locinv_pl.pretrain.flow import FlowModule, build_towers, build_transformer
@@ -236,6 +237,56 @@ def test_reconstruction_loss_sees_edges_and_drift():
     assert reconstruction_loss(x + noise, x).item() == pytest.approx(root + 0.02 + edges / 2 + blocks, rel=1e-3)
 
 
+def make_consistency(tokenizer, **settings) -> ConsistencyModule:
+    """With a LoRA that already changes something."""
+    plain = make_diffusion(tokenizer)
+    module = ConsistencyModule(plain.unet, plain.text_encoder, plain.null_ids, STEPS, rank=2, **settings).eval()
+    with torch.no_grad():
+        for name, weight in module.unet.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.05)
+    return module
+
+
+def test_consistency_loss_compares_with_a_step_of_the_teacher(tokenizer):
+    module, teacher = make_consistency(tokenizer), make_diffusion(tokenizer).eval()
+    ids = tokenizer(["a red cat", "a dog"], padding="max_length", return_tensors="pt").input_ids
+    z_0, eps, w = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), (4.0, 7.0)
+    betas = (torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2).tolist()
+    abar = [math.prod(1 - b for b in betas[: t + 1]) for t in range(1000)]
+    empty = teacher.text_encoder(module.null_ids[None]).last_hidden_state
+    expected = []
+    for b, (t, s) in enumerate(((19, 0), (979, 959))):
+        context = teacher.text_encoder(ids[b : b + 1]).last_hidden_state
+        z_t = math.sqrt(abar[t]) * z_0[b : b + 1] + math.sqrt(1 - abar[t]) * eps[b : b + 1]
+        with torch.no_grad():
+            null, cond = (teacher.unet(z_t, t, text).sample for text in (empty, context))
+            guided = null + w[b] * (cond - null)
+            clean = (z_t - math.sqrt(1 - abar[t]) * guided) / math.sqrt(abar[t])
+            z_s = math.sqrt(abar[s]) * clean + math.sqrt(1 - abar[s]) * guided
+            ours = (z_t - math.sqrt(1 - abar[t]) * module.unet(z_t, t, context).sample) / math.sqrt(abar[t])
+            theirs = (z_s - math.sqrt(1 - abar[s]) * module.unet(z_s, s, context).sample) / math.sqrt(abar[s])
+        wanted = theirs if s else z_s  # at the path's end the image itself
+        expected.append(((ours - wanted).square() + 0.001**2).sqrt().mean().item() - 0.001)
+    loss = module.loss(z_0, ids, torch.tensor([19, 979]), torch.tensor([0, 959]), torch.tensor(w), eps)
+    assert loss.item() == pytest.approx(sum(expected) / 2, rel=1e-3)
+
+
+def test_distillation_changes_the_lora_alone(tokenizer, monkeypatch):
+    module = make_consistency(tokenizer, guidance_scale=(3.0, 5.0))
+    seen = {}
+    own = module.loss
+    monkeypatch.setattr(module, "log", lambda *args: None)
+    monkeypatch.setattr(
+        module, "loss", lambda z, ids, t, s, w, eps: seen.update(t=t, s=s, w=w) or own(z, ids, t, s, w, eps)
+    )
+    module.training_step((torch.randn(64, 4, 8, 8), module.null_ids.expand(64, -1)), 0).backward()
+    assert ((seen["t"] + 1) % 20 == 0).all() and torch.equal(seen["s"], (seen["t"] - 20).clamp(min=0))
+    assert len(set(seen["t"].tolist())) > 20 and seen["w"].min() >= 3 and seen["w"].max() <= 5 and seen["w"].std() > 0.3
+    learns = {name for name, weight in module.named_parameters() if weight.grad is not None}
+    assert learns == {name for name, _ in module.named_parameters() if "lora_" in name} and learns
+
+
 def make_flow(tokenizer, **settings) -> FlowModule:
     torch.manual_seed(0)
     transformer = build_transformer(4, 8, text_width=32, width=16, layers=2, heads=2)
@@ -272,6 +323,7 @@ def test_bad_recipes_end_in_one_line(tmp_path, capsys):
         ("recipe=huge",): "recipe=huge: no such config; use one of",
         ("recipe=tiny", 'stages=["unet"]'): "stages=unet: no such stage; choose from vae",
         ("recipe=tiny", 'stages=["diffusion"]'): "run the stage vae first",
+        ("recipe=tiny", 'stages=["consistency"]'): "run the stage vae first",
         ("recipe=tiny", "recipe.size=big"): "recipe.size",
     }.items():
         with pytest.raises(SystemExit) as end:

@@ -74,6 +74,20 @@ def test_flow_model_is_diffusers_own_pipeline(pretrained):
     assert torch.allclose(model.decode(z), (pipeline.vae.decode(mean).sample / 2 + 0.5).clamp(0, 1), atol=1e-5)
 
 
+def test_a_distilled_model_is_the_teacher_with_peft_own_lora(pretrained):
+    """Added to the weights, the exported LoRA does what peft's adapter does in diffusers' pipeline."""
+    from diffusers import StableDiffusionPipeline
+
+    folder, lora = str(pretrained / "embedded"), str(pretrained / "embedded_lcm")
+    plain, distilled = load_backbone(folder), load_backbone(folder, lora=lora)
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
+    pipeline.load_lora_weights(lora)
+    z, t, context = torch.randn(2, 4, 8, 8), torch.tensor(499), torch.randn(2, 24, 128)
+    theirs = pipeline.unet(z, t, context).sample
+    assert torch.allclose(distilled.unet(z, t, context).sample, theirs, atol=1e-5)
+    assert not torch.equal(plain.unet(z, t, context).sample, theirs)
+
+
 def test_a_shipped_model_tells_no_paths(pretrained):
     for file in [*pretrained.glob("embedded/*/*.json"), *pretrained.glob("judge/*/*.json")]:
         assert str(pretrained) not in file.read_text(), file
