@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 FILES = [ROOT / "train.py", *(f for d in ("locinv_pl", "datamodules", "callbacks") for f in (ROOT / d).rglob("*.py"))]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Extras, imported where they are installed.
-NOT_REQUIRED = {"gradio", "pillow_heif", "torchao", "triton", "fsspec", "upath", "webdataset", "datasets"}
+NOT_REQUIRED = {"gradio", "peft", "pillow_heif", "torchao", "triton", "fsspec", "upath", "webdataset", "datasets"}
 
 
 def normal(requirement):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from locinv_pl.errors import InputError
 from locinv_pl.io.files import located, read_json, write_json
+from locinv_pl.networks.options import LoadOptions
 
 if TYPE_CHECKING:
     from locinv_pl.pretrain.settings import Recipe
@@ -69,6 +70,9 @@ def evaluate_backbone(
     num_scenes: int = 500,
     seed: int = 0,
     device: str = "cpu",
+    model: LoadOptions = LoadOptions(),
+    num_steps: int = 50,
+    guidance_scale: float = 5.0,
 ) -> None:
     """Measure a text-to-image model of the drawn world: its VAE, its images as the judge sees them, its maps.
 
@@ -81,6 +85,9 @@ def evaluate_backbone(
         num_scenes: how many unseen scenes the judge is measured on; 1 or more.
         seed: of scenes, prompts and noise; another seed measures on others.
         device: the device to compute on, as torch names it: cpu, cuda, cuda:1.
+        model: what the model is loaded with, as in train.py: model.lora=embedded_lcm.
+        num_steps: T of the images that it draws, and of the inversions behind its maps.
+        guidance_scale: w of the images that it draws.
 
     Raises:
         InputError: a number is below 1, or there is no such model, judge or device.
@@ -93,8 +100,10 @@ def evaluate_backbone(
     for key, number in (("num_prompts", num_prompts), ("num_scenes", num_scenes)):
         if number < 1:
             raise InputError(f"{key}={number}: must be 1 or more")
-    model, seen = load_backbone(backbone, device=device), samples_seen(backbone)
-    scores, generated = evaluate(model, load_judge(judge, device), num_prompts, num_scenes, seed, seen)
+    networks, seen = load_backbone(backbone, device=device, **model.given), samples_seen(backbone)
+    scores, generated = evaluate(
+        networks, load_judge(judge, device), num_prompts, num_scenes, seed, seen, num_steps, guidance_scale
+    )
     for key, value in scores.to_dict().items():
         print(f"{key:20} {'-' if value is None else f'{value:.3f}'}")
     if json is not None:
@@ -109,8 +118,9 @@ def pretrain(recipe: Recipe, output: Path = Path("outputs/pretrain"), stages: li
 
     Args:
         recipe: the stages' settings; recipe=NAME takes configs/recipe/NAME.yaml, recipe.KEY=VALUE overrides.
-        output: the run's folder; embedded/, embedded_sd3/, judge/ and curves.png appear in it.
-        stages: some of vae, clip, recognizer, diffusion, flow_vae, flow; all that the recipe has by default.
+        output: the run's folder; embedded/, embedded_lcm/, embedded_sd3/, judge/ and curves.png appear in it.
+        stages: some of vae, clip, recognizer, diffusion, consistency, flow_vae, flow; all that the recipe has by
+            default.
 
     Raises:
         InputError: a stage or a setting that there isn't.

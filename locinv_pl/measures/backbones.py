@@ -26,8 +26,6 @@ from locinv_pl.scenes.edits import make_edits
 from locinv_pl.scenes.words import PREPOSITIONS
 from locinv_pl.types import EditSample, Noun
 
-GUIDANCE_SCALE, NUM_STEPS = 5.0, 50
-
 
 @dataclass(frozen=True)
 class BackboneScores:
@@ -110,6 +108,8 @@ def evaluate_backbone(
     num_scenes: int = 500,
     seed: int = 0,
     samples_seen: int | None = None,
+    num_steps: int = 50,
+    guidance_scale: float = 5.0,
 ) -> tuple[BackboneScores, Generated]:
     """Measure a model of the drawn world.
 
@@ -121,6 +121,8 @@ def evaluate_backbone(
         num_scenes: how many unseen scenes the judge looks at; a tenth as many give attention maps.
         seed: where scenes, prompts and noise begin.
         samples_seen: how many samples the model's training has shown it, to be passed on.
+        num_steps: T of the images that it draws, and of the inversions behind its maps.
+        guidance_scale: w of the images that it draws.
 
     Returns:
         the scores, and the generated images that they come from.
@@ -132,8 +134,8 @@ def evaluate_backbone(
     images = generate(
         backbone,
         [*(r.prompt for r in requests), *targets],
-        GUIDANCE_SCALE,
-        NUM_STEPS,
+        guidance_scale,
+        num_steps,
         seed,
         batch_size=16 if backbone.device.type == "cpu" else 200,
     )
@@ -154,7 +156,7 @@ def evaluate_backbone(
         edit_targets=_share(bool(agrees) for agrees in judge.agrees(edited, targets)),
         clip_score=judge.clip_score(images, [r.prompt for r in generated.requests]).mean().item(),
         clip_score_scenes=judge.clip_score(to_tensor(scenes), [s.caption for s in scenes]).mean().item(),
-        ddim_iou=ddim_iou(backbone, crowded),
+        ddim_iou=ddim_iou(backbone, crowded, num_steps),
         package_mib=package_mib(),
         samples_seen=samples_seen,
     )
@@ -278,18 +280,19 @@ def vae_quality(backbone: Backbone, scenes: Sequence[Scene], batch_size: int = 1
     }
 
 
-def ddim_iou(backbone: Backbone, scenes: Sequence[Scene], batch_size: int = 10) -> float:
+def ddim_iou(backbone: Backbone, scenes: Sequence[Scene], num_steps: int = 50, batch_size: int = 10) -> float:
     """Attention IoU of plain DDIM inversion at threshold 0.3, in [0, 1], the mean over all nouns.
 
     Args:
         backbone: the model that inverts.
         scenes: the scenes that it inverts, with the exact masks of their objects.
+        num_steps: T.
         batch_size: how many it inverts together.
     """
     method, values = load_method("ddim"), []
     for start in range(0, len(scenes), batch_size):
         samples = [to_sample(scene, str(start + n)) for n, scene in enumerate(scenes[start : start + batch_size])]
-        task = prepare(backbone, samples, method, NUM_STEPS, resolution=backbone.latent_size // 2)
+        task = prepare(backbone, samples, method, num_steps, resolution=backbone.latent_size // 2)
         for b, sample in enumerate(samples):
             maps = task.initial_maps[:, b, : len(sample.nouns)].mean(0).cpu()
             values += attention_iou(maps, torch.stack([noun.mask for noun in sample.nouns])).tolist()

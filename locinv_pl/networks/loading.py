@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
 
 from locinv_pl.assets import EMBEDDED
 from locinv_pl.errors import InputError
@@ -23,7 +24,7 @@ from locinv_pl.networks.folder import (
     pipeline_of_file,
     variant_of,
 )
-from locinv_pl.networks.hub import ask_hub, reason, weights_type
+from locinv_pl.networks.hub import ask_hub, from_disk_or_hub, reason, weights_type
 from locinv_pl.networks.lora import add_lora
 from locinv_pl.networks.offload import LARGE, quantization
 from locinv_pl.networks.options import ORIGIN, LoadOptions
@@ -31,6 +32,8 @@ from locinv_pl.networks.tuning import Tuning
 
 OWN = ("embedded", "embedded_lcm", "embedded_sd3")
 """What this package brings: two models, and a LoRA of the first for few steps."""
+LORA = "pytorch_lora_weights.safetensors"
+"""Diffusers' name for a LoRA's file."""
 
 
 def model_folder(name: str) -> Path:
@@ -39,9 +42,24 @@ def model_folder(name: str) -> Path:
 
 
 def lora_file(name: str) -> Path:
-    """The file of a LoRA: "embedded_lcm" is this package's, a folder has it by diffusers' name."""
-    path = model_folder(name)
-    return path / "pytorch_lora_weights.safetensors" if path.is_dir() else path
+    """A LoRA's file. A folder and a hub id have it by diffusers' name; "embedded_lcm" is in this package.
+
+    Args:
+        name: the file, the folder or the hub id.
+
+    Raises:
+        InputError: there is no such folder, or the hub has no LoRA of that name.
+    """
+    where = model_folder(name)
+    if where.is_file() or where.suffix == ".safetensors":
+        return where
+
+    def find(where: str, local_files_only: bool) -> Path:
+        if Path(where).is_dir():
+            return Path(where) / LORA
+        return Path(hf_hub_download(where, LORA, local_files_only=local_files_only))
+
+    return from_disk_or_hub(f"model.lora={name}", str(where), find)
 
 
 def load_backbone(

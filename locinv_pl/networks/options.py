@@ -12,9 +12,10 @@ class LoadOptions:
     """What a model is loaded with, besides its name, the type of its weights and the device.
 
     Args:
-        lora: a LoRA's .safetensors file or the folder with one, or "embedded_lcm", which is added to the weights.
+        lora: a LoRA, which is added to the weights: its .safetensors file, a folder or a hub id with one by diffusers'
+            name, or "embedded_lcm", by which this package's first model was distilled to few steps.
         scheduler: what is to be otherwise in the configuration of the model's scheduler, by diffusers' names, with
-            ``_class_name`` for another class, such as LCMScheduler; for weights that were distilled to few steps.
+            ``_class_name`` for another class, such as LCMScheduler; what a LoRA for few steps asks for.
         layout: of a checkpoint in one file, the folder of a model of its kind in diffusers' layout, for its
             configurations and its tokenizer, and for all but the transformer of Stable Diffusion 3 or FLUX; by default
             the hub's or its cache's.

@@ -73,7 +73,7 @@ class Pretraining:
     @property
     def stages(self) -> tuple[str, ...]:
         """The stages that the recipe has settings for, in their order."""
-        return tuple(stage for stage in STAGES if getattr(self.recipe, stage.removesuffix("_vae") or stage) is not None)
+        return tuple(stage for stage in STAGES if getattr(self.recipe, stage.removesuffix("_vae")) is not None)
 
     def run(self, stages: Sequence[str] = ()) -> None:
         """Train the stages that aren't done, in their order; all of them by default.

@@ -55,7 +55,7 @@ class LocInvModule(LightningModule):
             method is made for.
         resolution: R, side of the attention grid that is read, one that the UNet has.
         dtype: of the frozen weights: "float32", "bfloat16" or "float16".
-        lora: a LoRA's .safetensors file or the folder with one, which is added to the weights.
+        lora: a LoRA, which is added to the weights: its .safetensors file, a folder or a hub id with one.
         scheduler: what is to be otherwise in the configuration of the model's scheduler, such as
             ``_class_name: LCMScheduler``.
         layout: of a backbone that is a checkpoint in one file, the folder of a model of its kind in diffusers' layout,

@@ -233,8 +233,13 @@ class TestConfigs:
                 own = model.method.to_dict()
                 for key, value in content.pop("method", {}).items():
                     assert own[key] == (own[key] | value if isinstance(value, dict) else value)
-                values = {"backbone": model.backbone_name, "dtype": model.dtype_name, **vars(model)}
-                assert content.items() <= values.items()
+                values = {
+                    "backbone": model.backbone_name,
+                    "dtype": model.dtype_name,
+                    **vars(model),
+                    **model.options.given,
+                }
+                assert {key: values[key] for key in content} == content
             elif group == "callbacks":
                 kinds = {type(callback).__name__ for callback in cli.trainer.callbacks}
                 assert kinds >= {entry["class_path"].rsplit(".", 1)[-1] for entry in content}

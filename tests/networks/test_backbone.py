@@ -10,7 +10,7 @@ import torch
 import transformers
 from conftest import LENGTH, make_image, write_tiny_model
 from diffusers import DDIMScheduler, PNDMScheduler
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from locinv_pl.assets import EMBEDDED
 from locinv_pl.errors import InputError
@@ -75,8 +75,13 @@ class TestLoading:
             for name in ("HF_HUB_CACHE", "TRANSFORMERS_CACHE"):
                 monkeypatch.setattr(module, name, str(tmp_path), raising=False)
         monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("asked the network"))
+        weights = {"unet.conv_in.lora_A.weight": torch.randn(2, 36), "unet.conv_in.lora_B.weight": torch.randn(16, 2)}
+        save_file(weights, model / "snapshots" / ("0" * 40) / "pytorch_lora_weights.safetensors")
         backbone = load_backbone("me/tiny")
         assert backbone.name == "me/tiny"
+        changed = load_backbone("me/tiny", lora="me/tiny")
+        change = (weights["unet.conv_in.lora_B.weight"] @ weights["unet.conv_in.lora_A.weight"]).view(16, 4, 3, 3)
+        torch.testing.assert_close(changed.unet.conv_in.weight - tiny.unet.conv_in.weight, change)
         assert torch.equal(backbone.encode_null().keys, tiny.encode_null().keys)
 
     @pytest.mark.parametrize("dtype", ["bfloat16", torch.float16])
