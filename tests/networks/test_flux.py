@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import LENGTH, make_image
+from diffusers import FluxTransformer2DModel
 from diffusers.models.embeddings import apply_rotary_emb
 from runs import run_stage
 from safetensors.torch import save_file
@@ -201,6 +203,71 @@ def test_a_transformer_in_one_file_takes_the_place_of_its_layout_s(flux, flux_fo
     ours, same = here.denoiser.state_dict(), flux.denoiser.state_dict()
     assert ours.keys() == same.keys() and all(torch.equal(ours[name], same[name]) for name in same)
     assert torch.equal(here.encode_null().keys, flux.encode_null().keys)
+
+
+RENAMED = {
+    r"time_text_embed\.timestep_embedder\.linear_": "time_in.linear_",
+    r"time_text_embed\.text_embedder\.linear_": "vector_in.linear_",
+    r"time_text_embed\.guidance_embedder\.linear_": "guidance_in.linear_",
+    r"_in\.linear_1": "_in.in_layer",
+    r"_in\.linear_2": "_in.out_layer",
+    r"^context_embedder": "txt_in",
+    r"^x_embedder": "img_in",
+    r"^proj_out": "final_layer.linear",
+    r"^norm_out\.linear": "final_layer.adaLN_modulation.1",
+    r"^transformer_blocks": "double_blocks",
+    r"^single_transformer_blocks": "single_blocks",
+    r"norm1\.linear": "img_mod.lin",
+    r"norm1_context\.linear": "txt_mod.lin",
+    r"(single_blocks\.\d+)\.norm\.linear": r"\1.modulation.lin",
+    r"(single_blocks\.\d+)\.proj_out": r"\1.linear2",
+    r"(single_blocks\.\d+)\.attn\.norm_q\.weight": r"\1.norm.query_norm.scale",
+    r"(single_blocks\.\d+)\.attn\.norm_k\.weight": r"\1.norm.key_norm.scale",
+    r"attn\.norm_q\.weight": "img_attn.norm.query_norm.scale",
+    r"attn\.norm_k\.weight": "img_attn.norm.key_norm.scale",
+    r"attn\.norm_added_q\.weight": "txt_attn.norm.query_norm.scale",
+    r"attn\.norm_added_k\.weight": "txt_attn.norm.key_norm.scale",
+    r"attn\.to_out\.0": "img_attn.proj",
+    r"attn\.to_add_out": "txt_attn.proj",
+    r"ff\.net\.0\.proj": "img_mlp.0",
+    r"ff\.net\.2": "img_mlp.2",
+    r"ff_context\.net\.0\.proj": "txt_mlp.0",
+    r"ff_context\.net\.2": "txt_mlp.2",
+}
+"""Diffusers' names of FLUX's weights, in this order, to those of Black Forest Labs' files."""
+TOGETHER = {
+    "double_blocks.0.img_attn.qkv": (
+        "double_blocks.0.attn.to_q",
+        "double_blocks.0.attn.to_k",
+        "double_blocks.0.attn.to_v",
+    ),
+    "double_blocks.0.txt_attn.qkv": tuple(f"double_blocks.0.attn.add_{name}_proj" for name in "qkv"),
+    "single_blocks.0.linear1": (*(f"single_blocks.0.attn.to_{name}" for name in "qkv"), "single_blocks.0.proj_mlp"),
+}
+"""What these keep as one matrix."""
+
+
+@pytest.mark.slow
+def test_a_file_of_black_forest_labs_is_the_transformer(flux_folder, tmp_path):
+    """One block of each kind at the width of FLUX.1, which diffusers takes for granted: a gigabyte."""
+    layout, path = Path(shutil.copytree(flux_folder, tmp_path / "layout")), tmp_path / "flux1-dev.safetensors"
+    config = json.loads((layout / "transformer/config.json").read_text())
+    config |= {"num_layers": 1, "attention_head_dim": 128, "num_attention_heads": 24, "axes_dims_rope": [16, 56, 56]}
+    (layout / "transformer/config.json").write_text(json.dumps(config))
+    weights = FluxTransformer2DModel.from_config(config).bfloat16().state_dict()
+    theirs = {}
+    for name, weight in weights.items():
+        for ours, new in RENAMED.items():
+            name = re.sub(ours, new, name)
+        theirs[name] = torch.cat(weight.chunk(2)[::-1]) if "adaLN" in name else weight  # shift and scale
+    for whole, parts in TOGETHER.items():
+        for kind in ("weight", "bias"):
+            theirs[f"{whole}.{kind}"] = torch.cat([theirs.pop(f"{part}.{kind}") for part in parts])
+    assert not [name for name in theirs if "attn.to_" in name or "transformer" in name or "embed" in name]
+    save_file(theirs, path)
+    here = load_backbone(str(path), "bfloat16", layout=str(layout)).denoiser.state_dict()
+    path.unlink()
+    assert here.keys() == weights.keys() and all(torch.equal(here[name], weights[name]) for name in weights)
 
 
 def test_a_layout_of_another_kind_is_refused(flux_folder, tmp_path):
