@@ -147,19 +147,27 @@ def test_t5_alone_is_told_how_its_weights_are_quantised(tmp_path, monkeypatch):
         edit(plain, run_inversion(made, make_two_objects("two", seed=0), method(made, policy="direct")), ["a red dog"])
 
 
-def test_t5_is_quantised(tmp_path, tiny_folder):
-    pytest.importorskip("torchao")
+@pytest.mark.parametrize(
+    ("name", "library", "error"),
+    [
+        ("torchao_int8", "torchao", 0.05),
+        ("quanto_int8", "optimum.quanto", 0.05),
+        ("bitsandbytes_4bit", "bitsandbytes", 1.0),
+    ],
+)
+def test_t5_is_quantised(tmp_path, tiny_folder, name, library, error):
+    pytest.importorskip(library)
     with pytest.raises(InputError, match="has no T5"):
-        load_backbone(str(tiny_folder), quantize="torchao_int8")
+        load_backbone(str(tiny_folder), quantize=name)
     folder = str(WRITERS["sd3"](tmp_path / "sd3"))
-    plain, small = load_backbone(folder), load_backbone(folder, quantize="torchao_int8")
+    plain, small = load_backbone(folder), load_backbone(folder, quantize=name)
     made_with = {**settings_of(small, METHOD, T, R), "dtype": "float32"}
-    assert made_with["quantize"] == "torchao_int8" and load_as(made_with).origin == small.origin
+    assert made_with["quantize"] == name and load_as(made_with).origin == small.origin
     ids = torch.tensor([plain.tokenizer(PROMPT, padding="max_length", max_length=length(plain)).input_ids])
     V = small.embed(ids).requires_grad_()
     states, exact = small.encode_text(ids, V).keys, plain.encode_text(ids).keys
     clip = plain.text.lengths[0]
     assert torch.equal(states[:, :clip], exact[:, :clip]) and not torch.equal(states, exact)
-    torch.testing.assert_close(states, exact, rtol=0, atol=0.05)
+    torch.testing.assert_close(states, exact, rtol=0, atol=error)
     states[:, clip:].square().sum().backward()
     assert V.grad is not None and V.grad[:, clip:].abs().sum() > 0
