@@ -212,7 +212,7 @@ class Solver:
         return self.schedule.step(z, u, i, inverse)
 
 
-def guided(cond: Tensor, null: Tensor, w: float) -> Tensor:
+def guided(cond: Tensor, null: Tensor, w: float | Tensor) -> Tensor:
     """Classifier-free guidance of predictions, whatever their kind: f = f(∅) + w (f(c) - f(∅)).
 
     ε, v, z_0 and u of one latent are linear in each other, so that guidance of one is guidance of all.
@@ -226,7 +226,7 @@ def guided(cond: Tensor, null: Tensor, w: float) -> Tensor:
     Args:
         cond: f(c), what is predicted under the prompt, of any shape.
         null: f(∅), what is predicted under the null text, of the same shape.
-        w: guidance scale; 1 gives ``cond``, 0 gives ``null``.
+        w: guidance scale, one for all or a tensor that goes with the shape; 1 gives ``cond``, 0 gives ``null``.
 
     Returns:
         f, of the same shape.

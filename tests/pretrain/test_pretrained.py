@@ -82,7 +82,7 @@ def test_a_distilled_model_is_the_teacher_with_peft_own_lora(pretrained):
     plain, distilled = load_backbone(folder), load_backbone(folder, lora=lora)
     pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
     pipeline.load_lora_weights(lora)
-    z, t, context = torch.randn(2, 4, 8, 8), torch.tensor(499), torch.randn(2, 24, 128)
+    z, t, context = torch.randn(2, 4, 8, 8), torch.tensor(499), torch.randn(2, 24, plain.widths[0])
     theirs = pipeline.unet(z, t, context).sample
     assert torch.allclose(distilled.unet(z, t, context).sample, theirs, atol=1e-5)
     assert not torch.equal(plain.unet(z, t, context).sample, theirs)
