@@ -86,8 +86,8 @@ def evaluate_backbone(
         seed: of scenes, prompts and noise; another seed measures on others.
         device: the device to compute on, as torch names it: cpu, cuda, cuda:1.
         model: what the model is loaded with, as in train.py: model.lora=embedded_lcm.
-        num_steps: T of the images that it draws, and of the inversions behind its maps.
-        guidance_scale: w of the images that it draws.
+        num_steps: T of the images that it draws, and of the inversions behind its maps; 1 or more.
+        guidance_scale: w of the images that it draws; 1 leaves guidance out.
 
     Raises:
         InputError: a number is below 1, or there is no such model, judge or device.
@@ -97,7 +97,7 @@ def evaluate_backbone(
     from locinv_pl.measures.judge import load_judge
     from locinv_pl.networks.loading import load_backbone
 
-    for key, number in (("num_prompts", num_prompts), ("num_scenes", num_scenes)):
+    for key, number in (("num_prompts", num_prompts), ("num_scenes", num_scenes), ("num_steps", num_steps)):
         if number < 1:
             raise InputError(f"{key}={number}: must be 1 or more")
     networks, seen = load_backbone(backbone, device=device, **model.given), samples_seen(backbone)

@@ -151,7 +151,8 @@ def load_backbone(
         return assemble(index, networks, config)
 
     def assemble(index: Mapping[str, Any], networks: dict[str, Any], config: Mapping[str, Any]) -> Backbone:
-        config = changed_scheduler(config, scheduler or {})
+        if scheduler:
+            config = changed_scheduler(config, scheduler)
         architecture = check_components(networks, index, config, key, for_editors)
         if quantize is not None and LARGE not in architecture.parts(index).values():
             raise InputError(f"model.quantize={quantize}: {key} has no T5, which is what it quantises; leave it out")
@@ -238,7 +239,7 @@ def changed_scheduler(config: Mapping[str, Any], changes: Mapping[str, Any]) -> 
     """
     import diffusers
 
-    name = str(changes.get("_class_name", config.get("_class_name", "DDIMScheduler")))
+    name = str({**config, **changes}.get("_class_name"))
     kind = getattr(diffusers, name, None)
     if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
         raise InputError(

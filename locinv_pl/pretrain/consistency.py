@@ -34,9 +34,10 @@ class ConsistencyModule(PretrainModule):
         text_encoder: its transformers' CLIPTextModel, whose weights stay.
         null_ids: (L,) the ids of the empty prompt.
         optimization: steps, batch size, learning rate and the other settings of AdamW.
-        rank: r of the LoRA.
-        guidance_scale: the bounds that w is drawn between.
-        num_steps: the steps of the teacher's DDIM; LCMScheduler's ``original_inference_steps``.
+        rank: r of the LoRA, 1 or more; 16 by default.
+        guidance_scale: the bounds that w is drawn between; 4 and 8 by default.
+        num_steps: the steps of the teacher's DDIM, 1 to 1000, LCMScheduler's ``original_inference_steps``; 50 by
+            default, as there.
     """
 
     networks = ("unet",)
@@ -49,7 +50,7 @@ class ConsistencyModule(PretrainModule):
         text_encoder: CLIPTextModel,
         null_ids: Tensor,
         optimization: Optimization,
-        rank: int = 32,
+        rank: int = 16,
         guidance_scale: tuple[float, float] = (4.0, 8.0),
         num_steps: int = 50,
     ):

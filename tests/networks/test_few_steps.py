@@ -160,6 +160,13 @@ class TestTimesteps:
         with pytest.raises(InputError, match="made with model.scheduler=.*LCMScheduler.*, not None"):
             edit(tiny, again, ["a dog"])
 
+    def test_a_folder_s_unknown_scheduler_counts_as_ddim_s(self, tiny, tiny_folder, tmp_path):
+        """As it always did: nobody asked for another one."""
+        shutil.copytree(tiny_folder, tmp_path / "m")
+        path = tmp_path / "m/scheduler/scheduler_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "_class_name": "MyScheduler"}))
+        assert torch.equal(load_backbone(str(tmp_path / "m")).schedule(4).timesteps, tiny.schedule(4).timesteps)
+
     @pytest.mark.parametrize(
         ("how", "says"),
         [

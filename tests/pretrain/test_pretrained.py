@@ -143,6 +143,23 @@ def test_evaluation_by_command(pretrained, tmp_path, capsys):
     assert (tmp_path / "sheet.png").is_file() and "vae_psnr" in capsys.readouterr().out
 
 
+def test_evaluation_of_few_steps(pretrained, tmp_path, monkeypatch):
+    """Images are drawn by what the model is loaded with, in so many steps, at that guidance."""
+    seen = []
+
+    def drawn(backbone, prompts, guidance_scale, num_steps, seed, batch_size):
+        seen.append((backbone.origin, guidance_scale, num_steps))
+        return generate(backbone, prompts, guidance_scale, num_steps, seed, batch_size=batch_size)
+
+    monkeypatch.setattr("locinv_pl.measures.backbones.generate", drawn)
+    lora, words = str(pretrained / "embedded_lcm"), ["num_prompts=1", "num_scenes=2", f"judge={pretrained / 'judge'}"]
+    few = ["num_steps=2", "guidance_scale=1", f"model.lora={lora}", "model.scheduler._class_name=LCMScheduler"]
+    main(["evaluate-backbone", str(pretrained / "embedded"), *words, *few])
+    assert seen == [({"lora": lora, "scheduler": {"_class_name": "LCMScheduler"}}, 1.0, 2)]
+    with pytest.raises(SystemExit, match="num_steps=0: must be 1 or more"):
+        main(["evaluate-backbone", str(pretrained / "embedded"), *words, "num_steps=0"])
+
+
 def test_evaluation_of_a_flow_model(pretrained, tmp_path):
     words = [str(pretrained / "embedded_sd3"), f"json={tmp_path / 'scores.json'}", "num_prompts=1", "num_scenes=2"]
     main(["evaluate-backbone", *words, f"judge={pretrained / 'judge'}"])
