@@ -30,6 +30,7 @@ from locinv_pl.errors import InputError, all_of
 from locinv_pl.io.files import read_image, read_json, write_atomically
 from locinv_pl.measures.display import MEASURES
 from locinv_pl.run.edits import CandidateRow, EditedImage, EditRow, edited_images, files_of
+from locinv_pl.run.names import file_name
 from locinv_pl.run.store import RunFolder
 from locinv_pl.words.alignment import common_words
 
@@ -216,6 +217,7 @@ class _Image:
             "difference": self._difference(edit["file"], "reconstruction.png"),
             "candidates": [self._candidate(candidate) for candidate in edit.get("candidates", ())],
             "mask": self._mask(edit["mask"]) if "mask" in edit else None,
+            "photo": f"edits/{file_name(self.edited['id'])}/{edit['photo']}" if "photo" in edit else None,
             "changed": changed_words(self.edited["prompt"], edit["prompt"]),
             "weights": [(word, f"{factor:g}") for word, _, _, factor in weights_of(edit)],
             "all_settings": edit["settings"],
@@ -275,7 +277,7 @@ class _Image:
 
     @cached_property
     def _images(self) -> dict[str, Image.Image]:
-        made = [name for edit in self.edited["edits"] for name in files_of(edit)]
+        made = [name for edit in self.edited["edits"] for name in files_of(edit) if name != edit.get("photo")]
         names = ["source.png", "reconstruction.png", *made]
         return {name: open_image(self._path(name)) for name in names}
 

@@ -158,6 +158,7 @@ class Layout:
             with gr.Row():
                 names = {
                     "get-png": "PNG",
+                    "get-photo": "Photograph",
                     "get-inversion": "Inversion",
                     "get-report": "Report",
                     "get-data": "Data folder",

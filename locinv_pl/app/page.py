@@ -512,7 +512,7 @@ class Page:
         return {
             self.ui.shown: (key, n),
             self.ui.compare: views.compare(
-                data_url(Image.fromarray(before)), url_of(results.png_of(made, n)), about["target"]
+                data_url(Image.fromarray(before)), url_of(results.png_of(made, made.images[n], n)), about["target"]
             ),
             self.ui.results: gr.Column(visible=True),
             self.ui.many: gr.HTML(content=views.choices(images, labels, n)),

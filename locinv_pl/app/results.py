@@ -22,7 +22,7 @@ from locinv_pl.editing.rows import as_edit
 from locinv_pl.editing.settings import EditSettings, changed
 from locinv_pl.method.policies import load_method
 from locinv_pl.networks.options import LoadOptions
-from locinv_pl.photo import Photo, PhotoEdit, command_of, save_photo, snippet_of
+from locinv_pl.photo import Photo, PhotoEdit, command_of, composite, save_photo, snippet_of
 from locinv_pl.run.edits import EditResult, save_edits
 from locinv_pl.run.store import RunFolder
 from locinv_pl.types import Inversion
@@ -98,22 +98,26 @@ def written(edit: Kept, n: int, report: bytes, folder: Path) -> list[Path]:
         folder: where the files are written.
 
     Returns:
-        the image as PNG, the inversion, which isn't written where there is none, the report, and the photograph as a
-        zipped folder for ``data=folder``.
+        the image as PNG, the photograph at its own size with the edit in it, the inversion, the report, and the
+        photograph as a zipped folder for ``data=folder``. The second and third aren't written where no mask or no
+        inversion is kept.
     """
     made, shot = edit.made, edit.shot
-    files = [folder / f"{edit.name}{suffix}" for suffix in (".png", ".safetensors", ".html", ".zip")]
-    files[0].write_bytes(png_of(made, n))
+    files = [folder / f"{edit.name}{suffix}" for suffix in (".png", "-photo.png", ".safetensors", ".html", ".zip")]
+    image, whole, inversion, page, archive = files
+    image.write_bytes(png_of(made, made.images[n], n))
+    if len(made.masks):
+        whole.write_bytes(png_of(made, composite(shot, made.images[n], made.masks[n]), n))
     if edit.inversion is not None:
-        edit.inversion.save(files[1])
-    files[2].write_bytes(report)
+        edit.inversion.save(inversion)
+    page.write_bytes(report)
     data = folder / "data"
     save_photo(shot, data, [made.about["target"]])
     if made.about["region"]:
         height, width = shot.pixels.shape[-2:]
         region = Image.fromarray(edit.asked.places.whole(REGION, (width, height)))
         (data / REGION_FILE).write_bytes(to_png(region))
-    shutil.make_archive(str(files[3].with_suffix("")), "zip", data)
+    shutil.make_archive(str(archive.with_suffix("")), "zip", data)
     return files
 
 
@@ -186,9 +190,9 @@ def _by_file(edit: Kept, n: int) -> Code:
     return Code(python, "# the photograph of this inversion isn't here, so that no command makes it again; see Python")
 
 
-def png_of(made: MadeEdit, n: int) -> bytes:
-    """An edit's image as PNG, with what it was made of."""
+def png_of(made: MadeEdit, image: Tensor, n: int) -> bytes:
+    """What an edit has made at one of its strengths as PNG, with what it was made of."""
     about = made.about
     texts = {"prompt": about["prompt"], "target": about["target"], "settings": json.dumps(about["settings"][n])}
     texts |= {"backbone": Path(about["backbone"]).name, "Software": f"locinv_pl {__version__}"}
-    return to_png(Image.fromarray(to_array(made.images[n])), texts)
+    return to_png(Image.fromarray(to_array(image)), texts)

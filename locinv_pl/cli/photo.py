@@ -30,6 +30,7 @@ from locinv_pl.method.progress import Progress
 from locinv_pl.networks.loading import load_backbone
 from locinv_pl.networks.options import LoadOptions
 from locinv_pl.photo import PhotoEdit, PhotoRun, command_of, open_photo, save_photo
+from locinv_pl.run.edits import beside
 from locinv_pl.run.names import file_name
 from locinv_pl.types import Inversion
 from locinv_pl.words import tidy
@@ -147,7 +148,7 @@ def photo(
         pages = import_module("locinv_pl.callbacks.edits")  # known by name alone, as in the configs
         pages.save_maps(run.folder, result, MAP_STEPS)
         report = pages.sum_up(run.folder)
-        print(*paths, report, sep="\n")
+        print(*paths, *(path.with_name(beside(path.name, "photo")) for path in paths), report, sep="\n")
         if open:
             webbrowser.open(report.resolve().as_uri())
 

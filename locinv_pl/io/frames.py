@@ -76,6 +76,36 @@ class Frame:
         inner = (x - left, y - top, x - left + w, y - top + h)
         return around.resize(self.size[::-1], Image.Resampling.BICUBIC, box=inner)
 
+    def back(self, shown: Image.Image, how: Image.Resampling = Image.Resampling.BICUBIC) -> tuple[Image.Image, Box]:
+        """What :meth:`apply` undoes: the frame's content at the image's own size.
+
+        Args:
+            shown: of the size ``size``.
+            how: resampling, with antialiasing where the image is smaller than the frame.
+
+        Returns:
+            the pixels of the image that lie in the window whole, and the box (x, y, w, h) of the image that they are.
+
+        >>> from PIL import Image
+        >>> back, box = Frame.fitting(640, 427, 64).back(Image.new("RGB", (64, 64)))
+        >>> back.size, box
+        ((427, 427), (106, 0, 427, 427))
+        """
+        x, y, w, h = self.window
+        left, top = math.ceil(max(0, x)), math.ceil(max(0, y))
+        right = max(left + 1, math.floor(min(self.image[0], x + w)))
+        bottom = max(top + 1, math.floor(min(self.image[1], y + h)))
+        across, down = self.size[1] / w, self.size[0] / h
+        ends = ((left - x) * across, (top - y) * down, (right - x) * across, (bottom - y) * down)
+        inner = tuple(min(max(0.0, end), side) for end, side in zip(ends, self.size[::-1] * 2, strict=True))
+        return shown.resize((right - left, bottom - top), how, box=inner), (left, top, right - left, bottom - top)
+
+    @property
+    def cut(self) -> tuple[bool, bool, bool, bool]:
+        """Whether the image goes on beyond the window's left, top, right and bottom side."""
+        x, y, w, h = self.window
+        return x > 0, y > 0, x + w < self.image[0], y + h < self.image[1]
+
     def plane(self, plane: Tensor) -> Tensor:
         """Cut out and resize a mask (H, W) by area averages; the result has the shape ``size``."""
         return resample(plane.double(), self.window, self.size).float()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from locinv_pl.method.policies import Method, load_method
 from locinv_pl.method.progress import Progress, last_result, nothing
 from locinv_pl.method.task import settings_of
 from locinv_pl.networks.backbone import Backbone
+from locinv_pl.photo.composite import composite
 from locinv_pl.photo.sample import Photo
 from locinv_pl.run.edits import EditResult, make_edits
 from locinv_pl.run.results import score
@@ -124,7 +126,9 @@ class PhotoRun:
             after_each: called after every timestep.
 
         Returns:
-            the images, and their files, below ``edits/`` of the folder.
+            the images, and their files, below ``edits/`` of the folder. Beside "1-word_swap.png" lies
+            "1.photo-word_swap.png", the photograph at its own size, as
+            :func:`~locinv_pl.photo.composite.composite` makes it.
 
         Raises:
             InputError: as :func:`~locinv_pl.editing.prompt_to_prompt.edit` does, before anything is computed.
@@ -132,6 +136,15 @@ class PhotoRun:
         inversion = self.invert(photo)
         prompts = [prompts] if isinstance(prompts, str) else prompts
         edits, images, paths = make_edits(
-            self.folder, self.backbone, inversion, prompts, settings, region, measures, photo.sample.image, after_each
+            self.folder,
+            self.backbone,
+            inversion,
+            prompts,
+            settings,
+            region,
+            measures,
+            photo.sample.image,
+            after_each,
+            into_photo=partial(composite, photo),
         )
         return EditResult(photo.sample, inversion, settings.to_dict(), images[0], edits, images[1:]), paths

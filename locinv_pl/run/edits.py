@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, cast
+from typing import Annotated, Any, Literal, NotRequired, cast
 
 import numpy as np
 import torch
@@ -38,6 +38,9 @@ AGAIN = "run predict again"
 EDIT_FILE = r"^[1-9][0-9]{0,8}-[A-Za-z0-9_.~%-]{0,220}\.png$"
 CANDIDATE_FILE = r"^[1-9][0-9]{0,8}(\.[1-9][0-9]?)?-[A-Za-z0-9_.~%-]{0,220}\.png$"  # the kept one's is its edit's
 MASK_FILE = r"^[1-9][0-9]{0,8}\.mask-[A-Za-z0-9_.~%-]{0,220}\.png$"
+PHOTO_FILE = r"^[1-9][0-9]{0,8}\.photo-[A-Za-z0-9_.~%-]{0,220}\.png$"
+
+BESIDE: tuple[Literal["mask", "photo"], ...] = ("mask", "photo")
 
 
 class EditResult:
@@ -80,6 +83,7 @@ class EditRow(TypedDict):
     settings: dict[str, Any]
     candidates: NotRequired[Annotated[list[CandidateRow], Field(min_length=1)]]
     mask: NotRequired[Annotated[str, Field(pattern=MASK_FILE)]]
+    photo: NotRequired[Annotated[str, Field(pattern=PHOTO_FILE)]]
 
 
 @OPEN
@@ -114,13 +118,14 @@ def save_edits(
     seconds: float | None = None,
     candidates: Sequence[Sequence[Candidate]] = (),
     masks: Sequence[Tensor] | Tensor = (),
+    photos: Sequence[Tensor] = (),
 ) -> list[Path]:
     """Write ``edits/<id>/``: source.png, reconstruction.png, a numbered PNG for each edit, and edits.json.
 
     An edit that is there already, with this prompt, these settings and this region, is written again under its own
     number; others are kept, those of another fingerprint only as files. Every PNG holds prompt and settings in its
     metadata; edits.json is written last. Candidate k of "3-word_swap.png" is "3.k-word_swap.png", unless it is kept;
-    its mask is "3.mask-word_swap.png".
+    its mask is "3.mask-word_swap.png", and in the photograph at its own size it is "3.photo-word_swap.png".
 
     Args:
         run: the run's folder.
@@ -137,6 +142,7 @@ def save_edits(
         candidates: the strengths of each edit, where several were made; ``images`` has those that are kept.
         masks: of each edit where it may differ from the reconstruction, (h, w) in [0, 1]; nothing from editors that
             have none.
+        photos: of each edit the whole photograph with it, (3, H', W') in [0, 1]; nothing where there is none.
 
     Returns:
         the edits' files.
@@ -171,19 +177,22 @@ def save_edits(
         if candidates:
             same[0]["candidates"] = []
             for k, candidate in enumerate(candidates[n], start=1):
-                beside = file.replace("-", f".{k}-", 1)
+                other = beside(file, str(k))
                 told = {"strength": candidate.strength, "kept": candidate.is_kept, **candidate.scores}
-                same[0]["candidates"].append({"file": file if candidate.is_kept else beside, **told})
+                same[0]["candidates"].append({"file": file if candidate.is_kept else other, **told})
                 if candidate.is_kept:
-                    run.edits_path(id, beside).unlink(missing_ok=True)  # another run's, by other measures
+                    run.edits_path(id, other).unlink(missing_ok=True)  # another run's, by other measures
                 else:
-                    write(beside, candidate.image, edit.prompt, own, candidate=to_json(told))
-        about = {key: value for key, value in same[0].items() if key != "mask"}
+                    write(other, candidate.image, edit.prompt, own, candidate=to_json(told))
+        about = {key: value for key, value in same[0].items() if key not in BESIDE}
         paths.append(write(file, image, edit.prompt, own, edit=to_json({**about, "fingerprint": fingerprint})))
         if len(masks):
-            same[0]["mask"] = file.replace("-", ".mask-", 1)
+            same[0]["mask"] = beside(file, "mask")
             grey = Image.fromarray((masks[n].numpy() * 255).round().astype(np.uint8))
             write_atomically(run.edits_path(id, same[0]["mask"]), to_png(grey))
+        if photos:
+            same[0]["photo"] = beside(file, "photo")
+            write(same[0]["photo"], photos[n], edit.prompt, own)
     if seconds is not None:
         took = _seconds(run, id) | {path.name: seconds for path in paths}
         write_json(run.edits_path(id, "seconds.json"), took, sealed=True)
@@ -202,6 +211,7 @@ def make_edits(
     measures: MeasureSettings,
     source: Tensor | None,
     after_each: Callable[[], None] = nothing,
+    into_photo: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> tuple[list[Edit], Tensor, list[Path]]:
     """Edit an inverted image by prompts, and write what comes out, as :func:`save_edits` does.
 
@@ -215,6 +225,7 @@ def make_edits(
         measures: the networks that choose among the strengths of an edit, with ``settings.candidates`` above 1.
         source: the image (3, H, W) in [0, 1]; without one, source.png is left as it is.
         after_each: called after every timestep.
+        into_photo: makes of an edit (3, H, W) and its mask (h, w) the whole photograph with it, (3, H', W').
 
     Returns:
         the edits, the reconstruction with what they made, (1 + n, 3, H, W) in [0, 1], and their files.
@@ -245,6 +256,7 @@ def make_edits(
         region=region,
         candidates=candidates,
         masks=masks,
+        photos=[into_photo(image, mask) for image, mask in zip(images[1:], masks, strict=True)] if into_photo else (),
     )
     return edits, images, paths
 
@@ -282,8 +294,8 @@ def _told_by_files(run: RunFolder, id: str) -> EditedImage:
             fingerprint, prompt = str(row.pop("fingerprint")), str(info["source_prompt"])
             if fingerprint != told.get("fingerprint"):
                 told = {"id": id, "prompt": prompt, "fingerprint": fingerprint, "edits": []}
-            mask = name.replace("-", ".mask-", 1)
-            own = {"mask": mask} if run.edits_path(id, mask).exists() else {}
+            names = {what: beside(name, what) for what in BESIDE}
+            own = {what: there for what, there in names.items() if run.edits_path(id, there).exists()}
             check(row := {**row, "file": name, **own}, EditRow, name)
             told["edits"].append(cast("EditRow", row))
     return told
@@ -328,10 +340,19 @@ def edited_images(run: RunFolder) -> list[EditedImage]:
     return sorted(found, key=lambda edited: edited["id"])
 
 
+def beside(file: str, what: str) -> str:
+    """The name of a file that belongs to an edit's.
+
+    >>> beside("3-word_swap.png", "mask")
+    '3.mask-word_swap.png'
+    """
+    return file.replace("-", f".{what}-", 1)
+
+
 def files_of(row: EditRow) -> list[str]:
-    """The names of an edit's files: its own, those of the candidates that weren't kept, and its mask."""
+    """The names of an edit's files: its own, of the candidates that weren't kept, of its mask and its photograph."""
     others = [candidate["file"] for candidate in row.get("candidates", ())]
-    return list(dict.fromkeys([row["file"], *others, *([row["mask"]] if "mask" in row else [])]))
+    return list(dict.fromkeys([row["file"], *others, *(row[what] for what in BESIDE if what in row)]))
 
 
 def damaged_edits(run: RunFolder) -> list[str]:

@@ -368,7 +368,12 @@ def test_the_snippet_makes_the_same_image(
     tab.at.check("#strength input[value=strong]")
     tab.edit("a white boat and a red ball in the water")
     shown = Image.open(io.BytesIO(downloaded(tab, "#get-png")))
+    whole = Image.open(io.BytesIO(downloaded(tab, "#get-photo")))
     zipfile.ZipFile(io.BytesIO(downloaded(tab, "#get-data"))).extractall(tmp_path)
+    photograph = Image.open(next(tmp_path.glob("photo-*.png")))
+    assert whole.size == photograph.size and whole.text["target"] == "a white boat and a red ball in the water"
+    changed = (np.asarray(whole) != np.asarray(photograph)).any(-1)
+    assert changed.any() and not changed[: int(0.2 * whole.height)].any()  # far above the region
     snippet = "\n".join(tab.at.locator("#python .cm-line").all_inner_texts())
     assert "PhotoRun" in snippet and "masks/" in snippet and "region=" in snippet
     monkeypatch.chdir(tmp_path)

@@ -60,12 +60,15 @@ def made(root: Path, tiny_folder: Path) -> list[str]:
 
 
 def test_writes_what_it_says(root, made):
-    inversion, swap, blue, report = (root / path for path in made)
+    inversion, swap, blue, *photos, report = (root / path for path in made)
     assert inversion.parent.name == "inversions" and report.name == "report.html"
     assert [swap.name, blue.name] == ["1-word_swap.png", "2-attribute.png"]
     assert all(path.is_file() for path in (inversion, swap, blue, report))
+    assert [path.name for path in photos] == ["1.photo-word_swap.png", "2.photo-attribute.png"]
+    assert all(Image.open(path).size == (32, 32) for path in photos)
     assert Image.open(swap).info["source_prompt"] == PROMPT.partition("=")[2]
     page = report.read_text()
+    assert f'href="edits/{inversion.stem}/1.photo-word_swap.png"' in page
     assert "a red cat and a" in page and page.count("data:image") > 6
     assert re.fullmatch(r"pets-[0-9a-f]{8}", inversion.stem)
     assert (root / "out/data" / inversion.stem / "samples.yaml").is_file()

@@ -21,9 +21,9 @@ from locinv_pl.datamodules.entries import Problems
 from locinv_pl.datamodules.folder import FolderDataModule
 from locinv_pl.drawing import to_array
 from locinv_pl.networks.options import LoadOptions
-from locinv_pl.photo import Photo, PhotoEdit, PhotoRun, command_of, open_photo, save_photo, snippet_of
+from locinv_pl.photo import Photo, PhotoEdit, PhotoRun, command_of, composite, open_photo, save_photo, snippet_of
 from locinv_pl.photo import run as photo_run
-from locinv_pl.run.edits import list_edits
+from locinv_pl.run.edits import damaged_edits, list_edits
 
 SIDE, R, T = 32, 8, 2
 PROMPT = "a red cat and a dog on grass"
@@ -121,6 +121,36 @@ def test_edits_are_those_of_edit_and_the_folder_is_a_run_s(file, tmp_path, tiny_
         assert Image.open(path).info["source_prompt"] == PROMPT
     (more,) = edit_run(tmp_path / "out", photo.sample.id, "a red cat and a cow on grass")
     assert more.name == "3-word_swap.png"
+
+
+def test_beside_an_edit_lies_the_photograph_at_its_own_size(file, tmp_path, tiny):
+    photo, run = photo_of(file), run_in(tmp_path / "out", tiny)
+    prompts, settings = ["a red cat and a pig on grass", "a blue cat and a dog on grass"], EditSettings(blend="prior")
+    result, paths = run.edit(photo, prompts, settings)
+    made = list(iter_edit(tiny, run.invert(photo), prompts, settings))[-1].result
+    assert made is not None
+    rows = list_edits(run.folder, photo.sample.id)["edits"]
+    for n, (path, row) in enumerate(zip(paths, rows, strict=True)):
+        kept = Image.open(path.parent / row["photo"])
+        assert row["photo"] == path.name.replace("-", ".photo-") and kept.size == (60, 40)
+        assert kept.info["prompt"] == prompts[n]
+        assert np.array_equal(np.asarray(kept), to_array(composite(photo, result.images[n], made.masks[n])))
+        unchanged = (np.asarray(kept) == to_array(photo.pixels)).all(-1)
+        assert unchanged[:, :10].all() and unchanged[:, 50:].all() and not unchanged.all()  # beside the square
+    (paths[0].parent / "edits.json").write_text("{")
+    assert [row["photo"] for row in list_edits(run.folder, photo.sample.id)["edits"]] == [row["photo"] for row in rows]
+    (paths[0].parent / rows[1]["photo"]).write_bytes(b"no image")
+    (problem,) = damaged_edits(run.folder)
+    assert rows[1]["photo"] in problem
+
+
+def test_of_several_strengths_the_kept_one_is_in_the_photograph(file, tmp_path, tiny):
+    photo, run = photo_of(file), run_in(tmp_path / "out", tiny)
+    result, (path,) = run.edit(photo, "a red cat and a pig on grass", EditSettings(blend="prior", candidates=3))
+    (row,) = list_edits(run.folder, photo.sample.id)["edits"]
+    mask = torch.from_numpy(np.array(Image.open(path.parent / row["mask"]))) / 255
+    whole = np.asarray(Image.open(path.parent / row["photo"]))
+    assert np.array_equal(whole, to_array(composite(photo, result.images[0], mask)))
 
 
 def test_a_region_in_the_photograph_s_pixels(file, tmp_path, tiny):
