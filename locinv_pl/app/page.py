@@ -35,7 +35,7 @@ from locinv_pl.api import OpenedImage, invert_sample, nouns
 from locinv_pl.app import results, views
 from locinv_pl.app.finding import Finder
 from locinv_pl.app.layout import METHODS, NO_CHIPS, SIDE_BY_SIDE, STRENGTHS, Layout, default
-from locinv_pl.app.places import REGION, Places, data_url, shrunk, url_of
+from locinv_pl.app.places import REGION, Places, shrunk
 from locinv_pl.app.server import Blocks
 from locinv_pl.app.store import MEGABYTES, Store, key_of
 from locinv_pl.app.suggestions import suggest
@@ -268,10 +268,7 @@ class Page:
     def _open(self, photo: str, prompt: str | None = None, load: Places | None = None) -> dict[Any, Any]:
         """Another photograph on the canvas."""
         image = self.store.shown(photo)
-        small = image.copy()
-        small.thumbnail((1024, 1024))
-        source = data_url(small) if max(image.size) <= 256 else data_url(small, "jpeg", quality=90)
-        shown = {"id": photo, "src": source, "w": image.width, "h": image.height, "frame": None}
+        shown = {"id": photo, "src": views.picture(image), "w": image.width, "h": image.height, "frame": None}
         loaded: dict[str, Any] = {} if load is None else {"load": again(load.to_json())}
         updates = {self.ui.photo: photo, self.ui.canvas: gr.HTML(photo=json.dumps(shown), **loaded), self.ui.status: ""}
         return updates if prompt is None else {**updates, self.ui.prompt: prompt}
@@ -498,6 +495,7 @@ class Page:
         made, about, labels = edit.made, edit.made.about, edit.made.about["labels"]
         n = min(max(n, 0), len(labels) - 1)
         before, after = to_array(made.before), to_array(made.images[n])
+        both = [Image.fromarray(to_array(image)) for image in edit.before_and_after(n)]
         code, files = edit.codes[n], results.written(edit, n, self.report(key), download_folder())
         apart = views.thumbnail(Image.fromarray(difference(after, to_array(made.reconstruction))), 384)
         tiles = [views.figure(apart, "what the edit changed, times 4")]
@@ -511,9 +509,7 @@ class Page:
         maps = [views.maps(made.images[n], plane[None], [word]) for word, plane in made.maps[n].items()]
         return {
             self.ui.shown: (key, n),
-            self.ui.compare: views.compare(
-                data_url(Image.fromarray(before)), url_of(results.png_of(made, made.images[n], n)), about["target"]
-            ),
+            self.ui.compare: views.compare(views.picture(both[0]), views.picture(both[1]), about["target"]),
             self.ui.results: gr.Column(visible=True),
             self.ui.many: gr.HTML(content=views.choices(images, labels, n)),
             self.ui.difference: f'<div class="tiles">{"".join(tiles)}</div>',

@@ -79,6 +79,13 @@ class Kept(NamedTuple):
         code = _by_file if is_foreign else _code
         return [code(self, n) for n in range(len(self.made.images))]
 
+    def before_and_after(self, n: int) -> tuple[Tensor, Tensor]:
+        """The photograph without and with the n-th strength, (3, H, W) in [0, 1]; as the model sees it without mask."""
+        made = self.made
+        if not len(made.masks):
+            return made.before, made.images[n]
+        return self.shot.pixels, composite(self.shot, made.images[n], made.masks[n])
+
     @property
     def region(self) -> Tensor | None:
         """Where it may change the image, (H, W); None where no region was drawn."""
@@ -98,16 +105,14 @@ def written(edit: Kept, n: int, report: bytes, folder: Path) -> list[Path]:
         folder: where the files are written.
 
     Returns:
-        the image as PNG, the photograph at its own size with the edit in it, the inversion, the report, and the
-        photograph as a zipped folder for ``data=folder``. The second and third aren't written where no mask or no
-        inversion is kept.
+        the image as PNG, the photograph with the edit in it, the inversion, which isn't written where there is none,
+        the report, and the photograph as a zipped folder for ``data=folder``.
     """
     made, shot = edit.made, edit.shot
     files = [folder / f"{edit.name}{suffix}" for suffix in (".png", "-photo.png", ".safetensors", ".html", ".zip")]
     image, whole, inversion, page, archive = files
     image.write_bytes(png_of(made, made.images[n], n))
-    if len(made.masks):
-        whole.write_bytes(png_of(made, composite(shot, made.images[n], made.masks[n]), n))
+    whole.write_bytes(png_of(made, edit.before_and_after(n)[1], n))
     if edit.inversion is not None:
         edit.inversion.save(inversion)
     page.write_bytes(report)

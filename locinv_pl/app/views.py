@@ -40,6 +40,15 @@ def _span(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds > 100 else f"{max(1, round(seconds))} s"
 
 
+def picture(image: Image.Image, side: int = 1024) -> str:
+    """An image to look at closely: as it is where it is small, else as JPEG."""
+    if max(image.size) <= 256:
+        return data_url(image)
+    small = image.copy()
+    small.thumbnail((side, side))
+    return data_url(small, "jpeg", quality=90)
+
+
 def thumbnail(image: Image.Image, side: int = SMALL) -> str:
     """A small copy of an image, as JPEG."""
     small = image.convert("RGB")

@@ -95,9 +95,14 @@ class Frame:
         left, top = math.ceil(max(0, x)), math.ceil(max(0, y))
         right = max(left + 1, math.floor(min(self.image[0], x + w)))
         bottom = max(top + 1, math.floor(min(self.image[1], y + h)))
-        across, down = self.size[1] / w, self.size[0] / h
-        ends = ((left - x) * across, (top - y) * down, (right - x) * across, (bottom - y) * down)
-        inner = tuple(min(max(0.0, end), side) for end, side in zip(ends, self.size[::-1] * 2, strict=True))
+        H, W = self.size
+        across, down = W / w, H / h
+        inner = (
+            max(0.0, (left - x) * across),
+            max(0.0, (top - y) * down),
+            min(W, (right - x) * across),
+            min(H, (bottom - y) * down),
+        )
         return shown.resize((right - left, bottom - top), how, box=inner), (left, top, right - left, bottom - top)
 
     @property

@@ -27,7 +27,8 @@ def composite(photo: Photo, edited: Tensor, mask: Tensor) -> Tensor:
     Args:
         photo: from :func:`~locinv_pl.photo.open_photo`.
         edited: E, as the model made it from ``photo.sample.image``, (3, H, W) in [0, 1].
-        mask: m, where the edit may differ from the source, (h, w), of :class:`~locinv_pl.editing.prompt_to_prompt.Edited`.
+        mask: m, where the edit may differ from the source, (h, w), one of those that
+            :func:`~locinv_pl.editing.prompt_to_prompt.iter_edit` answers with.
 
     Returns:
         I*, of the size of ``photo.pixels``, (3, H, W) in [0, 1].
