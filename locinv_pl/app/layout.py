@@ -164,7 +164,7 @@ class Layout:
                     "get-data": "Data folder",
                 }
                 self.downloads = [
-                    gr.DownloadButton(text, size="sm", min_width=110, elem_id=id) for id, text in names.items()
+                    gr.DownloadButton(text, size="sm", min_width=90, elem_id=id) for id, text in names.items()
                 ]
             gr.HTML("<h2>the same without the page</h2>", elem_classes="step")
             with gr.Tabs():
