@@ -495,8 +495,8 @@ class Page:
         made, about, labels = edit.made, edit.made.about, edit.made.about["labels"]
         n = min(max(n, 0), len(labels) - 1)
         before, after = to_array(made.before), to_array(made.images[n])
-        both = [Image.fromarray(to_array(image)) for image in edit.before_and_after(n)]
-        code, files = edit.codes[n], results.written(edit, n, self.report(key), download_folder())
+        photograph, whole = edit.before_and_after(n)
+        code, files = edit.codes[n], results.written(edit, n, whole, self.report(key), download_folder())
         apart = views.thumbnail(Image.fromarray(difference(after, to_array(made.reconstruction))), 384)
         tiles = [views.figure(apart, "what the edit changed, times 4")]
         mask = made.masks[n].float().numpy() if len(made.masks) else None
@@ -509,7 +509,11 @@ class Page:
         maps = [views.maps(made.images[n], plane[None], [word]) for word, plane in made.maps[n].items()]
         return {
             self.ui.shown: (key, n),
-            self.ui.compare: views.compare(views.picture(both[0]), views.picture(both[1]), about["target"]),
+            self.ui.compare: views.compare(
+                views.picture(Image.fromarray(to_array(photograph))),
+                views.picture(Image.fromarray(to_array(whole))),
+                about["target"],
+            ),
             self.ui.results: gr.Column(visible=True),
             self.ui.many: gr.HTML(content=views.choices(images, labels, n)),
             self.ui.difference: f'<div class="tiles">{"".join(tiles)}</div>',

@@ -95,12 +95,13 @@ class Kept(NamedTuple):
         return self.asked.places.prior(REGION, opened.frame)
 
 
-def written(edit: Kept, n: int, report: bytes, folder: Path) -> list[Path]:
+def written(edit: Kept, n: int, photograph: Tensor, report: bytes, folder: Path) -> list[Path]:
     """Write an edit's files.
 
     Args:
         edit: the edit.
         n: which of its strengths.
+        photograph: with the edit in it, (3, H, W) in [0, 1], from :meth:`Kept.before_and_after`.
         report: from :func:`report_of`.
         folder: where the files are written.
 
@@ -112,7 +113,7 @@ def written(edit: Kept, n: int, report: bytes, folder: Path) -> list[Path]:
     files = [folder / f"{edit.name}{suffix}" for suffix in (".png", "-photo.png", ".safetensors", ".html", ".zip")]
     image, whole, inversion, page, archive = files
     image.write_bytes(png_of(made, made.images[n], n))
-    whole.write_bytes(png_of(made, edit.before_and_after(n)[1], n))
+    whole.write_bytes(png_of(made, photograph, n))
     if edit.inversion is not None:
         edit.inversion.save(inversion)
     page.write_bytes(report)
