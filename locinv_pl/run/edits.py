@@ -193,6 +193,8 @@ def save_edits(
         if photos:
             same[0]["photo"] = beside(file, "photo")
             write(same[0]["photo"], photos[n], edit.prompt, own)
+        elif candidates and "photo" in same[0]:  # of the candidate that was kept then
+            run.edits_path(id, same[0].pop("photo")).unlink(missing_ok=True)
     if seconds is not None:
         took = _seconds(run, id) | {path.name: seconds for path in paths}
         write_json(run.edits_path(id, "seconds.json"), took, sealed=True)

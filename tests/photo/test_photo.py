@@ -151,6 +151,18 @@ def test_of_several_strengths_the_kept_one_is_in_the_photograph(file, tmp_path, 
     mask = torch.from_numpy(np.array(Image.open(path.parent / row["mask"]))) / 255
     whole = np.asarray(Image.open(path.parent / row["photo"]))
     assert np.array_equal(whole, to_array(composite(photo, result.images[0], mask)))
+    # Made again without the photograph, another strength may be kept: no photograph is left that may not fit.
+    edit_run(tmp_path / "out", photo.sample.id, row["prompt"], EditSettings(blend="prior", candidates=3))
+    (again,) = list_edits(run.folder, photo.sample.id)["edits"]
+    assert again["file"] == row["file"] and "photo" not in again and not (path.parent / row["photo"]).exists()
+
+
+def test_made_again_without_the_photograph_an_edit_keeps_it(file, tmp_path, tiny):
+    photo, run = photo_of(file), run_in(tmp_path / "out", tiny)
+    _, (path,) = run.edit(photo, "a red cat and a pig on grass", EditSettings(blend="prior"))
+    edit_run(tmp_path / "out", photo.sample.id, "a red cat and a pig on grass", EditSettings(blend="prior"))
+    (row,) = list_edits(run.folder, photo.sample.id)["edits"]
+    assert (path.parent / row["photo"]).exists()
 
 
 def test_a_region_in_the_photograph_s_pixels(file, tmp_path, tiny):
