@@ -124,7 +124,8 @@ def test_a_virtual_trajectory_has_a_noise_of_its_own_at_every_level(tiny, sample
         assert abs(eps.mean()) < 0.15 and 0.9 < eps.std() < 1.1
         assert all(torch.cosine_similarity(eps.flatten(), other.flatten(), 0) < 0.2 for other in drawn[:n])
     again = prepare(tiny, [make_two_objects("y", 3), sample], fixed(policy="virtual"), T, R)
-    assert torch.equal(again.trajectory[:, 1], task.trajectory[:, 0])  # the pixels' own, in any batch
+    # the pixels' own, in any batch; other batches may round otherwise
+    torch.testing.assert_close(again.trajectory[:, 1], task.trajectory[:, 0], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("null", ["npi", "direct"])

@@ -61,7 +61,8 @@ def test_an_edit_s_result_says_where_and_what_it_changed(tiny, told):
     assert [(p.phase, p.step, p.total) for p in steps] == [("edit", n, T) for n in (1, 2, 3)]
     made = steps[-1].result
     assert torch.equal(made.images, edit(tiny, inversion, prompts, settings))
-    assert torch.equal(made.reconstruction, reconstruct(tiny, [inversion])[0])
+    # decoded beside the edits there and alone here, so that the last bits may differ
+    torch.testing.assert_close(made.reconstruction, reconstruct(tiny, [inversion])[0], rtol=0, atol=1e-5)
     assert made.settings == tuple(settings) and [e.prompt for e in made.edits] == prompts
     assert made.changed == ((("red", "blue"),), (("cat", "dog"),))
     covered = inversion.fine_priors[0] > settings[0].attribute_coverage
