@@ -15,7 +15,8 @@ from locinv_pl.callbacks.loggers import image_writers
 from locinv_pl.callbacks.report import MAPS, open_image, write_report
 from locinv_pl.drawing import difference, heat_strip, stack_strips, to_array, to_jpeg, to_png
 from locinv_pl.io.files import write_atomically, write_json
-from locinv_pl.run.edits import EditedImage, EditResult, edited_images
+from locinv_pl.run.edit_files import EditedImage, edited_images
+from locinv_pl.run.edits import EditResult
 from locinv_pl.run.module import LocInvModule
 from locinv_pl.run.store import RunFolder
 

@@ -29,7 +29,7 @@ from locinv_pl.drawing import COLORS, difference, to_jpeg, to_png
 from locinv_pl.errors import InputError, all_of
 from locinv_pl.io.files import read_image, read_json, write_atomically
 from locinv_pl.measures.display import MEASURES
-from locinv_pl.run.edits import CandidateRow, EditedImage, EditRow, edited_images, files_of
+from locinv_pl.run.edit_files import CandidateRow, EditedImage, EditRow, edited_images, files_of
 from locinv_pl.run.names import file_name
 from locinv_pl.run.store import RunFolder
 from locinv_pl.words.alignment import common_words

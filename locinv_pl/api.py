@@ -30,7 +30,8 @@ from locinv_pl.networks.backbone import Backbone
 from locinv_pl.networks.loading import load_as
 from locinv_pl.priors import Box, box_mask, check_box
 from locinv_pl.run.contents import InversionScores
-from locinv_pl.run.edits import list_edits, make_edits
+from locinv_pl.run.edit_files import list_edits
+from locinv_pl.run.edits import make_edits
 from locinv_pl.run.store import RunFolder
 from locinv_pl.types import Adjective, EditSample, Inversion, Noun, StepRecord, overlap
 from locinv_pl.words import find_word, load_words, tidy

@@ -30,7 +30,7 @@ from locinv_pl.method.progress import Progress
 from locinv_pl.networks.loading import load_backbone
 from locinv_pl.networks.options import LoadOptions
 from locinv_pl.photo import PhotoEdit, PhotoRun, command_of, open_photo, save_photo
-from locinv_pl.run.edits import beside
+from locinv_pl.run.edit_files import beside
 from locinv_pl.run.names import file_name
 from locinv_pl.types import Inversion
 from locinv_pl.words import tidy

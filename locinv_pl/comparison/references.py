@@ -29,7 +29,7 @@ from locinv_pl.networks.generation import generate
 from locinv_pl.networks.loading import load_as
 from locinv_pl.networks.tuning import Tuning, use_one_thread
 from locinv_pl.run.contents import EditScores
-from locinv_pl.run.edits import list_edits
+from locinv_pl.run.edit_files import list_edits
 from locinv_pl.run.names import file_name
 from locinv_pl.run.store import RunFolder, Scores
 

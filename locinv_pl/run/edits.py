@@ -1,46 +1,31 @@
-"""The edits of a run's images: their files, what these list, and their scores."""
+"""Edits as they are made and written into a run's folder."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, cast
+from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
-from pydantic import Field
 from torch import Tensor
-from typing_extensions import TypedDict
 
 from locinv_pl.drawing import to_array, to_png
 from locinv_pl.editing.prompt_to_prompt import check_edit
 from locinv_pl.editing.rows import as_edit
 from locinv_pl.editing.settings import EditSettings
-from locinv_pl.errors import DamagedError, InputError, all_of, quoted, tell
-from locinv_pl.io.files import check, read_image, read_json, to_json, write_atomically, write_json
-from locinv_pl.measures.edits import Measures, MeasureSettings, edit_region
+from locinv_pl.errors import InputError, quoted, tell
+from locinv_pl.io.files import to_json, write_atomically, write_json
+from locinv_pl.measures.edits import MeasureSettings
 from locinv_pl.method.progress import nothing
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.run.candidates import Candidate, edit_best, load_measures
-from locinv_pl.run.contents import OPEN
-from locinv_pl.run.names import file_name, id_of
+from locinv_pl.run.edit_files import BESIDE, beside, edit_files, edit_row, list_edits, seconds_of
+from locinv_pl.run.names import file_name
 from locinv_pl.run.store import RunFolder
 from locinv_pl.types import Edit, EditSample, Inversion
-
-AGAIN = "run predict again"
-EDIT_FILE = r"^[1-9][0-9]{0,8}-[A-Za-z0-9_.~%-]{0,220}\.png$"
-CANDIDATE_FILE = r"^[1-9][0-9]{0,8}(\.[1-9][0-9]?)?-[A-Za-z0-9_.~%-]{0,220}\.png$"  # the kept one's is its edit's
-MASK_FILE = r"^[1-9][0-9]{0,8}\.mask-[A-Za-z0-9_.~%-]{0,220}\.png$"
-PHOTO_FILE = r"^[1-9][0-9]{0,8}\.photo-[A-Za-z0-9_.~%-]{0,220}\.png$"
-
-BESIDE: tuple[Literal["mask", "photo"], ...] = ("mask", "photo")
 
 
 class EditResult:
@@ -61,46 +46,6 @@ class EditResult:
     ):
         self.sample, self.inversion, self.settings = sample, inversion, settings
         self.reconstruction, self.edits, self.images = reconstruction, tuple(edits), images
-
-
-@OPEN
-class CandidateRow(TypedDict):
-    """One strength of an edit in edits.json; its measures stand beside the score."""
-
-    file: Annotated[str, Field(pattern=CANDIDATE_FILE)]
-    strength: float
-    score: float
-    kept: bool
-
-
-@OPEN
-class EditRow(TypedDict):
-    """An edit in edits.json: its file, which has a name as this package gives it, and what it was made by."""
-
-    file: Annotated[str, Field(pattern=EDIT_FILE)]
-    kind: str
-    prompt: str
-    settings: dict[str, Any]
-    candidates: NotRequired[Annotated[list[CandidateRow], Field(min_length=1)]]
-    mask: NotRequired[Annotated[str, Field(pattern=MASK_FILE)]]
-    photo: NotRequired[Annotated[str, Field(pattern=PHOTO_FILE)]]
-
-
-@OPEN
-class EditedImage(TypedDict):
-    """The content of ``edits/<id>/edits.json``."""
-
-    id: str
-    prompt: str
-    edits: list[EditRow]
-    fingerprint: NotRequired[str]
-
-
-class _Refused(TypedDict):
-    """The content of ``edits/<id>/refused.json``."""
-
-    id: str
-    edits: list[dict[str, Any]]
 
 
 def save_edits(
@@ -154,7 +99,7 @@ def save_edits(
             f"image {id!r}: its data have changed, edits of what it was stay in {run.edits_path(id)}, but aren't listed"
         )
     numbers = [
-        int(name.partition("-")[0]) for name in [*_edit_files(run, id), *(row["file"] for row in before["edits"])]
+        int(name.partition("-")[0]) for name in [*edit_files(run, id), *(row["file"] for row in before["edits"])]
     ]
 
     def write(name: str, image: Tensor, text: str, own: Mapping[str, Any] = settings, **told: str) -> Path:
@@ -196,7 +141,7 @@ def save_edits(
         elif candidates and "photo" in same[0]:  # of the candidate that was kept then
             run.edits_path(id, same[0].pop("photo")).unlink(missing_ok=True)
     if seconds is not None:
-        took = _seconds(run, id) | {path.name: seconds for path in paths}
+        took = seconds_of(run, id) | {path.name: seconds for path in paths}
         write_json(run.edits_path(id, "seconds.json"), took, sealed=True)
     listed = {"id": id, "prompt": prompt, "fingerprint": fingerprint, "edits": rows}
     write_json(run.edits_path(id, "edits.json"), listed, sealed=True)
@@ -261,226 +206,3 @@ def make_edits(
         photos=[into_photo(image, mask) for image, mask in zip(images[1:], masks, strict=True)] if into_photo else (),
     )
     return edits, images, paths
-
-
-def list_edits(run: RunFolder, id: str) -> EditedImage:
-    """The content of ``edits/<id>/edits.json``; where that is damaged, what the PNGs say of themselves.
-
-    Args:
-        run: the run's folder.
-        id: the image's.
-
-    Raises:
-        InputError: it is another image's, or names files as this package doesn't.
-    """
-    path = run.edits_path(id, "edits.json")
-    if not path.exists():
-        return {"id": id, "prompt": "", "edits": []}
-    try:
-        listed: EditedImage = read_json(path, EditedImage)
-    except DamagedError as problem:
-        tell(f"{problem.problem}; what the images beside it say of themselves is taken")
-        return _told_by_files(run, id)
-    if listed["id"] != id:
-        raise InputError(f"{path}: of another image, {listed['id']!r}; delete it and run again")
-    return listed
-
-
-def _told_by_files(run: RunFolder, id: str) -> EditedImage:
-    """What edits.json should say, from the metadata of the edits' files; of several fingerprints the last one's."""
-    told: EditedImage = {"id": id, "prompt": "", "edits": []}
-    for name in _edit_files(run, id):
-        with suppress(InputError, KeyError, ValueError, TypeError, AttributeError, RecursionError):
-            info = read_image(run.edits_path(id, name)).info
-            row = json.loads(info["edit"])
-            fingerprint, prompt = str(row.pop("fingerprint")), str(info["source_prompt"])
-            if fingerprint != told.get("fingerprint"):
-                told = {"id": id, "prompt": prompt, "fingerprint": fingerprint, "edits": []}
-            names = {what: beside(name, what) for what in BESIDE}
-            own = {what: there for what, there in names.items() if run.edits_path(id, there).exists()}
-            check(row := {**row, "file": name, **own}, EditRow, name)
-            told["edits"].append(cast("EditRow", row))
-    return told
-
-
-def _seconds(run: RunFolder, id: str) -> dict[str, float]:
-    """How long an image's edits took, by their files, as far as that is known."""
-    with suppress(InputError):
-        return read_json(run.edits_path(id, "seconds.json"), dict[str, float])
-    return {}
-
-
-def _edit_files(run: RunFolder, id: str) -> list[str]:
-    """The names of the edits' files that are there, by number."""
-    folder = run.edits_path(id)
-    found = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    names = [name for name in found if re.match(EDIT_FILE, name)]
-    return sorted(names, key=lambda name: int(name.partition("-")[0]))
-
-
-def edited_images(run: RunFolder) -> list[EditedImage]:
-    """What :func:`list_edits` answers for every image that has been edited, by id.
-
-    Raises:
-        InputError: for some it can't; names all of them.
-    """
-    found, problems = [], []
-    for name in run.store.folders("edits"):
-        try:
-            path = run.place("edits", name, "edits.json")
-            if not path.exists():
-                continue
-            id = id_of(name)
-            id = read_json(path, EditedImage)["id"] if id is None else id
-            if file_name(id) != name:
-                raise InputError(f"{path}: the folder isn't named after image {id!r}; delete it")
-            found.append(list_edits(run, id))
-        except InputError as problem:
-            problems.append(str(problem))
-    if problems:
-        raise InputError(all_of(problems))
-    return sorted(found, key=lambda edited: edited["id"])
-
-
-def beside(file: str, what: str) -> str:
-    """The name of a file that belongs to an edit's.
-
-    >>> beside("3-word_swap.png", "mask")
-    '3.mask-word_swap.png'
-    """
-    return file.replace("-", f".{what}-", 1)
-
-
-def files_of(row: EditRow) -> list[str]:
-    """The names of an edit's files: its own, of the candidates that weren't kept, of its mask and its photograph."""
-    others = [candidate["file"] for candidate in row.get("candidates", ())]
-    return list(dict.fromkeys([row["file"], *others, *(row[what] for what in BESIDE if what in row)]))
-
-
-def damaged_edits(run: RunFolder) -> list[str]:
-    """What is wrong with the images of all edits, file by file."""
-    problems = []
-    for edited in edited_images(run):
-        made = [name for row in edited["edits"] for name in files_of(row)]
-        for name in ("source.png", "reconstruction.png", *made):
-            try:
-                read_image(run.edits_path(edited["id"], name), AGAIN)
-            except InputError as problem:
-                problems.append(str(problem))
-    return problems
-
-
-def edit_row(edit: Edit, settings: Mapping[str, Any], region: Tensor | None = None) -> dict[str, Any]:
-    """What makes an edit the one it is: its kind, its prompt, and its settings with what it has of its own.
-
-    Args:
-        edit: its kind and prompt, and the weights and blended words that it has of its own.
-        settings: those of all edits, as plain values.
-        region: (H, W), where it may change the image.
-    """
-    own: dict[str, Any] = {}
-    if edit.weights:
-        own["weights"] = [[edit.prompt[slice(*span)], *span, factor] for span, factor in edit.weights]
-    if edit.blend is not None:
-        own["blended_words"] = list(edit.blend)
-    if region is not None:
-        plane = region.float().contiguous()
-        content = repr(tuple(plane.shape)).encode() + plane.numpy().tobytes()
-        own["region"] = sha256(content).hexdigest()[:16]
-    return {"kind": edit.kind, "prompt": edit.prompt, "settings": {**settings, **own}}
-
-
-def note_refused(run: RunFolder, id: str, refused: Sequence[Mapping[str, Any]]) -> None:
-    """Write ``edits/<id>/refused.json``: the edits that can't be made, and why; gone where there is none.
-
-    Args:
-        run: the run's folder.
-        id: the image's.
-        refused: what :func:`edit_row` answers for each of them, with the "problem".
-    """
-    path = run.edits_path(id, "refused.json")
-    if refused:
-        write_json(path, {"id": id, "edits": list(refused)}, sealed=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def score_edits(
-    run: RunFolder,
-    sample: EditSample,
-    tokenizer: Any,
-    settings: Mapping[str, Any],
-    measures: Measures,
-    by_region: bool = False,
-    skip: bool = False,
-) -> list[dict[str, Any]]:
-    """Measure every edit that a sample names, on its file in ``edits/<id>/``, against the sample's image.
-
-    Args:
-        run: the folder of the run that made the edits.
-        sample: the image and its edits.
-        tokenizer: of the model that edited it.
-        settings: the edits that were made with these.
-        measures: the networks and functions that measure them.
-        by_region: whether the edits keep to the sample's region.
-        skip: leave out edits that :func:`note_refused` has noted.
-
-    Returns:
-        for each edit, in the sample's order, its kind, prompt, file and measures, with the seconds that it took.
-
-    Raises:
-        InputError: an edit is missing, or its file isn't the image that it was.
-    """
-    listed, seconds, scored = list_edits(run, sample.id), _seconds(run, sample.id), []
-    if listed["edits"] and listed.get("fingerprint") != sample.fingerprint:
-        raise InputError(
-            f"image {sample.id!r}: its prompt, nouns, priors or pixels aren't those that were edited in {run.root}; "
-            f"run predict again"
-        )
-    noted = run.edits_path(sample.id, "refused.json")
-    refused = read_json(noted, _Refused)["edits"] if skip and noted.exists() else []
-    for edit in sample.edits:
-        row = {"kind": edit.kind, "prompt": edit.prompt}
-        identity = edit_row(edit, settings, sample.region if by_region else None)
-        made = next((there for there in listed["edits"] if identity.items() <= there.items()), None)
-        if made is None and any(identity.items() <= there.items() for there in refused):
-            continue
-        if made is None:
-            raise InputError(
-                f"image {sample.id!r}: {run.edits_path(sample.id)} has no edit to {quoted(edit.prompt)} with these "
-                f"settings; run predict first, with the same words"
-            )
-        image = _read_png(run, made["file"], sample)
-        region = edit_region(sample, tokenizer, edit)
-        scores = measures.score(sample.image, image, edit.prompt, region)
-        scored.append({**row, "file": made["file"], **scores, "seconds_per_edit": seconds.get(made["file"])})
-    return scored
-
-
-def score_reconstruction(run: RunFolder, sample: EditSample, measures: Measures) -> dict[str, float]:
-    """Measure ``edits/<id>/reconstruction.png`` against the sample's image.
-
-    Args:
-        run: the run's folder.
-        sample: the image.
-        measures: the networks and functions that measure it.
-
-    Returns:
-        values by the measure's name.
-
-    Raises:
-        InputError: the file is missing, or isn't the image that it was.
-    """
-    return measures.reconstruction(sample.image, _read_png(run, "reconstruction.png", sample))
-
-
-def _read_png(run: RunFolder, name: str, sample: EditSample) -> Tensor:
-    """An image of a sample's edits, (3, H, W) in [0, 1]; where it is damaged, all that are damaged are named."""
-    path = run.edits_path(sample.id, name)
-    try:
-        pixels = torch.from_numpy(np.array(read_image(path, AGAIN))).movedim(-1, 0) / 255
-    except InputError as problem:
-        raise InputError(all_of(damaged_edits(run) or [str(problem)])) from None
-    if pixels.shape != sample.image.shape:
-        raise InputError(f"{path}: has another size than image {sample.id!r}; {AGAIN}")
-    return pixels

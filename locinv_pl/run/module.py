@@ -27,17 +27,12 @@ from locinv_pl.networks.options import LoadOptions
 from locinv_pl.networks.tuning import Tuning
 from locinv_pl.run.batch import Engine, MicroBatch, Outcome, advance, begin, make_engine
 from locinv_pl.run.candidates import Candidate, edit_best, load_measures
-from locinv_pl.run.edits import (
-    EditResult,
-    edit_row,
-    note_refused,
-    save_edits,
-    score_edits,
-    score_reconstruction,
-)
+from locinv_pl.run.edit_files import edit_row
+from locinv_pl.run.edits import EditResult, save_edits
 from locinv_pl.run.loader import TimestepBatch, TimestepLoader
 from locinv_pl.run.logging import is_heard, step_metrics
 from locinv_pl.run.results import score
+from locinv_pl.run.scoring import note_refused, score_edits, score_reconstruction
 from locinv_pl.run.store import RunFolder, Score, settings_digest
 from locinv_pl.run.stores import StoreKind
 from locinv_pl.run.strategy import ImageParallelStrategy

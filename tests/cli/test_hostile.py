@@ -36,7 +36,8 @@ from locinv_pl.datamodules.pie_bench import PieBenchDataModule
 from locinv_pl.errors import InputError
 from locinv_pl.io.frames import Frame, frame_mask
 from locinv_pl.io.images import as_image, as_mask, open_image, open_mask
-from locinv_pl.run.edits import edited_images, save_edits
+from locinv_pl.run.edit_files import edited_images
+from locinv_pl.run.edits import save_edits
 from locinv_pl.run.status import Status, status
 from locinv_pl.run.store import RunFolder
 from locinv_pl.types import Edit

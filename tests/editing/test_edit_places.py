@@ -16,7 +16,7 @@ from locinv_pl.errors import InputError
 from locinv_pl.method.progress import finish
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.prompt_weights import read_weights
-from locinv_pl.run.edits import edit_row
+from locinv_pl.run.edit_files import edit_row
 from locinv_pl.run.results import score
 from locinv_pl.types import Edit, EditSample, Inversion
 from locinv_pl.words.alignment import align

@@ -23,7 +23,7 @@ from locinv_pl.drawing import to_array
 from locinv_pl.networks.options import LoadOptions
 from locinv_pl.photo import Photo, PhotoEdit, PhotoRun, command_of, composite, open_photo, save_photo, snippet_of
 from locinv_pl.photo import run as photo_run
-from locinv_pl.run.edits import damaged_edits, list_edits
+from locinv_pl.run.edit_files import damaged_edits, list_edits
 
 SIDE, R, T = 32, 8, 2
 PROMPT = "a red cat and a dog on grass"

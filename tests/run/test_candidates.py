@@ -28,7 +28,7 @@ from locinv_pl.measures.edits import Measures, MeasureSettings
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.run import candidates
 from locinv_pl.run.candidates import edit_best
-from locinv_pl.run.edits import damaged_edits, list_edits
+from locinv_pl.run.edit_files import damaged_edits, list_edits
 from locinv_pl.run.module import LocInvModule
 from locinv_pl.run.store import RunFolder
 from locinv_pl.types import Edit, Inversion

@@ -27,7 +27,8 @@ from locinv_pl.cli.commands import table
 from locinv_pl.errors import InputError, one_line
 from locinv_pl.io.files import read_image, read_json, write_json
 from locinv_pl.method.policies import Method, NullTextPolicy, TokenPolicy
-from locinv_pl.run.edits import list_edits, save_edits
+from locinv_pl.run.edit_files import list_edits
+from locinv_pl.run.edits import save_edits
 from locinv_pl.run.status import status, to_text
 from locinv_pl.run.store import RunFolder
 from locinv_pl.types import Adjective, Edit, EditSample, Inversion, StepRecord

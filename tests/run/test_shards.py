@@ -32,7 +32,8 @@ from locinv_pl.editing.settings import EditSettings
 from locinv_pl.errors import InputError
 from locinv_pl.io.files import located, read_image, read_json, write_atomically, write_json
 from locinv_pl.io.shards import ShardsFileSystem
-from locinv_pl.run.edits import damaged_edits, edited_images, list_edits, save_edits
+from locinv_pl.run.edit_files import damaged_edits, edited_images, list_edits
+from locinv_pl.run.edits import save_edits
 from locinv_pl.run.loader import local_queue
 from locinv_pl.run.module import LocInvModule
 from locinv_pl.run.status import status
