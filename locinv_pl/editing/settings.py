@@ -153,15 +153,17 @@ def as_word(value: Any) -> str:
 
 
 def strengths(settings: EditSettings) -> list[tuple[float, EditSettings]]:
-    """N strengths of an edit, weakest first: how much the target is freed from the source's attention.
+    """N strengths of an edit, weakest first: how far the target is freed from the source's attention and its place.
 
     Strength s multiplies the shares ``cross_replace_steps``, ``swap_steps``, ``self_replace_steps``,
-    ``attribute_steps`` and ``word_steps`` by 2 - s, up to 1:
+    ``attribute_steps`` and ``word_steps``, and ``blend_growth``, by 2 - s, up to 1:
 
-        s_n = 0.75 + 0.75 n / (N - 1),  n = 0..N-1,
+        s_n = 0.6 + 1.2 n / (N - 1),  n = 0..N-1,
 
     and the s_n nearest to 1, the weaker one of two, is set to 1, so that the settings as they are given are among
-    them. At 0.75 more is taken over than the settings say, at 1.5 half of it. N = 1 has s = 1 alone.
+    them. At 0.6 more is taken over than the settings say. At 1.8 a fifth of it is, and the mask of a swap grows as far
+    as the old noun is looked at at all: what is new may then have a shape that doesn't fit into the old one's. A
+    ``blend_growth`` of 1 stays: no mask grows. N = 1 has s = 1 alone.
 
     Args:
         settings: ``candidates`` is N.
@@ -170,21 +172,22 @@ def strengths(settings: EditSettings) -> list[tuple[float, EditSettings]]:
         N pairs of a strength and its settings, which are otherwise the given ones, with ``candidates`` = 1.
 
     >>> for s, way in strengths(EditSettings(candidates=4)):
-    ...     print(s, way.cross_replace_steps, way.self_replace_steps)
-    0.75 1.0 0.25
-    1.0 0.8 0.2
-    1.25 0.6 0.15
-    1.5 0.4 0.1
+    ...     print(s, way.cross_replace_steps, way.self_replace_steps, way.blend_growth)
+    0.6 1.0 0.28 0.98
+    1.0 0.8 0.2 0.7
+    1.4 0.48 0.12 0.42
+    1.8 0.16 0.04 0.14
     """
     N, alone = settings.candidates, replace(settings, candidates=1)
-    spread = [0.75 + 0.75 * n / (N - 1) for n in range(N)] if N > 1 else [1.0]
-    as_given = min(range(N), key=lambda n: (abs(spread[n] - 1), n))
+    spread = [round(0.6 + 1.2 * n / (N - 1), 6) for n in range(N)] if N > 1 else [1.0]
+    as_given = min(range(N), key=lambda n: (round(abs(spread[n] - 1), 6), n))
     return [(1.0, alone) if n == as_given else (s, _scaled(alone, 2 - s)) for n, s in enumerate(spread)]
 
 
 def _scaled(settings: EditSettings, factor: float) -> EditSettings:
-    """The settings with all shares of attention that is taken over times a factor, 1 at most."""
-    shares = ("cross_replace_steps", "swap_steps", "self_replace_steps", "attribute_steps")
+    """The settings with all shares of attention that is taken over, and the mask's threshold, times a factor."""
+    shares = ("cross_replace_steps", "swap_steps", "self_replace_steps", "attribute_steps", "blend_growth")
     scaled: dict[str, Any] = {name: min(1.0, round(factor * getattr(settings, name), 6)) for name in shares}
+    scaled["blend_growth"] = 1.0 if settings.blend_growth == 1 else scaled["blend_growth"]
     word_steps = {word: min(1.0, round(factor * share, 6)) for word, share in settings.word_steps.items()}
     return replace(settings, word_steps=word_steps, **scaled)

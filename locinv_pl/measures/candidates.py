@@ -6,7 +6,7 @@ from torch import Tensor
 
 from locinv_pl.measures.edits import Measures
 
-BACKGROUND, STRUCTURE = 12.0, 3.0  # the weights b and s, tuned on drawn scenes: docs/editing.md
+BACKGROUND, STRUCTURE = 24.0, 3.0  # the weights b and s, tuned on drawn scenes: docs/editing.md
 
 
 def assess(
@@ -19,8 +19,8 @@ def assess(
     j is 1 where the embedded judge sees what the target prompt names, and 0 where it doesn't, can't tell, or isn't
     ``measures.clip``; c the CLIP score with the target prompt, and c₀ that of the image before the edit, which makes
     CLIPs of different scales comparable; √m the root mean square difference outside the place where the edit is to
-    change the image, in [0, 1]; d the distance of structure, in [0, 4]. With b = 12 and s = 3 an image may fit the
-    prompt better by 12 per cent for 0.01 more in √m, or for 0.04 more in d.
+    change the image, in [0, 1]; d the distance of structure, in [0, 4]. With b = 24 and s = 3 an image has to fit
+    the prompt better by 24 per cent for 0.01 more in √m, and by 12 for 0.04 more in d.
 
     Args:
         measures: the networks that look at the images.

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,12 +20,13 @@ from runs import METHOD, T, Toy, make_trainer
 from locinv_pl.api import edit_run
 from locinv_pl.callbacks.edits import EditSheets
 from locinv_pl.callbacks.report import write_report
-from locinv_pl.editing.prompt_to_prompt import edit
+from locinv_pl.editing.prompt_to_prompt import edit, iter_edit
 from locinv_pl.editing.settings import EditSettings, strengths
 from locinv_pl.errors import InputError
 from locinv_pl.io.files import read_json, write_json
 from locinv_pl.measures.candidates import assess
 from locinv_pl.measures.edits import Measures, MeasureSettings
+from locinv_pl.method.progress import last_result
 from locinv_pl.networks.backbone import Backbone
 from locinv_pl.run import candidates
 from locinv_pl.run.candidates import edit_best
@@ -43,20 +45,26 @@ class TestStrengths:
 
     def test_four_of_the_defaults(self) -> None:
         made = strengths(replace(FOUR, word_steps={"red": 0.4}))
-        assert [s for s, _ in made] == [0.75, 1.0, 1.25, 1.5]
-        assert [way.cross_replace_steps for _, way in made] == [1.0, 0.8, 0.6, 0.4]
-        assert [way.self_replace_steps for _, way in made] == pytest.approx([0.25, 0.2, 0.15, 0.1])
-        assert [way.attribute_steps for _, way in made] == pytest.approx([0.5, 0.4, 0.3, 0.2])
-        assert [way.word_steps["red"] for _, way in made] == [0.5, 0.4, 0.3, 0.2]
+        assert [s for s, _ in made] == [0.6, 1.0, 1.4, 1.8]
+        assert [way.cross_replace_steps for _, way in made] == [1.0, 0.8, 0.48, 0.16]
+        assert [way.swap_steps for _, way in made] == [0.42, 0.3, 0.18, 0.06]
+        assert [way.self_replace_steps for _, way in made] == [0.28, 0.2, 0.12, 0.04]
+        assert [way.attribute_steps for _, way in made] == [0.56, 0.4, 0.24, 0.08]
+        assert [way.blend_growth for _, way in made] == [0.98, 0.7, 0.42, 0.14]
+        assert [way.word_steps["red"] for _, way in made] == [0.56, 0.4, 0.24, 0.08]
         assert {(way.candidates, way.blend, way.keep) for _, way in made} == {(1, FOUR.blend, FOUR.keep)}
 
     @pytest.mark.parametrize(
         ("count", "found"),
-        [(1, [1.0]), (2, [1.0, 1.5]), (3, [0.75, 1.0, 1.5]), (5, [0.75, 1.0, 1.125, 1.3125, 1.5])],
+        [(1, [1.0]), (2, [1.0, 1.8]), (3, [0.6, 1.0, 1.8]), (5, [0.6, 1.0, 1.2, 1.5, 1.8])],
     )
     def test_the_settings_as_given_are_among_them(self, count: int, found: list[float]) -> None:
         made = strengths(EditSettings(candidates=count))
         assert [s for s, _ in made] == found and dict(made)[1.0] == EditSettings()
+
+    def test_a_mask_that_may_not_grow_does_at_no_strength(self) -> None:
+        made = strengths(replace(FOUR, blend_growth=1.0))
+        assert {way.blend_growth for _, way in made} == {1.0} and len({way.swap_steps for _, way in made}) == 4
 
     @pytest.mark.parametrize("count", [0, -1, 17])
     def test_other_numbers_are_refused_in_one_line(self, count: int) -> None:
@@ -89,7 +97,7 @@ def test_the_score_by_hand(measures: Measures) -> None:
         c = measures.clip.clip_score(image[None], ["a red cat"]).item()
         assert row["structure_distance"] == pytest.approx(d, abs=1e-6) and row["clip_target"] == pytest.approx(c)
         assert row["background_mse"] == pytest.approx(m, abs=1e-7)
-        assert row["score"] == pytest.approx(c / c0 - 12 * math.sqrt(m) - 3 * d, abs=1e-5)
+        assert row["score"] == pytest.approx(c / c0 - 24 * math.sqrt(m) - 3 * d, abs=1e-5)
     for anywhere in (None, torch.ones(32, 32, dtype=torch.bool)):
         row = assess(measures, before, images[1:], "a red cat", anywhere)[0]
         assert row["background_mse"] is None
@@ -98,7 +106,7 @@ def test_the_score_by_hand(measures: Measures) -> None:
 
 @pytest.mark.parametrize(
     ("success", "mse", "score"),
-    [(1.0, 0.0001, 1 + 1.2 - 0.12 - 0.06), (0.0, 0.0001, 1.2 - 0.12 - 0.06), (None, None, 1.2 - 0.06)],
+    [(1.0, 0.0001, 1 + 1.2 - 0.24 - 0.06), (0.0, 0.0001, 1.2 - 0.24 - 0.06), (None, None, 1.2 - 0.06)],
 )
 def test_every_term_of_the_score(success: float | None, mse: float | None, score: float) -> None:
     terms = {"success": success, "clip_target": 60.0, "background_mse": mse, "structure_distance": 0.02}
@@ -165,6 +173,13 @@ def test_rows_of_the_batch_are_the_edits_alone_and_the_best_is_kept(root: Path, 
     assert not torch.equal(made[0][0].image, made[0][3].image)
 
 
+def test_the_mask_of_a_swap_grows_with_strength_and_that_of_a_colour_does_not(root: Path, tiny: Backbone) -> None:
+    inversion, ways = inversion_of(root), [way for _, way in strengths(FOUR)]
+    swap, colour = (last_result(iter_edit(tiny, inversion, [each] * 4, ways)).masks for each in EDITS)
+    assert all((weaker <= stronger).all() for weaker, stronger in pairwise(swap)) and swap[3].sum() > swap[1].sum()
+    assert all(torch.equal(mask, colour[0]) for mask in colour)
+
+
 def test_with_one_candidate_nothing_is_compared(root: Path, tiny: Backbone) -> None:
     inversion = inversion_of(root)
     images, made, masks = edit_best(tiny, inversion, EDITS, EditSettings(), None, lambda: pytest.fail("asked"))
@@ -210,7 +225,7 @@ class TestFiles:
         first = rows[2]["candidates"][2]
         assert first == {
             "file": "3-word_swap.png",
-            "strength": 1.25,
+            "strength": 1.4,
             "kept": True,
             "score": 1.0,
             "clip_target": 50.0,
@@ -225,7 +240,7 @@ class TestFiles:
     def test_the_images_say_what_they_are(self, root: Path) -> None:
         with Image.open(root / "edits/p0/3.1-word_swap.png") as image:
             assert image.text["prompt"] == EDITS[0].prompt and json.loads(image.text["settings"])["candidates"] == 4
-            assert json.loads(image.text["candidate"])["strength"] == 0.75 and "edit" not in image.text
+            assert json.loads(image.text["candidate"])["strength"] == 0.6 and "edit" not in image.text
         with Image.open(root / "edits/p0/3-word_swap.png") as image:
             row = json.loads(image.text["edit"])
         assert [one["kept"] for one in row["candidates"]] == [False, False, True, False]
@@ -284,13 +299,13 @@ def test_the_report_shows_all_of_them(root: Path) -> None:
     page = (root / "report.html").read_text()
     assert page.count('<section class="candidates"') == 2
     assert page.count('<div class="candidate"') == 6 and page.count('<div class="candidate kept"') == 2
-    assert page.count("<span>kept</span>") == 2 and page.count("strength 1.25</b>") == 2
+    assert page.count("<span>kept</span>") == 2 and page.count("strength 1.4</b>") == 2
 
 
 def test_edits_of_a_run_choose_too(root: Path, chosen: None, capsys: pytest.CaptureFixture[str]) -> None:
     (path,) = edit_run(root, "p0", "a red zebra and a dog", EditSettings(candidates=2))
     row = list_edits(RunFolder(root), "p0")["edits"][-1]
-    assert row["file"] == path.name and [one["strength"] for one in row["candidates"]] == [1.0, 1.5]
+    assert row["file"] == path.name and [one["strength"] for one in row["candidates"]] == [1.0, 1.8]
     assert "measures.clip=openai/clip-vit-large-patch14" in capsys.readouterr().err
 
 
