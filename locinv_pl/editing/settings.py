@@ -160,10 +160,10 @@ def strengths(settings: EditSettings) -> list[tuple[float, EditSettings]]:
 
         s_n = 0.6 + 1.2 n / (N - 1),  n = 0..N-1,
 
-    and the s_n nearest to 1, the weaker one of two, is set to 1, so that the settings as they are given are among
-    them. At 0.6 more is taken over than the settings say. At 1.8 a fifth of it is, and the mask of a swap grows as far
-    as the old noun is looked at at all: what is new may then have a shape that doesn't fit into the old one's. A
-    ``blend_growth`` of 1 stays: no mask grows. N = 1 has s = 1 alone.
+    and the s_n nearest to 1 is set to 1, so that the settings as they are given are among them. At 0.6 more is taken
+    over than the settings say. At 1.8 a fifth of it is, and the mask of a swap grows to where attention to the old noun
+    is weak: what is new may then have a shape that doesn't fit into the old one's. A ``blend_growth`` of 1 stays: no
+    mask grows. N = 1 has s = 1 alone.
 
     Args:
         settings: ``candidates`` is N.
@@ -180,14 +180,14 @@ def strengths(settings: EditSettings) -> list[tuple[float, EditSettings]]:
     """
     N, alone = settings.candidates, replace(settings, candidates=1)
     spread = [round(0.6 + 1.2 * n / (N - 1), 6) for n in range(N)] if N > 1 else [1.0]
-    as_given = min(range(N), key=lambda n: (round(abs(spread[n] - 1), 6), n))
+    as_given = min(range(N), key=lambda n: abs(spread[n] - 1))
     return [(1.0, alone) if n == as_given else (s, _scaled(alone, 2 - s)) for n, s in enumerate(spread)]
 
 
 def _scaled(settings: EditSettings, factor: float) -> EditSettings:
     """The settings with all shares of attention that is taken over, and the mask's threshold, times a factor."""
-    shares = ("cross_replace_steps", "swap_steps", "self_replace_steps", "attribute_steps", "blend_growth")
+    shares = ["cross_replace_steps", "swap_steps", "self_replace_steps", "attribute_steps"]
+    shares += ["blend_growth"] if settings.blend_growth < 1 else []
     scaled: dict[str, Any] = {name: min(1.0, round(factor * getattr(settings, name), 6)) for name in shares}
-    scaled["blend_growth"] = 1.0 if settings.blend_growth == 1 else scaled["blend_growth"]
     word_steps = {word: min(1.0, round(factor * share, 6)) for word, share in settings.word_steps.items()}
     return replace(settings, word_steps=word_steps, **scaled)
